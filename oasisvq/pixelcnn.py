@@ -1,0 +1,118 @@
+"""The prior: a gated PixelCNN over index grids, in its parallel view (all positions at once, for training and scoring).
+
+Two stacks after van den Oord et al. 2016 (arXiv:1606.05328): the vertical one sees the rows above, the horizontal one
+the codes to the left, and together they have no blind spot. Instead of masking kernels, the inputs are shifted by one row
+and one column once (as PixelCNN++ does, Salimans et al. 2017, arXiv:1701.05517), after which every layer may look at its
+own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763) carries what
+convolutions reach late: the other hemisphere, the outline far above. A learned map tells positions apart, and a gate
+bias tells which level of the head, and which dementia grade, is wanted.
+
+`oasisvq.sampling` holds the same computation one position at a time; a change here is a change there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oasisvq.presets import Preset
+
+
+def shift_down(x: Tensor) -> Tensor:
+    """(B, C, h, w) moved one row down: row r holds what row r - 1 held, row 0 holds zeros."""
+    return F.pad(x, (0, 0, 1, 0))[:, :, :-1]
+
+
+def shift_right(x: Tensor) -> Tensor:
+    """(B, C, h, w) moved one column right: column c holds what column c - 1 held, column 0 holds zeros."""
+    return F.pad(x, (1, 0, 0, 0))[:, :, :, :-1]
+
+
+def gate(x: Tensor) -> Tensor:
+    """(B, 2C, ...) -> (B, C, ...): tanh of the first half, let through by the sigmoid of the second."""
+    value, door = x.chunk(2, dim=1)
+    return torch.tanh(value) * torch.sigmoid(door)
+
+
+class GatedLayer(nn.Module):
+    """One step of both stacks. The vertical stack feeds the horizontal one, never the other way round."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.vertical = nn.Conv2d(channels, 2 * channels, (2, 3))
+        self.horizontal = nn.Conv2d(channels, 2 * channels, (1, 2))
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.condition = nn.Linear(channels, 4 * channels)
+        self.out = nn.Conv2d(channels, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, v: Tensor, h: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        bias_v, bias_h = self.condition(condition)[:, :, None, None].chunk(2, dim=1)  # (B, 2C, 1, 1) each
+        rows = self.vertical(F.pad(v, (1, 1, 1, 0)))  # (B, 2C, h, w): row r from rows r - 1 and r
+        columns = self.horizontal(F.pad(h, (1, 0, 0, 0)))  # (B, 2C, h, w): column c from columns c - 1 and c
+        h = h + self.out(self.dropout(gate(columns + self.across(rows) + bias_h)))
+        v = v + gate(rows + bias_v)
+        return v, h
+
+
+class CausalAttention(nn.Module):
+    """Self-attention over the raster order: position i looks at positions j <= i of the horizontal stack."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        b, c, height, width = h.shape
+        tokens = h.flatten(2).transpose(1, 2)  # (B, N, C), N = height * width
+        q, k, v = self.qkv(self.norm(tokens)).view(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, heads, N, C/heads)
+        seen = self.out(seen.transpose(1, 2).reshape(b, -1, c))
+        return h + seen.transpose(1, 2).view(b, c, height, width)
+
+
+class PixelCNN(nn.Module):
+    """log p(indices | level, grade) as logits for each code given those before it in raster order."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        c, side = preset.prior_channels, preset.grid
+        self.embedding = nn.Embedding(preset.codebook_size, c)
+        # The last row of each table stands for "unknown".
+        self.level = nn.Embedding(preset.levels + 1, c)
+        self.grade = nn.Embedding(len(preset.grades) + 1, c)
+        self.position_v = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
+        self.position_h = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
+        self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
+        # Attention follows the layers that end the first and the second third.
+        after = {preset.prior_layers // 3 - 1, 2 * preset.prior_layers // 3 - 1}
+        self.attention = nn.ModuleDict({str(i): CausalAttention(c, preset.prior_heads) for i in sorted(after)})
+        self.head = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, preset.codebook_size, 1)
+        )
+
+    def forward(self, indices: Tensor, level: Tensor, grade: Tensor) -> Tensor:
+        """Logits of every code given the codes before it.
+
+        Args:
+            indices: (B, h, w) int64 in [0, K).
+            level: (B,) int64 in [0, levels]; `levels` means unknown.
+            grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
+
+        Returns:
+            (B, K, h, w). Position (r, c) depends on rows above r and on columns left of c in row r alone.
+        """
+        e = self.embedding(indices).permute(0, 3, 1, 2)  # (B, C, h, w)
+        v = shift_down(e) + self.position_v
+        h = shift_right(e) + self.position_h
+        condition = F.silu(self.level(level) + self.grade(grade))  # (B, C)
+        for i, layer in enumerate(self.layers):
+            v, h = layer(v, h, condition)
+            if str(i) in self.attention:
+                h = self.attention[str(i)](h)
+        return self.head(h)

@@ -1,0 +1,304 @@
+"""One loop for both models: what differs between them is a task, how they are trained is not.
+
+Accelerate carries the loop to one processor, one GPU or many (`accelerate launch -m oasisvq train ...`). Order of data and
+augmentation follow from the seed and the epoch alone, so a run that was killed and resumed makes the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from pytorch_msssim import ssim
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.slices import FOREGROUND
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import Preset
+from oasisvq.vqvae import VQVAE
+
+SHIFT = 3  # pixels: the widest that leaves every head inside the picture
+GAIN = 0.08  # relative change of intensity
+UNKNOWN = 0.1  # share of training slices whose level, or grade, is hidden from the prior
+
+Batch = Mapping[str, Tensor]
+Figures = dict[str, float]
+
+
+def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
+    """Random mirror, shift by whole pixels and gain, one of each a slice. (B, 1, S, S) in [-0.5, 0.5], same out.
+
+    Whole pixels, because interpolation would teach the models its blur.
+    """
+    b, _, size, _ = slices.shape
+    mirror = torch.rand(b, generator=generator) < 0.5
+    shifts = torch.randint(0, 2 * SHIFT + 1, (b, 2), generator=generator)
+    gains = 1 + GAIN * (2 * torch.rand(b, generator=generator) - 1)
+    slices = torch.where(mirror.to(slices.device)[:, None, None, None], slices.flip(3), slices)
+    padded = F.pad(slices, (SHIFT,) * 4, value=-0.5)
+    moved = torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, shifts.tolist(), strict=True)])
+    return ((moved + 0.5) * gains.to(slices.device)[:, None, None, None]).clamp(0, 1) - 0.5
+
+
+class Task(Protocol):
+    """A model and how it learns: the loss of a batch, and the figures of the validation people."""
+
+    name: str
+    model: nn.Module
+    epochs: int
+    rate: float
+    judge: str  # the validation figure that picks the epoch to keep, lower is better
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor: ...
+
+    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures: ...
+
+
+class VQVAETask:
+    """L1 with the brain counted more, 1 - SSIM, and the commitment loss."""
+
+    name = "vqvae"
+    judge = "val_loss"
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.model = VQVAE(preset)
+        self.epochs, self.rate = preset.vqvae_epochs, preset.vqvae_rate
+
+    def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
+        weight = 1 + (self.preset.foreground_weight - 1) * (slices > FOREGROUND - 0.5)
+        l1 = ((output - slices).abs() * weight).sum() / weight.sum()
+        similarity = ssim(output + 0.5, slices + 0.5, data_range=1.0, win_sigma=1.5)
+        return l1 + self.preset.ssim_weight * (1 - similarity)
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        slices = augment(batch["slice"], generator)
+        output, quantised = model(slices)
+        with torch.autocast(slices.device.type, enabled=False):
+            loss = self.reconstruction_loss(slices, output.float())
+        return loss + self.preset.commitment_weight * quantised.commitment
+
+    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures:
+        losses, similarities, used = [], [], []
+        for batch in batches:
+            output, quantised = model(batch["slice"])
+            output = output.float()
+            losses.append(self.reconstruction_loss(batch["slice"], output))
+            similarities.append(ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5))
+            used.append(quantised.indices.flatten())
+        share = torch.bincount(torch.cat(used), minlength=self.preset.codebook_size).double()
+        share /= share.sum()
+        return {
+            "val_loss": torch.stack(losses).mean().item(),
+            "val_ssim": torch.stack(similarities).mean().item(),
+            "val_perplexity": torch.special.entr(share).sum().exp().item(),
+            "val_utilisation": (share > 0).double().mean().item(),
+        }
+
+
+class PriorTask:
+    """Cross-entropy of the codes that a finished VQ-VAE gives to augmented slices."""
+
+    name = "prior"
+    judge = "val_nll_bits"
+
+    def __init__(self, preset: Preset, vqvae: VQVAE) -> None:
+        self.preset = preset
+        self.vqvae = vqvae.eval().requires_grad_(False)
+        self.model = PixelCNN(preset)
+        self.epochs, self.rate = preset.prior_epochs, preset.prior_rate
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        indices = self.vqvae.encode(augment(batch["slice"], generator))
+        hidden = torch.rand(2, len(indices), generator=generator).to(indices.device) < UNKNOWN
+        level = batch["level"].masked_fill(hidden[0], self.preset.levels)
+        grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
+        return F.cross_entropy(model(indices, level, grade).float(), indices)
+
+    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures:
+        losses = []
+        for batch in batches:
+            indices = self.vqvae.encode(batch["slice"])
+            losses.append(F.cross_entropy(model(indices, batch["level"], batch["grade"]).float(), indices))
+        return {"val_nll_bits": torch.stack(losses).mean().item() / math.log(2)}
+
+
+def mixed_precision(wanted: str) -> str:
+    """ "fp32", "bf16" or "auto" -> what Accelerate calls it. Auto means bf16 where the hardware multiplies in it."""
+    if wanted == "auto":
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if torch.cuda.is_available()
+            else torch.cpu.get_capabilities().get("avx512_bf16", False)
+        )
+        wanted = "bf16" if native else "fp32"
+    return {"fp32": "no", "bf16": "bf16"}[wanted]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over the first twentieth, then a cosine to zero (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a neighbour of `path`, then put it in place: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the tensors of a model, matrices in half precision (the codebook stays whole), to a safetensors file."""
+    state = {
+        name: (t.half() if t.is_floating_point() and not name.startswith("quantiser") else t).contiguous()
+        for name, t in model.state_dict().items()
+    }
+    write_atomically(path, lambda p: save_file(state, p))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from `save_weights`. Raises OasisVQError when the file is missing or belongs to another preset."""
+    if not path.is_file():
+        raise OasisVQError(f"{path} is missing: train that model first")
+    try:
+        model.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    except RuntimeError as error:
+        raise OasisVQError(f"{path} does not fit this preset: use the preset it was trained with") from error
+
+
+class Checkpoint:
+    """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history, best figure."""
+
+    def __init__(self, path: Path, preset: Preset) -> None:
+        self.path = path
+        self.preset = json.dumps(preset.to_dict())
+
+    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
+        tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
+        for i, values in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": t.contiguous() for name, t in values.items()}
+        metadata = {"preset": self.preset, "history": json.dumps(history)}
+        write_atomically(self.path, lambda p: save_file(tensors, p, metadata))
+
+    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """Fill model and optimiser and return the history; an empty one when there is nothing to resume."""
+        if not self.path.is_file():
+            return []
+        with safe_open(self.path, "pt") as file:
+            metadata = file.metadata()
+        if metadata["preset"] != self.preset:
+            raise OasisVQError(f"{self.path} belongs to a run of another preset: choose another --out or delete it")
+        state: dict[int, dict[str, Tensor]] = {}
+        weights = {}
+        for name, tensor in load_file(self.path).items():
+            kind, rest = name.split(".", 1)
+            if kind == "model":
+                weights[rest] = tensor
+            else:
+                i, value = rest.split(".")
+                state.setdefault(int(i), {})[value] = tensor
+        model.load_state_dict(weights)
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return json.loads(metadata["history"])
+
+
+def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Path, precision: str) -> Path:
+    """Train to the end of the schedule, going on from the checkpoint in `out` if there is one.
+
+    After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a line
+    an epoch) and the checkpoint. Returns the path of the weights.
+    """
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision(precision),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=preset.seed),
+    )
+    model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
+    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset)
+    weights = out / f"{task.name}.safetensors"
+    history = checkpoint.load(model, optimiser)
+    loader = DataLoader(train, preset.batch, shuffle=True, drop_last=True)
+    if not len(loader):
+        raise OasisVQError(f"{len(train)} training slices do not fill one batch of {preset.batch}: give more people")
+    model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    held_out = [{k: v.to(accelerator.device) for k, v in b.items()} for b in DataLoader(validate, preset.batch)]
+    if isinstance(task, PriorTask):
+        task.vqvae.to(accelerator.device)
+    steps = task.epochs * len(loader)
+    for epoch in range(len(history), task.epochs):
+        started = time.monotonic()
+        # Dropout and augmentation differ between processes, and are those of this epoch however often it is begun.
+        set_seed(preset.seed + 1000 * epoch, device_specific=True)
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        loader.set_epoch(epoch)
+        model.train()
+        total = 0.0
+        bar = tqdm(loader, f"{task.name} {epoch + 1}/{task.epochs}", disable=not accelerator.is_main_process or None)
+        for i, batch in enumerate(bar):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(epoch * len(loader) + i, steps, task.rate)
+            with accelerator.autocast():
+                loss = task.loss(model, batch, generator)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            total += loss.item()
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+        raw = accelerator.unwrap_model(model).eval()
+        with torch.inference_mode(), accelerator.autocast():
+            figures = task.validate(raw, held_out)
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * len(loader),
+            "seconds": round(time.monotonic() - started, 1),
+            "train_loss": total / len(loader),
+            "lr": optimiser.param_groups[0]["lr"],
+            **figures,
+        }
+        history.append(line)
+        if accelerator.is_main_process:
+            shown = "  ".join(f"{k} {line[k]:.4f}" for k in ("train_loss", *figures))
+            tqdm.write(f"{task.name} {epoch + 1}/{task.epochs}  {shown}  {line['seconds']:.0f} s")
+            if figures[task.judge] == min(h[task.judge] for h in history):
+                save_weights(raw, weights)
+            lines = "".join(json.dumps(h) + "\n" for h in history)
+            write_atomically(out / f"{task.name}.jsonl", lambda p, text=lines: p.write_text(text))
+            checkpoint.save(raw, optimiser, history)
+        accelerator.wait_for_everyone()
+    return weights
+
+
+def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
+    """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`."""
+    set_seed(preset.seed)
+    sets = [load_split(data, split, preset.size, preset.levels) for split in ("train", "validate")]
+    return fit(VQVAETask(preset), preset, sets[0], sets[1], out, precision)
+
+
+def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
+    """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`."""
+    vqvae = VQVAE(preset)
+    load_weights(vqvae, out / "vqvae.safetensors")
+    set_seed(preset.seed)
+    sets = [load_split(data, split, preset.size, preset.levels) for split in ("train", "validate")]
+    return fit(PriorTask(preset, vqvae), preset, sets[0], sets[1], out, precision)

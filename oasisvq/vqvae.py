@@ -1,0 +1,185 @@
+"""The VQ-VAE: a slice becomes a small grid of codebook indices, and back.
+
+Top to bottom: one residual block, the encoder, the vector quantiser, the decoder, the whole model. The design is van
+den Oord et al. 2017 (arXiv:1711.00937) with a codebook learned by exponential moving averages (Razavi et al. 2019,
+arXiv:1906.00446). Two choices are ours:
+
+* every convolution pads by replication. Zero is mid-grey for a slice in [-0.5, 0.5], so zero padding would draw a bright
+  frame round the black background and the codebook would spend codes on it;
+* a dead code restarts at an encoder output drawn with probability proportional to its squared distance from the
+  codebook (as k-means++ seeds its centres, Arthur and Vassilvitskii 2007), so that freed codes go to the brain and not
+  to the background, which is two thirds of the grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oasisvq.presets import Preset
+
+
+def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size (or halves it, at stride 2) and pads by replication."""
+    padding = (kernel - 1) // 2
+    return nn.Conv2d(channels_in, channels_out, kernel, stride, padding, padding_mode="replicate")
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))); the last convolution starts at zero, so that depth costs nothing at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = conv(channels, channels, 3)
+        self.second = conv(channels, channels, 3)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class Encoder(nn.Sequential):
+    """(B, 1, S, S) -> (B, D, S/4, S/4)."""
+
+    def __init__(self, preset: Preset) -> None:
+        fine, coarse = preset.channels_fine, preset.channels_coarse
+        super().__init__(
+            conv(1, fine, 4, stride=2),  # (B, fine, S/2, S/2)
+            *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
+            nn.SiLU(),
+            conv(fine, coarse, 4, stride=2),  # (B, coarse, S/4, S/4)
+            *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
+            nn.SiLU(),
+            nn.Conv2d(coarse, preset.code_dim, 1),
+        )
+
+
+class Decoder(nn.Sequential):
+    """(B, D, S/4, S/4) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards."""
+
+    def __init__(self, preset: Preset) -> None:
+        fine, coarse = preset.channels_fine, preset.channels_coarse
+        super().__init__(
+            conv(preset.code_dim, coarse, 3),
+            *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
+            nn.SiLU(),
+            conv(coarse, 4 * fine, 3),
+            nn.PixelShuffle(2),  # (B, fine, S/2, S/2)
+            *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
+            nn.SiLU(),
+            conv(fine, fine, 3),
+            nn.PixelShuffle(2),  # (B, fine/4, S, S)
+            nn.SiLU(),
+            conv(fine // 4, 1, 3),
+        )
+
+
+class Quantised(NamedTuple):
+    """What the quantiser returns: `codes` (B, D, h, w), `indices` (B, h, w), `commitment` the loss, a scalar."""
+
+    codes: Tensor
+    indices: Tensor
+    commitment: Tensor
+
+
+class VectorQuantiser(nn.Module):
+    """Nearest codebook entry, straight-through gradient, moving-average codebook, restart of dead codes.
+
+    Statistics are summed over processes, so any number of them learns the codebook that one would from the joint batch.
+    """
+
+    codebook: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    DEAD = 0.5  # moving average of uses per step under which a code restarts
+
+    def __init__(self, size: int, dim: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codebook", torch.zeros(size, dim))  # (K, D)
+        # All counts start dead: the first training step seeds the codebook from its own data.
+        self.register_buffer("counts", torch.zeros(size))  # (K,)
+        self.register_buffer("sums", torch.zeros(size, dim))  # (K, D)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """(N, D) vectors -> (N,) index of the nearest code, the lowest one among equals."""
+        # |z - c|^2 less the term |z|^2, which is the same for every code.
+        distances = torch.addmm(self.codebook.square().sum(1), z, self.codebook.t(), alpha=-2)  # (N, K)
+        return distances.argmin(1)
+
+    def forward(self, z: Tensor) -> Quantised:
+        b, d, h, w = z.shape
+        flat = z.float().permute(0, 2, 3, 1).reshape(-1, d)  # (B*h*w, D)
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            if self.training:
+                self._restart_dead(flat)
+            indices = self.nearest(flat)
+        chosen = F.embedding(indices, self.codebook)
+        commitment = F.mse_loss(flat, chosen)
+        if self.training:
+            with torch.no_grad():
+                self._update(flat, indices)
+        codes = flat + (chosen - flat).detach()
+        return Quantised(codes.view(b, h, w, d).permute(0, 3, 1, 2), indices.view(b, h, w), commitment)
+
+    def _update(self, flat: Tensor, indices: Tensor) -> None:
+        counts = torch.bincount(indices, minlength=len(self.counts)).to(flat.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, indices, flat)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(sums)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        self.codebook.copy_(self.sums / self.counts.clamp_min(1e-5)[:, None])
+
+    def _restart_dead(self, flat: Tensor) -> None:
+        dead = self.counts < self.DEAD
+        missing = int(dead.sum())
+        if not missing:
+            return
+        if torch.distributed.is_initialized():  # the same candidates and the same choice everywhere
+            everyone = [torch.empty_like(flat) for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather(everyone, flat.contiguous())
+            flat = torch.cat(everyone)
+        distance = (flat - F.embedding(self.nearest(flat), self.codebook)).square().sum(1)
+        generator = torch.Generator(flat.device).manual_seed(missing)
+        rows = torch.multinomial(distance + 1e-12, missing, replacement=True, generator=generator)
+        self.codebook[dead] = flat[rows]
+        # As if the code had had an average share of one step: long enough to find its place.
+        self.counts[dead] = 1.0
+        self.sums[dead] = flat[rows]
+
+
+class VQVAE(nn.Module):
+    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, S/4, S/4) in [0, K)."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.encoder = Encoder(preset)
+        self.quantiser = VectorQuantiser(preset.codebook_size, preset.code_dim, preset.codebook_decay)
+        self.decoder = Decoder(preset)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K, D)."""
+        return self.quantiser.codebook
+
+    def forward(self, slices: Tensor) -> tuple[Tensor, Quantised]:
+        """(B, 1, S, S) -> the reconstruction, not clipped, and what the quantiser said. For training."""
+        quantised = self.quantiser(self.encoder(slices))
+        return self.decoder(quantised.codes), quantised
+
+    def encode(self, slices: Tensor) -> Tensor:
+        """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w) int64 in [0, K)."""
+        z = self.encoder(slices).float()  # (B, D, h, w)
+        b, d, h, w = z.shape
+        return self.quantiser.nearest(z.permute(0, 2, 3, 1).reshape(-1, d)).view(b, h, w)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]."""
+        codes = F.embedding(indices, self.codebook).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return self.decoder(codes).clamp(-0.5, 0.5)
