@@ -1,0 +1,323 @@
+"""The PNG layout of the `keras_png_slices_data` set: one folder a split, one file a slice.
+
+    ROOT/keras_png_slices_train/case_001_slice_0.nii.png      also validate and test; .png, .jpg and .jpeg too
+    ROOT/keras_png_slices_seg_train/seg_001_slice_0.nii.png   optional label maps: 0, 85, 170, 255
+    ROOT/subjects.csv                                         optional: case,split,cdr
+    ROOT/dataset.json                                         optional: name, description
+
+ROOT may also be the folder that holds `keras_png_slices_data`. Instead of subjects.csv, OASIS-1's own table
+(`oasis_cross-sectional*.csv`) may lie in ROOT: case numbers of this set are OASIS-1's subject numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from oasisvq.data.slices import normalise, square, to_model
+from oasisvq.errors import OasisVQError
+from oasisvq.presets import Preset
+
+SPLITS = ("train", "validate", "test")
+
+_NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE)
+_OASIS_ID = re.compile(r"OAS1_0*(\d+)_MR(\d+)")
+_LABELS = np.array([0, 85, 170, 255])
+
+
+class SliceSet(Dataset[dict[str, Any]]):
+    """Slices of one split in memory, ready for training: the person, level and grade of each are kept.
+
+    Attributes:
+        slices: float32 (N, S, S) in [-0.5, 0.5].
+        cases: N names of people, as in the file names.
+        levels: int64 (N,), 0 the lowest level.
+        grades: int64 (N,), index into the grades (CDR) of the preset; their number means unknown.
+    """
+
+    def __init__(self, slices: np.ndarray, cases: list[str], levels: np.ndarray, grades: np.ndarray) -> None:
+        self.slices, self.cases, self.levels, self.grades = slices, cases, levels, grades
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """dict of slice, float tensor (1, S, S); level, int; grade, int."""
+        return {
+            "slice": torch.from_numpy(self.slices[i])[None],
+            "level": int(self.levels[i]),
+            "grade": int(self.grades[i]),
+        }
+
+
+@dataclass(frozen=True)
+class _Person:
+    case: str
+    numbers: list[int]
+    files: list[Path]
+
+
+def load_split(
+    root: Path | str,
+    split: str,
+    size: int = Preset.size,
+    levels: int = Preset.levels,
+    grades: tuple[float, ...] = Preset.grades,
+) -> SliceSet:
+    """Read one split at `size` pixels, brightness normalised person by person.
+
+    The level of a slice is its number in the file name; where numbers go beyond `levels`, it is the rank of the slice
+    in its person's stack, scaled to `levels`.
+
+    Raises OasisVQError naming the file and the fix when anything is missing, broken, coloured, of another size than the
+    rest, or when a person is in two splits: nothing is skipped.
+    """
+    root = _find_root(Path(root))
+    people = _index(root)
+    if split not in people:
+        raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(people)}")
+    known = _read_grades(root, grades)
+    by_rank = max(number for group in people.values() for person in group for number in person.numbers) >= levels
+
+    shape = _read_slice(people[split][0].files[0])
+    stacks = _for_each(
+        lambda person: to_model(normalise(_read_stack(person.files, shape)), size), people[split], f"reading {split}"
+    )
+    return SliceSet(
+        slices=np.concatenate(stacks),
+        cases=[person.case for person in people[split] for _ in person.files],
+        levels=np.concatenate([_levels(person.numbers, levels, by_rank) for person in people[split]]),
+        grades=np.array([known.get(p.case, len(grades)) for p in people[split] for _ in p.files], dtype=np.int64),
+    )
+
+
+def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.ndarray:
+    """The label maps of a split in the order of `load_split`, uint8 (N, size, size): 0 to 3 are background, CSF, grey, white.
+
+    Raises OasisVQError when there are none, or when they are not of the same people and slices as the split.
+    """
+    root = _find_root(Path(root))
+    people = _index(root, [split])[split]
+    folder = root / f"keras_png_slices_seg_{split}"
+    if not folder.is_dir():
+        raise OasisVQError(f"{root}: no folder {folder.name}: this set has no label maps")
+    labelled = _read_folder(folder)
+    if [(p.case, p.numbers) for p in labelled] != [(p.case, p.numbers) for p in people]:
+        raise OasisVQError(
+            f"{folder}: label maps are not of the same slices as keras_png_slices_{split}: copy both again"
+        )
+    shape = _read_slice(labelled[0].files[0])
+    centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
+
+    def read(person: _Person) -> np.ndarray:
+        maps = [square(image) for image in _read_stack(person.files, shape)]
+        pick = (centres * len(maps[0])).astype(int)
+        nearest = [np.abs(image[np.ix_(pick, pick)][..., None] - _LABELS).argmin(-1) for image in maps]
+        return np.stack(nearest).astype(np.uint8)
+
+    return np.concatenate(_for_each(read, labelled, f"reading labels of {split}"))
+
+
+def describe(root: Path | str) -> dict[str, Any]:
+    """What a set holds: name, description, people and slices by split, and a fingerprint.
+
+    The fingerprint is the sha256 over name, size and bytes of every slice in sorted order: two sets share it when their
+    slices are the same files. Name and description come from dataset.json, else the folder's name and nothing.
+    """
+    root = _find_root(Path(root))
+    people = _index(root)
+    digest = hashlib.sha256()
+    files = sorted(file for group in people.values() for person in group for file in person.files)
+    for file in tqdm(files, "fingerprint", disable=None, leave=False):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    said = _read_json(root / "dataset.json")
+    return {
+        "name": said.get("name", root.resolve().name),
+        "description": said.get("description", ""),
+        "people": {split: len(group) for split, group in people.items()},
+        "slices": {split: sum(len(person.files) for person in group) for split, group in people.items()},
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def as_grey(image: Image.Image, name: str) -> np.ndarray:
+    """Pixels of a grey image, (H, W): uint8, or uint16 and up as stored. Colour modes pass when all channels agree.
+
+    Raises OasisVQError for a picture that is truly coloured: there is no honest way to make one brightness of it.
+    """
+    if image.mode in ("L", "I", "F", "I;16", "I;16B", "I;16L"):
+        return np.asarray(image)
+    channels = np.asarray(image.convert("RGB")).astype(np.int16)
+    # Two grey values of slack: JPEG stores colour differences, and rounds them.
+    if np.ptp(channels, axis=-1).max() > 2:
+        raise OasisVQError(f"{name}: a colour picture: a slice has one brightness a pixel, save it as greyscale")
+    return channels[..., 1].astype(np.uint8)
+
+
+def _find_root(root: Path) -> Path:
+    if not root.is_dir():
+        raise OasisVQError(f"{root}: no such folder: give the folder that holds keras_png_slices_train")
+    for candidate in (root, root / "keras_png_slices_data"):
+        if any((candidate / f"keras_png_slices_{split}").is_dir() for split in SPLITS):
+            return candidate
+    raise OasisVQError(
+        f"{root}: no keras_png_slices_train, _validate or _test inside: run `python -m oasisvq prepare` first"
+    )
+
+
+def _index(root: Path, splits: Iterable[str] = SPLITS) -> dict[str, list[_Person]]:
+    """People of every split that exists, checked: each in one split only."""
+    people = {}
+    home: dict[str, str] = {}
+    for split in splits:
+        folder = root / f"keras_png_slices_{split}"
+        if not folder.is_dir():
+            continue
+        people[split] = _read_folder(folder)
+        for person in people[split]:
+            if person.case in home:
+                raise OasisVQError(
+                    f"{person.files[0]}: this case is also in {home[person.case]}: keep a person in one split"
+                )
+            home[person.case] = split
+    return people
+
+
+def _read_folder(folder: Path) -> list[_Person]:
+    """People of one folder by name, their slices by number."""
+    found: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or file.name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
+            continue
+        match = _NAME.fullmatch(file.name)
+        if match is None:
+            raise OasisVQError(
+                f"{file}: not named like case_001_slice_0.nii.png: rename it or take it out of the folder"
+            )
+        case, number = match[1], int(match[2])
+        twin = found.setdefault(case, {}).setdefault(number, file)
+        if twin is not file:
+            raise OasisVQError(f"{file}: the same slice as {twin.name}: keep one of them")
+    if not found:
+        raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
+    return [_Person(case, sorted(found[case]), [found[case][n] for n in sorted(found[case])]) for case in sorted(found)]
+
+
+def _read_slice(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            return as_grey(image, str(file))
+    except OasisVQError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OasisVQError(f"{file}: not a readable image ({error}): copy it again from where you got it") from error
+
+
+def _read_stack(files: list[Path], like: np.ndarray) -> np.ndarray:
+    """Slices of one person, (n, H, W), all of the size and depth of `like`."""
+    stack = np.empty((len(files), *like.shape), like.dtype)
+    for i, file in enumerate(files):
+        image = _read_slice(file)
+        if image.shape != like.shape or image.dtype != like.dtype:
+            raise OasisVQError(
+                f"{file}: is {_size(image)}, the first slice is {_size(like)}: one set needs one size and depth"
+            )
+        stack[i] = image
+    return stack
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]} of {8 * image.itemsize} bits"
+
+
+def _levels(numbers: list[int], levels: int, by_rank: bool) -> np.ndarray:
+    if by_rank:
+        return np.arange(len(numbers), dtype=np.int64) * levels // len(numbers)
+    return np.array(numbers, dtype=np.int64)
+
+
+def _for_each(work: Callable[[_Person], np.ndarray], people: list[_Person], label: str) -> list[np.ndarray]:
+    """`work` on every person in threads (decoding and resampling release the lock), in order, with a progress bar."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            return list(
+                tqdm(pool.map(work, people), label, total=len(people), unit="person", disable=None, leave=False)
+            )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _read_grades(root: Path, grades: tuple[float, ...]) -> dict[str, int]:
+    """Index of the grade of each person that has one."""
+    own = root / "subjects.csv"
+    tables = [own] if own.is_file() else sorted(root.glob("oasis_cross-sectional*.csv"))
+    known = {}
+    for table in tables:
+        for case, cdr in read_cdr(table).items():
+            if cdr not in grades:
+                raise OasisVQError(
+                    f"{table}: case {case} has CDR {cdr:g}: expected one of {', '.join(f'{g:g}' for g in grades)}"
+                )
+            known[case] = grades.index(cdr)
+    return known
+
+
+def read_cdr(table: Path) -> dict[str, float]:
+    """Clinical dementia rating by case from a table with the columns case and cdr, or OASIS-1's own with ID and CDR.
+
+    OASIS-1's `OAS1_0042_MR1` is case 042. People without a rating (OASIS-1 rated nobody under 60) are left out.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [
+                {
+                    (key or "").strip().lower(): (value or "").strip()
+                    for key, value in row.items()
+                    if isinstance(value, str)
+                }
+                for row in csv.DictReader(lines)
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise OasisVQError(f"{table}: not a readable table ({error}): save it as comma-separated UTF-8 text") from error
+    if not rows or "cdr" not in rows[0] or not {"case", "id"} & set(rows[0]):
+        raise OasisVQError(f"{table}: needs a heading line with case (or ID) and cdr, and a line a person")
+    found = {}
+    for row in rows:
+        oasis = _OASIS_ID.fullmatch(row.get("id", ""))
+        case = f"{int(oasis[1]):03d}" if oasis else row.get("case", row.get("id", ""))
+        if row["cdr"] in ("", "N/A", "NA", "nan"):
+            continue
+        try:
+            found[case] = float(row["cdr"])
+        except ValueError as error:
+            raise OasisVQError(f"{table}: case {case} has CDR {row['cdr']!r}: expected a number or nothing") from error
+    return found
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OasisVQError(f"{file}: not JSON ({error}): delete it or prepare the set again") from error
+    if not isinstance(content, dict):
+        raise OasisVQError(f"{file}: expected an object with name and description: delete it or prepare the set again")
+    return content
