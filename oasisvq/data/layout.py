@@ -106,7 +106,7 @@ def load_split(
 
 
 def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.ndarray:
-    """The label maps of a split in the order of `load_split`, uint8 (N, size, size): 0 to 3 are background, CSF, grey, white.
+    """Label maps of a split in the order of `load_split`, uint8 (N, size, size): 0 background, 1 CSF, 2 grey, 3 white.
 
     Raises OasisVQError when there are none, or when they are not of the same people and slices as the split.
     """
