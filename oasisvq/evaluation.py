@@ -1,0 +1,125 @@
+"""Measure a model over a whole split, person by person: the figures that ship beside the weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from oasisvq import metrics
+from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.pipeline import OasisVQ
+
+BATCH = 64
+
+
+def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
+    """Reconstruct and score every slice of a split.
+
+    Means are over the slices of a person, then over people; intervals are bootstraps over people. The rivals of the
+    prior (code histogram, two-neighbour table) count the codes of the training people of `data`, mirrored ones too, as
+    the prior trained on both.
+
+    Returns plain values, ready for JSON. Raises OasisVQError when `data` lacks the split or the training people.
+    """
+    preset = model.preset
+    held_out = load_split(data, split, preset.size, preset.levels)
+    train = load_split(data, "train", preset.size, preset.levels)
+
+    indices, pictures = _reconstruct(model, held_out)
+    rows = [
+        _score(o, r)
+        for o, r in zip(tqdm(held_out.slices + 0.5, "scoring", disable=None, leave=False), pictures, strict=True)
+    ]
+    figures: dict[str, Any] = {"split": split, "people": len(set(held_out.cases)), "slices": len(held_out)}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        figures |= _summary(name, metrics.by_person(values, held_out.cases))
+    figures["ssim_by_level"] = {
+        int(level): float(np.mean([row["ssim"] for row, at in zip(rows, held_out.levels, strict=True) if at == level]))
+        for level in np.unique(held_out.levels)
+    }
+    brain = metrics.brain_cells(held_out.slices + 0.5, preset.grid)
+    figures |= _codebook_figures(indices, brain, preset.codebook_size)
+
+    nll = _prior_bits(model, indices, held_out)
+    table = metrics.NeighbourTable(_mirrored_codes(model, train), preset.codebook_size)
+    for name, bits in {
+        "nll_bits": nll,
+        "table_bits": table.bits(indices),
+        "histogram_bits": table.histogram_bits(indices),
+    }.items():
+        figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
+        on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
+        figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
+    codes, pixels = preset.grid**2, preset.size**2
+    figures["bits_per_pixel"] = codes * math.log2(preset.codebook_size) / pixels
+    figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
+    figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
+    figures["data"] = describe(data)
+    figures["weights_sha256"] = {name: file["sha256"] for name, file in model.info["files"].items()}
+    return figures
+
+
+def _score(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
+    return {
+        "ssim": metrics.ssim(original, reconstruction),
+        "ssim_foreground": metrics.foreground_ssim(original, reconstruction),
+        "psnr": metrics.psnr(original, reconstruction),
+        "sharpness": metrics.sharpness(original, reconstruction),
+    }
+
+
+def _summary(name: str, per_person: np.ndarray, suffix: str = "_mean") -> dict[str, Any]:
+    return {
+        f"{name}{suffix}": float(per_person.mean()),
+        f"{name}_sd": float(per_person.std(ddof=1)) if len(per_person) > 1 else 0.0,
+        f"{name}_ci95": list(metrics.bootstrap_ci95(per_person)),
+    }
+
+
+def _codebook_figures(indices: np.ndarray, brain: np.ndarray, size: int) -> dict[str, Any]:
+    # A code belongs to the background when it is seen there and makes up at least one cell in a thousand of it:
+    # cells at the rim hold a little brain and use the brain's codes.
+    on_background = np.bincount(indices[~brain], minlength=size) / max(1, (~brain).sum())
+    return {
+        "codebook_size": size,
+        "codebook_utilisation": metrics.utilisation(indices, size),
+        "codebook_utilisation_brain": metrics.utilisation(indices[brain], size) if brain.any() else 0.0,
+        "background_codes": int((on_background >= 1e-3).sum()),
+        "background_top_code_share": float(on_background.max()),
+        "perplexity": metrics.perplexity(indices, size),
+        "perplexity_brain": metrics.perplexity(indices[brain], size) if brain.any() else 1.0,
+    }
+
+
+def _reconstruct(model: OasisVQ, data: SliceSet) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, h, w) and reconstructions (N, S, S) in [0, 1]."""
+    indices, pictures = [], []
+    for start in tqdm(range(0, len(data), BATCH), "reconstructing", disable=None, leave=False):
+        coded = model.reconstruct(torch.from_numpy(data.slices[start : start + BATCH])[:, None])
+        indices.append(coded.indices.numpy())
+        pictures.append(coded.slices[:, 0].numpy() + 0.5)
+    return np.concatenate(indices), np.concatenate(pictures)
+
+
+def _mirrored_codes(model: OasisVQ, data: SliceSet) -> np.ndarray:
+    both = torch.from_numpy(np.concatenate([data.slices, data.slices[:, :, ::-1]]))[:, None]
+    parts = tqdm(both.split(BATCH), "coding the training people", disable=None, leave=False)
+    return torch.cat([model.encode(part) for part in parts]).numpy()
+
+
+def _prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:
+    """-log2 p (N, h, w) under the prior, told the level of each slice and the grade where it is known."""
+    grades: list[float | None] = [*model.preset.grades, None]
+    bits = np.empty(indices.shape)
+    together: dict[tuple[int, int], list[int]] = {}
+    for i, key in enumerate(zip(data.levels.tolist(), data.grades.tolist(), strict=True)):
+        together.setdefault(key, []).append(i)
+    for (level, grade), rows in tqdm(together.items(), "scoring codes", disable=None, leave=False):
+        bits[rows] = model.surprise(torch.from_numpy(indices[rows]), level, grades[grade]).numpy()
+    return bits

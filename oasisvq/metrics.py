@@ -1,0 +1,144 @@
+"""What is measured, on plain arrays. Pictures are (H, W) in [0, 1]; codes are integer grids (N, h, w) in [0, K)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from oasisvq.data.slices import foreground
+
+Picture = NDArray[np.floating]
+Codes = NDArray[np.integer]
+
+
+def _similarity(a: Picture, b: Picture) -> tuple[float, Picture]:
+    a, b = np.clip(a, 0, 1).astype(np.float64), np.clip(b, 0, 1).astype(np.float64)
+    return structural_similarity(
+        a, b, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )
+
+
+def ssim(a: Picture, b: Picture) -> float:
+    """Structural similarity (Wang et al. 2004), 1 for equal pictures; 11-pixel Gaussian window, sigma 1.5."""
+    return float(_similarity(a, b)[0])
+
+
+def ssim_map(a: Picture, b: Picture) -> Picture:
+    """Structural similarity round each pixel, (H, W), at most 1."""
+    return _similarity(a, b)[1]
+
+
+def foreground_ssim(original: Picture, other: Picture) -> float:
+    """Mean of the SSIM map over the brain of the original; NaN when the original holds none."""
+    brain = foreground(original)
+    return float(ssim_map(original, other)[brain].mean()) if brain.any() else float("nan")
+
+
+def psnr(a: Picture, b: Picture) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    with np.errstate(divide="ignore"):
+        return float(peak_signal_noise_ratio(np.clip(a, 0, 1), np.clip(b, 0, 1), data_range=1.0))
+
+
+def sharpness(original: Picture, other: Picture) -> float:
+    """Gradient energy of `other` over that of `original`, inside the brain of the original: under 1 means blurred."""
+    brain = foreground(original)
+
+    def energy(picture: Picture) -> float:
+        return float(sum(np.square(g)[brain].sum() for g in np.gradient(picture.astype(np.float64))))
+
+    return energy(other) / energy(original) if brain.any() else float("nan")
+
+
+def perplexity(indices: Codes, size: int) -> float:
+    """Exponential of the entropy of the code histogram: how many codes would be in use if all were used alike."""
+    share = np.bincount(np.ravel(indices), minlength=size) / np.size(indices)
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def utilisation(indices: Codes, size: int) -> float:
+    """Share of the codebook that occurs at all, in [0, 1]."""
+    return float(len(np.unique(indices)) / size)
+
+
+def by_person(values: Sequence[float] | NDArray[np.floating], people: Sequence[str]) -> NDArray[np.float64]:
+    """Mean within each person, NaN left out: (people,), in order of first appearance."""
+    order = {person: i for i, person in enumerate(dict.fromkeys(people))}
+    rows = np.array([order[p] for p in people])
+    array = np.asarray(values, np.float64)
+    return np.array([np.nanmean(array[rows == i]) for i in range(len(order))])
+
+
+def bootstrap_ci95(per_person: NDArray[np.float64], draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean over people, by resampling people (Efron and Tibshirani 1993)."""
+    picks = np.random.default_rng(seed).integers(len(per_person), size=(draws, len(per_person)))
+    low, high = np.percentile(per_person[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def brain_cells(slices01: NDArray[np.floating], grid: int) -> NDArray[np.bool_]:
+    """Cells of the code grid of which at least half is brain: (N, S, S) in [0, 1] -> (N, grid, grid)."""
+    n, size, _ = slices01.shape
+    masks = np.stack([foreground(s) for s in slices01]).reshape(n, grid, size // grid, grid, size // grid)
+    return masks.mean((2, 4)) >= 0.5
+
+
+class NeighbourTable:
+    """p(code | left neighbour, upper neighbour) counted on training codes: the cheapest real rival of a prior.
+
+    Counts back off from both neighbours to either one to none by Witten-Bell weights (Witten and Bell 1991, method C):
+    a context seen n times with t different codes is believed n / (n + t).
+    """
+
+    def __init__(self, indices: Codes, size: int) -> None:
+        self.size = size
+        code, left, up = self._split(indices)
+        side = size + 1
+        self._pairs = _Counts(left * side + up, code, size)
+        self._left = _Counts(left, code, size)
+        self._up = _Counts(up, code, size)
+        self.histogram = (np.bincount(code, minlength=size) + 1) / (len(code) + size)
+
+    def _split(self, indices: Codes) -> tuple[NDArray[np.int64], ...]:
+        padded = np.pad(indices.astype(np.int64), ((0, 0), (1, 0), (1, 0)), constant_values=self.size)
+        return padded[:, 1:, 1:].ravel(), padded[:, 1:, :-1].ravel(), padded[:, :-1, 1:].ravel()
+
+    def bits(self, indices: Codes) -> NDArray[np.float64]:
+        """-log2 p of each code, (N, h, w)."""
+        code, left, up = self._split(indices)
+        none = self.histogram[code]
+        either = 0.5 * (self._left.blend(left, code, none) + self._up.blend(up, code, none))
+        both = self._pairs.blend(left * (self.size + 1) + up, code, either)
+        return -np.log2(both).reshape(indices.shape)
+
+    def histogram_bits(self, indices: Codes) -> NDArray[np.float64]:
+        """The same with no neighbour known: what the code histogram alone would need."""
+        return -np.log2(self.histogram[indices])
+
+
+class _Counts:
+    """How often each code followed each context, kept as sorted keys: contexts are too many for a dense table."""
+
+    def __init__(self, context: NDArray[np.int64], code: NDArray[np.int64], size: int) -> None:
+        self.size = size
+        self.keys, self.times = np.unique(context * size + code, return_counts=True)
+        self.contexts, first = np.unique(self.keys // size, return_index=True)
+        self.kinds = np.diff(np.append(first, len(self.keys)))
+        self.totals = np.add.reduceat(self.times, first)
+
+    def blend(
+        self, context: NDArray[np.int64], code: NDArray[np.int64], fallback: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        times = self._look_up(self.keys, self.times, context * self.size + code)
+        total = self._look_up(self.contexts, self.totals, context)
+        kinds = self._look_up(self.contexts, self.kinds, context)
+        return (times + kinds * fallback) / np.maximum(total + kinds, 1) + (total == 0) * fallback
+
+    @staticmethod
+    def _look_up(keys: NDArray[np.int64], values: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where(keys[at] == wanted, values[at], 0)

@@ -1,0 +1,161 @@
+"""OasisVQ: both models behind the handful of verbs that the app, the command line and other people's code use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from oasisvq import sampling, weights
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import Preset
+from oasisvq.vqvae import VQVAE
+
+
+class Coded(NamedTuple):
+    """Index grids and the slices they decode to: (B, h, w) int64 and (B, 1, S, S) float32 in [-0.5, 0.5]."""
+
+    indices: Tensor
+    slices: Tensor
+
+
+class OasisVQ:
+    """A VQ-VAE and its prior, ready to use. Inputs may lie on any device; outputs lie on the CPU."""
+
+    def __init__(self, preset: Preset, vqvae: VQVAE, prior: PixelCNN, info: dict[str, Any], device: str) -> None:
+        self.preset = preset
+        self.device = torch.device(device)
+        self.vqvae = vqvae.eval().requires_grad_(False).to(self.device)
+        self.prior = prior.eval().requires_grad_(False).to(self.device)
+        self.info = info | {"device": self._device_name()}
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path | None = None, revision: str | None = None, device: str = "auto"
+    ) -> OasisVQ:
+        """Load verified weights.
+
+        Args:
+            source: a folder, a Hugging Face Hub repository, or None: as `oasisvq.weights.resolve` finds them.
+            revision: commit of the repository.
+            device: "auto" takes a GPU where there is one; or any name that torch knows.
+
+        Raises OasisVQError when no source holds whole and genuine weights.
+        """
+        found = weights.resolve(source, revision)
+        preset, vqvae_state, prior_state, _ = weights.load(found.folder)
+        vqvae, prior = VQVAE(preset), PixelCNN(preset)
+        vqvae.load_state_dict(vqvae_state)
+        prior.load_state_dict(prior_state)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(preset, vqvae, prior, weights.describe(found), device)
+
+    @torch.inference_mode()
+    def encode(self, slices: Tensor) -> Tensor:
+        """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w) int64 in [0, K). Raises OasisVQError on another shape or range."""
+        size = self.preset.size
+        if slices.ndim != 4 or slices.shape[1:] != (1, size, size):
+            raise OasisVQError(f"slices have shape {tuple(slices.shape)}: this model takes (B, 1, {size}, {size})")
+        if not bool(torch.isfinite(slices).all()) or slices.abs().max() > 0.5 + 1e-4:
+            raise OasisVQError("slices leave [-0.5, 0.5]: scale pictures to [0, 1] and subtract 0.5")
+        return self.vqvae.encode(slices.to(self.device, torch.float32)).cpu()
+
+    @torch.inference_mode()
+    def decode(self, indices: Tensor) -> Tensor:
+        """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]. Raises OasisVQError on another shape or range."""
+        return self.vqvae.decode(self._checked(indices)).cpu()
+
+    def reconstruct(self, slices: Tensor) -> Coded:
+        """Encode and decode again: (B, 1, S, S) in [-0.5, 0.5] -> codes and reconstructions."""
+        indices = self.encode(slices)
+        return Coded(indices, self.decode(indices))
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        level: int | None = None,
+        grade: float | None = None,
+        on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+        first: int = 0,
+    ) -> Coded:
+        """Draw n new slices from the prior.
+
+        Args:
+            n: how many; draw i depends on the seed and on `first` + i alone, not on n.
+            temperature: above 0; logits are divided by it.
+            top_k: keep only the k likeliest codes at each position; None keeps all.
+            level: 0 (lowest) to levels - 1; None leaves it to the model.
+            grade: clinical dementia rating, one of the preset's grades; None leaves it to the model.
+            on_step: called after each position with (position, indices so far, entropy of that code in bits (n,)).
+            first: number of the first draw in the stream of this seed.
+        """
+        indices = sampling.sample(
+            self.prior,
+            n,
+            seed=seed,
+            first=first,
+            temperature=temperature,
+            top_k=top_k,
+            level=self._level(level),
+            grade=self._grade(grade),
+            on_step=on_step,
+        )
+        return Coded(indices.cpu(), self.decode(indices))
+
+    @torch.inference_mode()
+    def refill(
+        self, indices: Tensor, mask: Tensor, seed: int = 0, level: int | None = None, grade: float | None = None
+    ) -> Coded:
+        """Draw the masked codes again to fit the rest, which is kept exactly.
+
+        Args:
+            indices: (B, h, w) int64.
+            mask: (h, w) bool, True where codes are drawn again.
+        """
+        checked = self._checked(indices)
+        if mask.shape != checked.shape[1:]:
+            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
+        filled = sampling.refill(
+            self.prior, checked, mask.to(self.device), seed=seed, level=self._level(level), grade=self._grade(grade)
+        )
+        return Coded(filled.cpu(), self.decode(filled))
+
+    @torch.inference_mode()
+    def surprise(self, indices: Tensor, level: int | None = None, grade: float | None = None) -> Tensor:
+        """-log2 p of each code given those before it, in bits: (B, h, w)."""
+        checked = self._checked(indices)
+        return sampling.surprise(self.prior, checked, level=self._level(level), grade=self._grade(grade)).cpu()
+
+    def _checked(self, indices: Tensor) -> Tensor:
+        grid, size = self.preset.grid, self.preset.codebook_size
+        if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or indices.dtype != torch.int64:
+            raise OasisVQError(f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid}, {grid}) int64")
+        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
+            raise OasisVQError(f"codes leave the codebook: give integers from 0 to {size - 1}")
+        return indices.to(self.device)
+
+    def _level(self, level: int | None) -> int:
+        if level is None:
+            return self.preset.levels
+        if not 0 <= level < self.preset.levels:
+            raise OasisVQError(f"level {level} does not exist: choose 0 (lowest) to {self.preset.levels - 1}")
+        return level
+
+    def _grade(self, grade: float | None) -> int:
+        if grade is None:
+            return len(self.preset.grades)
+        if grade not in self.preset.grades:
+            raise OasisVQError(f"grade {grade} is unknown: choose one of {', '.join(map(str, self.preset.grades))}")
+        return self.preset.grades.index(grade)
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

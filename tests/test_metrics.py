@@ -1,0 +1,120 @@
+"""Measures against other libraries, hand-made arrays and brute force."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from pytorch_msssim import ssim as reference_ssim
+
+from oasisvq import metrics
+
+
+@pytest.fixture
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    a = np.zeros((40, 40), np.float32)
+    a[8:32, 8:32] = rng.random((24, 24))
+    return a, np.clip(a + 0.05 * rng.standard_normal((40, 40)).astype(np.float32), 0, 1)
+
+
+def test_ssim_agrees_with_an_independent_implementation(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = (torch.from_numpy(x)[None, None].double() for x in pair)
+    assert metrics.ssim(*pair) == pytest.approx(float(reference_ssim(a, b, data_range=1.0, win_sigma=1.5)), abs=1e-6)
+
+
+def test_ssim_of_equal_pictures_is_one(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    assert metrics.ssim(pair[0], pair[0]) == pytest.approx(1)
+    assert metrics.foreground_ssim(pair[0], pair[0]) == pytest.approx(1)
+    assert metrics.sharpness(pair[0], pair[0]) == pytest.approx(1)
+    assert metrics.psnr(pair[0], pair[0]) == math.inf
+
+
+def test_foreground_ssim_ignores_the_background_and_counts_holes(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, _ = pair
+    holed = a.copy()
+    holed[16:22, 16:22] = 0
+    mapped = metrics.ssim_map(holed, np.zeros_like(a))
+    assert metrics.foreground_ssim(holed, np.zeros_like(a)) == pytest.approx(mapped[8:32, 8:32].mean(), abs=5e-3)
+    assert math.isnan(metrics.foreground_ssim(np.zeros_like(a), a))
+
+
+def test_psnr_by_hand() -> None:
+    assert metrics.psnr(np.zeros((8, 8)), np.full((8, 8), 0.1)) == pytest.approx(20)
+
+
+def test_sharpness_of_half_the_contrast_is_a_quarter(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    assert metrics.sharpness(pair[0], pair[0] / 2) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_perplexity_and_utilisation_by_hand() -> None:
+    indices = np.array([[[0, 0], [1, 1]], [[2, 2], [3, 3]]])
+    assert metrics.perplexity(indices, 8) == pytest.approx(4)
+    assert metrics.utilisation(indices, 8) == 0.5
+    assert metrics.perplexity(np.zeros((1, 2, 2), int), 8) == pytest.approx(1)
+
+
+def test_people_weigh_alike_however_many_slices_they_have() -> None:
+    per_person = metrics.by_person([1, 1, 1, 0, math.nan], ["b", "b", "b", "a", "a"])
+    assert per_person.tolist() == [1, 0]
+    low, high = metrics.bootstrap_ci95(per_person)
+    assert (low, high) == (0, 1)
+
+
+def test_interval_narrows_with_people() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (metrics.bootstrap_ci95(rng.normal(size=n)) for n in (10, 1000))
+    assert many[1] - many[0] < few[1] - few[0]
+
+
+def test_brain_cells_need_half_a_cell() -> None:
+    slices = np.zeros((1, 8, 8), np.float32)
+    slices[0, 0:4, 0:2] = 1  # half of the first cell
+    slices[0, 4:8, 4] = 1  # a quarter of the last
+    assert metrics.brain_cells(slices, 2)[0].tolist() == [[True, False], [False, False]]
+
+
+def test_neighbour_table_agrees_with_a_naive_one() -> None:
+    rng = np.random.default_rng(0)
+    size = 5
+    train, test = rng.integers(0, size, (6, 4, 4)), rng.integers(0, size, (2, 4, 4))
+
+    def contexts(grids: np.ndarray) -> list[tuple[int, int, int]]:
+        def at(g: np.ndarray, r: int, c: int) -> int:
+            return int(g[r, c]) if r >= 0 and c >= 0 else -1
+
+        return [(at(g, r, c), at(g, r, c - 1), at(g, r - 1, c)) for g in grids for r in range(4) for c in range(4)]
+
+    seen = contexts(train)
+    unigram = Counter(c for c, _, _ in seen)
+
+    def blend(matching: list[int], code: int, fallback: float) -> float:
+        if not matching:
+            return fallback
+        kinds = len(set(matching))
+        return (matching.count(code) + kinds * fallback) / (len(matching) + kinds)
+
+    wanted = []
+    for code, left, up in contexts(test):
+        none = (unigram[code] + 1) / (len(seen) + size)
+        either = 0.5 * (
+            blend([c for c, x, _ in seen if x == left], code, none)
+            + blend([c for c, _, y in seen if y == up], code, none)
+        )
+        wanted.append(-math.log2(blend([c for c, x, y in seen if (x, y) == (left, up)], code, either)))
+    table = metrics.NeighbourTable(train, size)
+    np.testing.assert_allclose(table.bits(test).ravel(), wanted)
+
+
+def test_neighbour_table_is_a_distribution() -> None:
+    rng = np.random.default_rng(1)
+    size = 7
+    table = metrics.NeighbourTable(rng.integers(0, size, (3, 5, 5)), size)
+    grid = rng.integers(0, size, (1, 5, 5))
+    total = np.zeros(())
+    for code in range(size):
+        changed = grid.copy()
+        changed[0, 4, 4] = code
+        total = total + 2.0 ** -table.bits(changed)[0, 4, 4]
+    assert total == pytest.approx(1)

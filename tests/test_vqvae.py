@@ -1,0 +1,116 @@
+"""The quantiser against brute force, and the model's promises about shapes, borders and range."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from oasisvq.presets import PRESETS
+from oasisvq.vqvae import VQVAE, VectorQuantiser
+
+TINY = replace(PRESETS["smoke"], channels_fine=8, channels_coarse=8, code_dim=4, codebook_size=16)
+
+
+@pytest.fixture
+def quantiser() -> VectorQuantiser:
+    torch.manual_seed(0)
+    q = VectorQuantiser(16, 4, decay=0.9)
+    q.codebook.copy_(torch.randn(16, 4))
+    q.counts.fill_(1.0)
+    q.sums.copy_(q.codebook)
+    return q
+
+
+def test_nearest_agrees_with_brute_force(quantiser: VectorQuantiser) -> None:
+    z = torch.randn(200, 4)
+    brute = [min(range(16), key=lambda k: float((v - quantiser.codebook[k]).square().sum())) for v in z]
+    assert quantiser.nearest(z).tolist() == brute
+
+
+def test_gradient_goes_straight_through(quantiser: VectorQuantiser) -> None:
+    z = torch.randn(2, 4, 3, 3, requires_grad=True)
+    quantised = quantiser.eval()(z)
+    upstream = torch.randn_like(z)
+    quantised.codes.backward(upstream)
+    torch.testing.assert_close(z.grad, upstream)
+
+
+def test_commitment_is_the_mean_squared_distance_and_pulls_the_encoder_alone(quantiser: VectorQuantiser) -> None:
+    z = torch.randn(2, 4, 3, 3, requires_grad=True)
+    quantised = quantiser.eval()(z)
+    chosen = quantiser.codebook[quantised.indices].permute(0, 3, 1, 2)
+    torch.testing.assert_close(quantised.commitment, (z - chosen).square().mean())
+    quantised.commitment.backward()
+    torch.testing.assert_close(z.grad, 2 * (z - chosen).detach() / z.numel())
+
+
+def test_moving_averages_agree_with_a_loop(quantiser: VectorQuantiser) -> None:
+    z = torch.randn(3, 4, 5, 5)
+    flat = z.permute(0, 2, 3, 1).reshape(-1, 4)
+    counts, sums = quantiser.counts.clone(), quantiser.sums.clone()
+    indices = quantiser.nearest(flat)
+    for k in range(16):
+        mine = flat[indices == k]
+        counts[k] = 0.9 * counts[k] + 0.1 * len(mine)
+        sums[k] = 0.9 * sums[k] + 0.1 * mine.sum(0)
+    quantiser.train()(z)
+    torch.testing.assert_close(quantiser.counts, counts)
+    torch.testing.assert_close(quantiser.codebook, sums / counts[:, None])
+
+
+def test_moving_averages_agree_with_the_reference_library(quantiser: VectorQuantiser) -> None:
+    reference = pytest.importorskip("vector_quantize_pytorch").VectorQuantize(
+        dim=4, codebook_size=16, decay=0.9, threshold_ema_dead_code=0, eps=1e-9
+    )
+    reference._codebook.embed.data.copy_(quantiser.codebook[None])
+    reference._codebook.embed_avg.data.copy_(quantiser.sums[None])
+    reference._codebook.cluster_size.data.copy_(quantiser.counts[None])
+    z = torch.randn(3, 25, 4)
+    reference.train()(z)
+    quantiser.train()(z.permute(0, 2, 1).reshape(3, 4, 5, 5))
+    torch.testing.assert_close(reference._codebook.embed[0], quantiser.codebook, atol=1e-5, rtol=1e-5)
+
+
+def test_dead_codes_restart_where_the_codebook_is_poor() -> None:
+    torch.manual_seed(0)
+    q = VectorQuantiser(8, 2, decay=0.99)
+    background = torch.zeros(900, 2)
+    brain = torch.randn(100, 2) + 5
+    z = torch.cat([background, brain]).reshape(1, 40, 25, 2).permute(0, 3, 1, 2)
+    q.train()(z)
+    # Restarts drawn evenly would leave about seven of eight codes on the background.
+    assert (q.codebook.norm(dim=1) > 1).sum() >= 6
+
+
+def test_a_code_in_use_never_restarts(quantiser: VectorQuantiser) -> None:
+    quantiser.counts[3] = 0.0
+    before = quantiser.codebook.clone()
+    quantiser._restart_dead(torch.randn(50, 4) * 10)
+    changed = (quantiser.codebook != before).any(1)
+    assert changed.nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("size", [80, 128])
+def test_shapes_range_and_agreement_of_the_verbs(size: int) -> None:
+    torch.manual_seed(0)
+    model = VQVAE(replace(TINY, size=size)).train()
+    slices = torch.rand(2, 1, size, size) - 0.5
+    model(slices)  # seeds the codebook
+    model.eval()
+    output, quantised = model(slices)
+    indices = model.encode(slices)
+    assert indices.shape == (2, size // 4, size // 4)
+    assert indices.dtype == torch.int64
+    assert torch.equal(indices, quantised.indices)
+    decoded = model.decode(indices)
+    assert decoded.shape == slices.shape
+    assert decoded.abs().max() <= 0.5
+    torch.testing.assert_close(decoded, output.clamp(-0.5, 0.5))
+
+
+def test_black_border_costs_one_code() -> None:
+    """A black slice is the same everywhere for the encoder: padding must not draw a frame round it."""
+    torch.manual_seed(0)
+    model = VQVAE(TINY).eval()
+    z = model.encoder(torch.full((1, 1, 80, 80), -0.5))
+    assert (z - z[:, :, :1, :1]).abs().max() < 1e-5
