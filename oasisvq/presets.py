@@ -43,9 +43,9 @@ class Preset:
 
     # Schedules: one warm-up and cosine cycle each.
     batch: int = 32
-    vqvae_epochs: int = 50
-    vqvae_rate: float = 6e-4
-    prior_epochs: int = 25
+    vqvae_epochs: int = 26
+    vqvae_rate: float = 1e-3
+    prior_epochs: int = 24
     prior_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
@@ -65,7 +65,9 @@ class Preset:
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
-            raise OasisVQError(f"preset has unknown or missing fields {odd}: these weights need another oasisvq version")
+            raise OasisVQError(
+                f"preset has unknown or missing fields {odd}: these weights need another oasisvq version"
+            )
         return cls(**(values | {"grades": tuple(values["grades"])}))
 
 

@@ -28,17 +28,34 @@ def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> n
     return nn.Conv2d(channels_in, channels_out, kernel, stride, padding, padding_mode="replicate")
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each position: (B, C, h, w), same out.
+
+    Unlike group normalisation it mixes no positions, so an edited code changes the picture near it and nowhere else, and
+    a black background is the same to the encoder in every slice.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(act(x)))); the last convolution starts at zero, so that depth costs nothing at first."""
+    """x + two convolutions, each after norm and SiLU; the last starts at zero, so that depth costs nothing at first."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = conv(channels, channels, 3)
-        self.second = conv(channels, channels, 3)
-        nn.init.zeros_(self.second.weight)
+        self.branch = nn.Sequential(
+            ChannelNorm(channels),
+            nn.SiLU(),
+            conv(channels, channels, 3),
+            ChannelNorm(channels),
+            nn.SiLU(),
+            conv(channels, channels, 3),
+        )
+        nn.init.zeros_(self.branch[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        return x + self.branch(x)
 
 
 class Encoder(nn.Sequential):
@@ -49,9 +66,11 @@ class Encoder(nn.Sequential):
         super().__init__(
             conv(1, fine, 4, stride=2),  # (B, fine, S/2, S/2)
             *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
+            ChannelNorm(fine),
             nn.SiLU(),
             conv(fine, coarse, 4, stride=2),  # (B, coarse, S/4, S/4)
             *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
+            ChannelNorm(coarse),
             nn.SiLU(),
             nn.Conv2d(coarse, preset.code_dim, 1),
         )
@@ -65,10 +84,12 @@ class Decoder(nn.Sequential):
         super().__init__(
             conv(preset.code_dim, coarse, 3),
             *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
+            ChannelNorm(coarse),
             nn.SiLU(),
             conv(coarse, 4 * fine, 3),
             nn.PixelShuffle(2),  # (B, fine, S/2, S/2)
             *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
+            ChannelNorm(fine),
             nn.SiLU(),
             conv(fine, fine, 3),
             nn.PixelShuffle(2),  # (B, fine/4, S, S)
@@ -94,8 +115,10 @@ class VectorQuantiser(nn.Module):
     codebook: Tensor
     counts: Tensor
     sums: Tensor
+    steps: Tensor
 
     DEAD = 0.5  # moving average of uses per step under which a code restarts
+    WARM = 200  # training steps over which quantisation is blended in: at first no average keeps up with the encoder
 
     def __init__(self, size: int, dim: int, decay: float) -> None:
         super().__init__()
@@ -104,6 +127,7 @@ class VectorQuantiser(nn.Module):
         # All counts start dead: the first training step seeds the codebook from its own data.
         self.register_buffer("counts", torch.zeros(size))  # (K,)
         self.register_buffer("sums", torch.zeros(size, dim))  # (K, D)
+        self.register_buffer("steps", torch.zeros(()))
 
     def nearest(self, z: Tensor) -> Tensor:
         """(N, D) vectors -> (N,) index of the nearest code, the lowest one among equals."""
@@ -120,10 +144,12 @@ class VectorQuantiser(nn.Module):
             indices = self.nearest(flat)
         chosen = F.embedding(indices, self.codebook)
         commitment = F.mse_loss(flat, chosen)
+        strength: Tensor | float = 1.0
         if self.training:
             with torch.no_grad():
                 self._update(flat, indices)
-        codes = flat + (chosen - flat).detach()
+            strength = (self.steps / self.WARM).clamp(max=1.0)
+        codes = flat + strength * (chosen - flat).detach()
         return Quantised(codes.view(b, h, w, d).permute(0, 3, 1, 2), indices.view(b, h, w), commitment)
 
     def _update(self, flat: Tensor, indices: Tensor) -> None:
@@ -135,6 +161,7 @@ class VectorQuantiser(nn.Module):
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         self.codebook.copy_(self.sums / self.counts.clamp_min(1e-5)[:, None])
+        self.steps += 1
 
     def _restart_dead(self, flat: Tensor) -> None:
         dead = self.counts < self.DEAD

@@ -1,0 +1,126 @@
+"""The loop: augmentation, schedule, and a killed run that goes on as if nothing had happened."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from oasisvq import training
+from oasisvq.errors import OasisVQError
+from oasisvq.presets import PRESETS
+from oasisvq.vqvae import VQVAE
+
+TINY = replace(
+    PRESETS["smoke"],
+    size=32,
+    codebook_size=16,
+    channels_fine=8,
+    channels_coarse=8,
+    prior_channels=8,
+    prior_heads=2,
+    levels=8,
+    batch=16,
+    vqvae_epochs=3,
+    prior_epochs=2,
+)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_augment_moves_by_whole_pixels_and_keeps_background_and_range() -> None:
+    slices = torch.full((64, 1, 20, 20), -0.5)
+    slices[:, :, 8:12, 8:11] = 0.4
+    out = training.augment(slices, torch.Generator().manual_seed(0))
+    assert out.shape == slices.shape
+    assert out.min() == -0.5
+    assert out.max() <= 0.5
+    lit = out > -0.5
+    assert (lit.sum((1, 2, 3)) == 12).all()  # no pixel lost, none smeared
+    rows, columns = lit.any(3).float().argmax(2), lit.any(2).float().argmax(2)
+    assert set(rows.flatten().tolist()) == set(range(8 - training.SHIFT, 8 + training.SHIFT + 1))
+    assert len(columns.unique()) >= 2 * training.SHIFT + 1  # the mirror adds one
+    assert out[lit].max() > 0.4 > out[lit].min()
+
+
+def test_augment_follows_its_generator() -> None:
+    slices = torch.rand(4, 1, 20, 20) - 0.5
+    first, again, other = (training.augment(slices, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
+    rates = [training.learning_rate(step, 200, 1.0) for step in range(200)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(
+    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = training.train_vqvae(TINY, tiny_cohort, tmp_path / "whole", "fp32")
+
+    steps = 0
+    learning_rate = training.learning_rate
+
+    def dies_in_the_second_epoch(*args: float) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise Killed
+        return learning_rate(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "learning_rate", dies_in_the_second_epoch)
+        training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
+    assert len((tmp_path / "killed" / "vqvae.jsonl").read_text().splitlines()) == 1
+
+    resumed = training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
+    assert digest(resumed) == digest(whole)
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "vqvae.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {"train_loss", "val_loss", "val_ssim", "val_perplexity", "lr", "seconds"} <= set(lines[0])
+
+
+def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(OasisVQError, match=r"vqvae\.safetensors is missing"):
+        training.train_prior(TINY, tiny_cohort, tmp_path)
+    training.train_vqvae(TINY, tiny_cohort, tmp_path, "fp32")
+    before = digest(tmp_path / "vqvae.safetensors")
+    prior = training.train_prior(TINY, tiny_cohort, tmp_path, "fp32")
+    lines = [json.loads(line) for line in (tmp_path / "prior.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_nll_bits"] < 4.1  # log2 of 16 codes is 4
+    assert digest(tmp_path / "vqvae.safetensors") == before
+    written = prior.stat().st_mtime_ns
+    training.train_prior(TINY, tiny_cohort, tmp_path, "fp32")
+    assert prior.stat().st_mtime_ns == written
+
+
+def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:
+    training.train_vqvae(replace(TINY, vqvae_epochs=12, vqvae_rate=3e-3), tiny_cohort, tmp_path, "fp32")
+    lines = [json.loads(line) for line in (tmp_path / "vqvae.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_ssim"] > max(0.5, lines[0]["val_ssim"])
+
+
+def test_another_preset_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    training.train_vqvae(replace(TINY, vqvae_epochs=1), tiny_cohort, tmp_path, "fp32")
+    with pytest.raises(OasisVQError, match="another preset"):
+        training.train_vqvae(TINY, tiny_cohort, tmp_path, "fp32")
+    with pytest.raises(OasisVQError, match="does not fit this preset"):
+        training.load_weights(VQVAE(replace(TINY, code_dim=5)), tmp_path / "vqvae.safetensors")
+
+
+def test_too_few_slices_for_a_batch(tiny_cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(OasisVQError, match="do not fill one batch"):
+        training.train_vqvae(replace(TINY, batch=64), tiny_cohort, tmp_path, "fp32")
