@@ -1,0 +1,157 @@
+"""The model card: what somebody must know before using weights, in the form that the Hub reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+RECONSTRUCTION = {
+    "ssim_mean": "SSIM",
+    "ssim_foreground_mean": "SSIM, brain only",
+    "psnr_mean": "PSNR (dB)",
+    "sharpness_mean": "Sharpness, reconstruction over original",
+}
+CODES = {
+    "bits_per_pixel": "Bits per pixel, codes written plainly",
+    "bits_per_pixel_prior": "Bits per pixel, under the prior",
+    "nll_bits_per_code": "Bits per code, under the prior",
+    "table_bits_per_code": "Bits per code, from the left and upper neighbour alone",
+    "codebook_utilisation": "Share of the codebook in use",
+    "perplexity": "Perplexity of the codes",
+}
+
+
+def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Markdown with YAML front matter, the measured results in it as a model-index.
+
+    Args:
+        manifest: of the weights, see `oasisvq.weights.write_manifest`.
+        results: what `oasisvq.evaluation.evaluate` measured; empty when nothing has been yet.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    preset, data, training = manifest["preset"], manifest["data"], manifest["training"]
+    dataset = re.sub(r"[^a-z0-9]+", "-", data["name"].lower()).strip("-")
+    measured = {key: label for key, label in (RECONSTRUCTION | CODES).items() if key in results}
+    name = f"oasisvq {preset['name']}"
+    front = ModelCardData(
+        library_name="oasisvq",
+        pipeline_tag="unconditional-image-generation",
+        license="other",
+        license_name="oasisvq-weights",
+        license_link="README.md",
+        datasets=[dataset],
+        tags=["vq-vae", "pixelcnn", "mri", "brain", "medical-imaging", "research-only"],
+        metrics=list(measured) or None,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="image-reconstruction" if key in RECONSTRUCTION else "unconditional-image-generation",
+                dataset_type=dataset,
+                dataset_name=data["name"],
+                dataset_split="test",
+                metric_type=key,
+                metric_name=label,
+                metric_value=results[key],
+            )
+            for key, label in measured.items()
+        ]
+        or None,
+    )
+    rows = [f"| {label} | {_figure(key, results)} |" for key, label in measured.items()]
+    return _CARD.format(
+        front=front.to_yaml().strip(),
+        name=name,
+        size=preset["size"],
+        grid=preset["size"] // 4,
+        codes=preset["codebook_size"],
+        data_name=data["name"],
+        description=data["description"],
+        amounts="\n".join(f"| {s} | {n} | {data['slices'][s]} |" for s, n in data["people"].items()),
+        fingerprint=data["fingerprint"],
+        results=_MEASURED.format(**results, rows="\n".join(rows)) if rows else "Nothing has been measured yet.",
+        command=training["command"],
+        details=", ".join(f"{key} {training[key]}" for key in ("precision", "threads", "seed")),
+        versions=", ".join(f"{key} {value}" for key, value in training["versions"].items()),
+        files="\n".join(f"| {f} | {s['bytes']:,} | `{s['sha256']}` |" for f, s in manifest["files"].items()),
+    )
+
+
+def _figure(key: str, results: Mapping[str, Any]) -> str:
+    text = f"{results[key]:.4g}"
+    interval = results.get(f"{key.removesuffix('_mean')}_ci95")
+    return f"{text} ({interval[0]:.4g} to {interval[1]:.4g})" if interval else text
+
+
+_MEASURED = """On {people} people ({slices} slices) that neither model has seen, by `python -m oasisvq evaluate`:
+
+| Measure | Mean over people (95 % interval) |
+|---|---|
+{rows}"""
+
+_CARD = """---
+{front}
+---
+
+# {name}
+
+Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into a {grid}x{grid} grid
+of {codes} codes and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says which codes
+it finds unusual. Research and teaching only, not for diagnosis.
+
+```python
+from oasisvq import OasisVQ
+
+model = OasisVQ.from_pretrained("OWNER/NAME", revision="COMMIT")
+slices = model.sample(4, seed=0).slices
+```
+
+## What the weights saw
+
+{data_name}. {description}
+
+| Split | People | Slices |
+|---|---|---|
+{amounts}
+
+No person is in two splits. The codebook and the prior learned from the training people only; the epoch to keep was
+picked on the validation people. Fingerprint of the slices (sha256 over names, sizes and bytes): `{fingerprint}`.
+
+## Measured
+
+{results}
+
+## Intended use and limits
+
+For research and teaching: compression, representation and sampling of slices, and how they fail. Not for diagnosis,
+nor for any decision about a person.
+
+* What the prior finds surprising is unusual for this model, which says nothing about disease.
+* A reconstruction shows what the codebook can say: small findings may vanish, and tissue may be invented.
+* Draws are synthetic. They resemble the training people, with their age range, scanner and sequence, and nobody else.
+* Slices are expected skull-stripped, axial, in atlas orientation. Left and right of a slice are not claimed.
+
+## How they were made
+
+`{command}`, {details}; {versions}.
+
+| File | Bytes | sha256 |
+|---|---|---|
+{files}
+
+## Licence and terms
+
+The code of oasisvq is free under the MIT licence. The weights come under the terms of the data that they were trained
+on, named above. For slices from OASIS these are the [OASIS data use terms](https://sites.wustl.edu/oasisbrains/):
+research and teaching, no attempt to find out who took part, and this acknowledgement in what you publish: "Data were
+provided by OASIS-1: Cross-Sectional: Principal Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris;
+P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910, P20 MH071616, U24 RR021382." No slice of anybody is in this
+repository.
+
+## Citation
+
+Marcus DS, Wang TH, Parker J, Csernansky JG, Morris JC, Buckner RL. Open Access Series of Imaging Studies (OASIS):
+cross-sectional MRI data in young, middle aged, nondemented, and demented older adults. Journal of Cognitive
+Neuroscience 2007;19(9):1498-1507. [doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498)
+"""

@@ -1,0 +1,414 @@
+"""Weights on disk and on the Hub: safetensors files, and a manifest that vouches for every byte of them.
+
+A folder of weights holds `vqvae.safetensors` and `prior.safetensors`, optionally `results.json` and the two training
+logs, `manifest.json` with size and sha256 of all of these beside the preset that shapes them, and a model card. Nothing
+is used before its manifest has been checked, wherever it came from, and a pickle is never opened: whatever is not
+safetensors is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from oasisvq.card import write_card
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import Preset
+from oasisvq.vqvae import VQVAE
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+CARD = "README.md"
+MODELS = ("vqvae.safetensors", "prior.safetensors")
+RECORDS = ("results.json", "vqvae.jsonl", "prior.jsonl")
+BUNDLED = Path(__file__).parent.parent / "checkpoints" / "base"
+
+# Seconds for all that the Hub may keep somebody waiting who did not ask for it by name. Its own client, left alone,
+# retries a dead Hub for 23.
+PATIENCE = 4.0
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+T = TypeVar("T")
+
+
+class Loaded(NamedTuple):
+    """A checked folder: the preset, the tensors of both models by name (float32), the manifest."""
+
+    preset: Preset
+    vqvae: dict[str, Tensor]
+    prior: dict[str, Tensor]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where weights were found, already verified, and why not elsewhere.
+
+    Attributes:
+        folder: holds the files.
+        source: "folder" (given), "cache" or "hub" (the repository, from this disk or just now), or "bundled".
+        repo: Hub id, if they came from one.
+        revision: its commit, 40 hexadecimal digits.
+        notes: one line for each source that was tried before and did not do.
+    """
+
+    folder: Path
+    source: str
+    repo: str | None = None
+    revision: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put a file in place in one step, so that a reader or a killed run never leaves half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    """Describe the weights in `folder`: the manifest names every file that it finds, with size and sha256.
+
+    Args:
+        folder: holds both safetensors files, and any of `results.json`, `vqvae.jsonl`, `prior.jsonl`.
+        preset: the shapes of both models.
+        data: what the weights saw: name, description, people and slices by split, fingerprint.
+        training: how to repeat them: command, precision, versions, threads, seed.
+
+    Raises OasisVQError when a model is missing.
+    """
+    files = {}
+    for name in (*MODELS, *RECORDS):
+        path = folder / name
+        if path.is_file():
+            content = path.read_bytes()
+            files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        elif name in MODELS:
+            raise OasisVQError(f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {folder}` first")
+    manifest = {
+        "format": FORMAT,
+        "preset": preset.to_dict(),
+        "data": dict(data),
+        "training": dict(training),
+        "files": files,
+    }
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def load(folder: Path) -> Loaded:
+    """Read weights, checked against their manifest: sizes, hashes, and the exact tensors that the preset asks for.
+
+    The bytes that are hashed are the bytes that are used. Raises OasisVQError naming the first file that will not do.
+    """
+    manifest = _read_manifest(folder)
+    content = {name: _read_checked(folder / name, stamp) for name, stamp in manifest["files"].items()}
+    try:
+        preset = Preset.from_dict(manifest["preset"])
+        with torch.device("meta"):
+            models = VQVAE(preset), PixelCNN(preset)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OasisVQError(f"{folder / MANIFEST}: no model can be made of its preset ({_line(error)})") from error
+    states = [
+        _read_tensors(folder / name, content[name], m.state_dict()) for name, m in zip(MODELS, models, strict=True)
+    ]
+    return Loaded(preset, states[0], states[1], manifest)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check a folder of weights as `load` does and return its manifest. Raises OasisVQError with the reason."""
+    return load(folder).manifest
+
+
+def resolve(source: str | Path | None = None, revision: str | None = None) -> Resolved:
+    """Find weights that pass `verify`.
+
+    An existing folder given as `source` is used, or refused. A Hub id (`owner/name`) is taken from the local cache when
+    the wanted commit is there, else from the Hub; a revision that is no commit, but a branch or tag, is looked up on
+    the Hub first, and in the cache if the Hub does not answer. With no source, the environment variables
+    OASISVQ_HUB_REPO and OASISVQ_HUB_REVISION name the repository; why it will not do goes to `notes`, and the bundled
+    weights are next.
+
+    A dead Hub costs PATIENCE seconds at most. When the environment named the repository, so does a slow one: the
+    download then goes on in the background, and the next start finds it in the cache.
+
+    Raises OasisVQError when what was asked for by argument cannot be had, or nothing can.
+    """
+    if source is not None and Path(source).is_dir():
+        verify(Path(source))
+        return Resolved(Path(source), "folder")
+    if source is not None and not _REPO.fullmatch(str(source)):
+        raise OasisVQError(f"{source}: no such folder, and not a Hub id of the form owner/name")
+    notes: list[str] = []
+    repo = str(source) if source is not None else os.environ.get("OASISVQ_HUB_REPO")
+    if repo and source is None:
+        deadline = time.monotonic() + PATIENCE
+        found = _from_hub(repo, revision or os.environ.get("OASISVQ_HUB_REVISION"), notes, deadline)
+    elif repo:
+        found = _from_hub(repo, revision, notes, None)
+        if found is None:
+            raise OasisVQError(f"{repo} is not a folder here, and as a Hub id: {'; '.join(notes)}")
+    elif revision:
+        raise OasisVQError(f"revision {revision} of what? Name a Hub repository too, or set OASISVQ_HUB_REPO")
+    else:
+        found = None
+    if found is not None:
+        return found
+    try:
+        if not BUNDLED.is_dir():
+            raise OasisVQError(f"no bundled weights at {BUNDLED}: give a folder of weights or set OASISVQ_HUB_REPO")
+        verify(BUNDLED)
+    except OasisVQError as error:
+        raise OasisVQError("; ".join([*notes, str(error)])) from error
+    return Resolved(BUNDLED, "bundled", notes=notes)
+
+
+def describe(found: Resolved) -> dict[str, Any]:
+    """What there is to say about weights, in plain values: `OasisVQ.info` but for the device."""
+    manifest = _read_manifest(found.folder)
+    return {
+        **{key: manifest[key] for key in ("preset", "data", "training", "files")},
+        "source": found.source,
+        "repo": found.repo,
+        "revision": found.revision,
+        "notes": found.notes,
+        "results": _results(found.folder, manifest) or None,
+        "history": {
+            model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
+            if f"{model}.jsonl" in manifest["files"]
+            else []
+            for model in ("vqvae", "prior")
+        },
+    }
+
+
+def publish(folder: Path, repo: str, private: bool = False) -> str:
+    """Upload verified weights, manifest, records and model card in one commit. Returns the commit, the revision to pin.
+
+    Creates the repository if there is none; `private` matters only then. Raises OasisVQError when the weights do not
+    pass `verify`, or the Hub says no.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    manifest = verify(folder)
+    if not _REPO.fullmatch(repo):
+        raise OasisVQError(f"{repo}: not a Hub id of the form owner/name")
+    card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else model_card(folder).encode()
+    operations = [CommitOperationAdd(name, folder / name) for name in (MANIFEST, *manifest["files"])]
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(CARD, card), *operations],
+            commit_message=f"Publish oasisvq weights, preset {manifest['preset']['name']}",
+        )
+    except Exception as error:  # the client raises httpx, operating system, value, runtime and Xet errors
+        raise _hub_error(error, repo, None) from error
+    return commit.oid
+
+
+def model_card(folder: Path) -> str:
+    """The README.md of a weights folder as the Hub wants it, made from its manifest and `results.json` (if any)."""
+    manifest = _read_manifest(folder)
+    return write_card(manifest, _results(folder, manifest))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise OasisVQError(
+            f"{path} is missing: not a folder of weights, or `python -m oasisvq package` never ran"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise OasisVQError(f"{path} cannot be read ({_line(error)}): get the weights again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        written = manifest.get("format") if isinstance(manifest, dict) else None
+        raise OasisVQError(
+            f"{path}: its format is {written}, this oasisvq reads {FORMAT}: use the version that wrote it"
+        )
+    for key in ("preset", "data", "training", "files"):
+        if not isinstance(manifest.get(key), dict):
+            raise OasisVQError(f"{path}: `{key}` is missing: get the weights again")
+    names = set(manifest["files"])
+    if not set(MODELS) <= names <= {*MODELS, *RECORDS}:
+        raise OasisVQError(f"{path}: lists {', '.join(sorted(names)) or 'nothing'}: expected {', '.join(MODELS)}")
+    return manifest
+
+
+def _results(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text()) if "results.json" in manifest["files"] else {}
+
+
+def _read_checked(path: Path, stamp: Any) -> bytes:
+    """The bytes of a file that the manifest vouches for."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OasisVQError(f"{path} cannot be read ({error.strerror}): get the weights again") from error
+    if not isinstance(stamp, dict) or len(content) != stamp.get("bytes"):
+        wanted = stamp.get("bytes") if isinstance(stamp, dict) else None
+        raise OasisVQError(f"{path}: {len(content)} bytes, the manifest says {wanted}: get the weights again")
+    if hashlib.sha256(content).hexdigest() != stamp.get("sha256"):
+        raise OasisVQError(f"{path}: its sha256 is not the manifest's: changed or damaged, get the weights again")
+    return content
+
+
+def _read_tensors(path: Path, content: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, exactly those of `expected` in name and shape, in its types."""
+    try:
+        state = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise OasisVQError(
+            f"{path}: not a safetensors file ({_line(error)}): refused, nothing else is opened"
+        ) from error
+    for words, names in (
+        ("lacks", expected.keys() - state.keys()),
+        ("has the unknown", state.keys() - expected.keys()),
+    ):
+        if names:
+            raise OasisVQError(f"{path}: {words} tensor {min(names)} ({len(names)} in all): not of this preset")
+    for name, tensor in state.items():
+        shape, wanted = tuple(tensor.shape), tuple(expected[name].shape)
+        if shape != wanted or not tensor.is_floating_point():
+            raise OasisVQError(f"{path}: {name} is {tensor.dtype} {shape}, the preset asks for floats {wanted}")
+    return {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+
+
+def _from_hub(repo: str, revision: str | None, notes: list[str], deadline: float | None) -> Resolved | None:
+    """The cached or downloaded weights of a repository; None, and why in `notes`, when neither can be had."""
+
+    def left() -> float | None:
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    pinned = bool(revision and _COMMIT.fullmatch(revision))
+    commit = revision if pinned else None
+    if not pinned:
+        try:
+            commit = _ask_commit(repo, revision)
+        except OasisVQError as error:
+            notes.append(str(error))
+    damaged = False
+    try:
+        folder = _gather(repo, commit or revision, local_files_only=True)
+        verify(folder)
+        return Resolved(folder, "cache", repo, folder.name, notes)  # the cache names folders after commits
+    except FileNotFoundError:
+        pass
+    except OasisVQError as error:
+        damaged = True
+        notes.append(f"the cached copy of {repo} was refused: {error}")
+    if commit is None:
+        return None
+    try:
+        if pinned:
+            _ask_commit(repo, revision)
+        # By the name it was asked for: the cache then remembers what a branch stood for, for when the Hub is away.
+        folder = _within(left(), lambda: _gather(repo, revision, force_download=damaged))
+        verify(folder)
+        return Resolved(folder, "hub", repo, folder.name, notes)
+    except TimeoutError:
+        notes.append(f"{repo} is still being downloaded: it will be used when that is done and oasisvq starts again")
+    except OasisVQError as error:
+        notes.append(str(error))
+    return None
+
+
+def _ask_commit(repo: str, revision: str | None) -> str:
+    """The commit that a branch, tag or commit of a repository stands for, asked of the Hub once, without retries."""
+    from huggingface_hub import HfApi
+
+    try:
+        # Name lookup heeds no timeout of the client's, hence the second one round it.
+        info = _within(PATIENCE, lambda: HfApi().model_info(repo, revision=revision, timeout=PATIENCE))
+    except Exception as error:  # see publish
+        raise _hub_error(error, repo, revision) from error
+    if info.sha is None:
+        raise OasisVQError(f"{repo}: the Hub names no commit: the repository is empty")
+    return info.sha
+
+
+def _gather(repo: str, revision: str | None, **options: Any) -> Path:
+    """Folder in the Hub's cache with the manifest of a revision and all that it lists, after download if need be.
+
+    Raises FileNotFoundError when it may only look at the cache and a file is not there, OasisVQError otherwise.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        manifest = Path(hf_hub_download(repo, MANIFEST, revision=revision, **options))
+        for name in _read_manifest(manifest.parent)["files"]:
+            hf_hub_download(repo, name, revision=revision, **options)
+    except OasisVQError:
+        raise
+    except Exception as error:  # see publish
+        if options.get("local_files_only") and isinstance(error, FileNotFoundError):
+            raise
+        raise _hub_error(error, repo, revision) from error
+    return manifest.parent
+
+
+def _within(seconds: float | None, call: Callable[[], T]) -> T:
+    """The result of `call`; TimeoutError after `seconds` (None: never), with the call left to finish on its thread."""
+    if seconds is None:
+        return call()
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def _hub_error(error: Exception, repo: str, revision: str | None) -> OasisVQError:
+    """Whatever the Hub's client raised, as one line that says what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, TimeoutError):
+        return OasisVQError(f"{constants.ENDPOINT} did not answer within {PATIENCE:.0f} s: try again later")
+    if isinstance(error, RepositoryNotFoundError):
+        return OasisVQError(f"the Hub has no repository {repo}, or it is private: check the name, or {log_in}")
+    if isinstance(error, RevisionNotFoundError):
+        return OasisVQError(f"{repo} on the Hub has no revision {revision}: check it on the repository's page")
+    if isinstance(error, RemoteEntryNotFoundError):
+        return OasisVQError(f"{repo} on the Hub holds no complete oasisvq weights: publish them there first")
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return OasisVQError(f"the Hub refused access to {repo}: {log_in} to a token that may do this")
+    if isinstance(error, HfHubHTTPError):
+        return OasisVQError(f"the Hub answered {error.response.status_code} for {repo}: try again later")
+    # The client wraps what broke the connection in a longer story.
+    return OasisVQError(f"{constants.ENDPOINT} failed ({_line(error.__cause__ or error)}): try again later")
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

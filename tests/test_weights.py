@@ -1,0 +1,458 @@
+"""Weights: what is refused and why, the order of sources, and the round trip through a Hub."""
+
+import hashlib
+import json
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_server import TOKEN, HubServer, Repository
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from oasisvq import weights
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import Preset
+from oasisvq.vqvae import VQVAE
+
+TINY = Preset(
+    name="tiny",
+    size=16,
+    codebook_size=8,
+    code_dim=4,
+    channels_fine=4,
+    channels_coarse=8,
+    blocks_coarse=1,
+    prior_channels=8,
+    prior_layers=3,
+    prior_heads=2,
+)
+DATA = {
+    "name": "Phantom cohort",
+    "description": "Made up.",
+    "people": {"train": 2, "test": 1},
+    "slices": {"train": 64, "test": 32},
+    "fingerprint": "f" * 64,
+}
+TRAINING = {
+    "command": "python -m oasisvq train",
+    "precision": "fp32",
+    "versions": {"torch": "2"},
+    "threads": 2,
+    "seed": 0,
+}
+RESULTS = {
+    "people": 1,
+    "slices": 32,
+    "ssim_mean": 0.93125,
+    "ssim_ci95": [0.92, 0.94],
+    "nll_bits_per_code": 2.5,
+}
+REPO = "lab/brains"
+
+
+def write_weights(folder: Path, seed: int = 0) -> Path:
+    """A whole folder of weights, its tensors half precision as trainings leave them."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    for model, name in ((VQVAE(TINY), "vqvae"), (PixelCNN(TINY), "prior")):
+        save_file({k: t.half() for k, t in model.state_dict().items()}, folder / f"{name}.safetensors")
+    (folder / "vqvae.jsonl").write_text('{"epoch": 1, "train_loss": 0.5}\n{"epoch": 2, "train_loss": 0.25}\n')
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    return folder
+
+
+def edit_manifest(folder: Path, **changes) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def restamp(folder: Path) -> None:
+    """Make the manifest agree with whatever the files have become."""
+    files = {}
+    for name in json.loads((folder / "manifest.json").read_text())["files"]:
+        content = (folder / name).read_bytes()
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    edit_manifest(folder, files=files)
+
+
+def point_at(monkeypatch, url: str) -> None:
+    """What HF_ENDPOINT does, for a client that is already imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_weights(tmp_path / "weights")
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    path = write_weights(tmp_path / "bundled", seed=1)
+    monkeypatch.setattr(weights, "BUNDLED", path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path, monkeypatch):
+    """No Hub, no cache, no login of whoever runs the tests."""
+    for name in ("OASISVQ_HUB_REPO", "OASISVQ_HUB_REVISION", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with HubServer() as server:
+        point_at(monkeypatch, server.url)
+        yield server
+
+
+def serve(hub: HubServer, folder: Path, **options) -> str:
+    """Put a folder on the Hub as it is; the commit."""
+    repo = hub.repos.setdefault(REPO, Repository(**options))
+    return repo.commit({path.name: path.read_bytes() for path in folder.iterdir()})
+
+
+# What is in a folder
+
+
+def test_load_gives_back_what_was_written_as_float32(folder):
+    preset, vqvae, prior, manifest = weights.load(folder)
+    assert preset == TINY
+    assert manifest["data"] == DATA
+    VQVAE(TINY).load_state_dict(vqvae)
+    PixelCNN(TINY).load_state_dict(prior)
+    written = load_file(folder / "prior.safetensors")
+    assert prior.keys() == written.keys()
+    for name, tensor in prior.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, written[name].float())
+
+
+@pytest.mark.parametrize("name", ["vqvae.safetensors", "prior.safetensors", "results.json", "vqvae.jsonl"])
+def test_one_flipped_bit_is_refused(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(OasisVQError, match=rf"{name}.*sha256"):
+        weights.verify(folder)
+
+
+def test_a_truncated_file_is_refused(folder):
+    path = folder / "prior.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OasisVQError, match=r"prior\.safetensors.*bytes, the manifest says"):
+        weights.verify(folder)
+
+
+def test_a_missing_file_is_refused(folder):
+    (folder / "prior.safetensors").unlink()
+    with pytest.raises(OasisVQError, match=r"prior\.safetensors cannot be read"):
+        weights.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("quantiser.codebook"), "lacks tensor quantiser.codebook"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has the unknown tensor extra"),
+        (lambda state: state.update({"quantiser.codebook": torch.zeros(9, 4)}), r"codebook is .*\(9, 4\)"),
+        (lambda state: state.update({"quantiser.counts": torch.zeros(8, dtype=torch.int64)}), "counts is torch.int64"),
+    ],
+)
+def test_tensors_of_another_model_are_refused_though_the_hash_is_right(folder, change, words):
+    path = folder / "vqvae.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    restamp(folder)
+    with pytest.raises(OasisVQError, match=words):
+        weights.verify(folder)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_a_pickle_in_disguise_is_refused_unopened(folder):
+    (folder / "vqvae.safetensors").write_bytes(pickle.dumps(Bomb()))
+    restamp(folder)
+    with pytest.raises(OasisVQError, match="not a safetensors file"):
+        weights.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "its format is 2, this oasisvq reads 1"),
+        ({"preset": TINY.to_dict() | {"towers": 3}}, "towers"),
+        ({"preset": TINY.to_dict() | {"size": "wide"}}, "no model can be made"),
+        ({"files": {"../../etc/passwd": {"sha256": "", "bytes": 0}}}, "lists"),
+        ({"files": []}, "`files` is missing"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(folder, changes, words):
+    edit_manifest(folder, **changes)
+    with pytest.raises(OasisVQError, match=words) as caught:
+        weights.verify(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_not_json_is_refused(folder):
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(OasisVQError, match=r"manifest\.json cannot be read"):
+        weights.verify(folder)
+
+
+def test_the_manifest_of_unfinished_weights_is_not_written(tmp_path):
+    with pytest.raises(OasisVQError, match=r"vqvae\.safetensors is missing"):
+        weights.write_manifest(tmp_path, TINY, DATA, TRAINING)
+
+
+def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    weights.write_atomically(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        weights.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+# Where weights come from
+
+
+def test_without_any_wish_the_bundled_weights_are_used(bundled):
+    assert weights.resolve() == weights.Resolved(bundled, "bundled")
+
+
+def test_a_folder_is_used_or_refused_but_never_replaced(folder, bundled):
+    assert weights.resolve(folder).source == "folder"
+    (folder / "prior.safetensors").unlink()
+    with pytest.raises(OasisVQError, match="prior"):
+        weights.resolve(folder)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "a/b/c"])
+def test_what_is_neither_folder_nor_hub_id_is_an_error(source, bundled):
+    with pytest.raises(OasisVQError, match="no such folder"):
+        weights.resolve(source)
+
+
+def test_a_revision_without_repository_is_an_error(bundled):
+    with pytest.raises(OasisVQError, match="OASISVQ_HUB_REPO"):
+        weights.resolve(revision="main")
+
+
+def test_missing_bundled_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "none")
+    with pytest.raises(OasisVQError, match="no bundled weights at"):
+        weights.resolve()
+
+
+def test_a_pinned_commit_comes_from_the_hub_once_and_then_from_the_cache(hub, folder):
+    commit = serve(hub, folder)
+    first = weights.resolve(REPO, commit)
+    assert (first.source, first.repo, first.revision, first.notes) == ("hub", REPO, commit, [])
+    asked = len(hub.requests)
+    second = weights.resolve(REPO, commit)
+    assert (second.source, second.revision, second.folder) == ("cache", commit, first.folder)
+    assert len(hub.requests) == asked, "a pinned commit in the cache needs no Hub"
+
+
+def test_a_branch_follows_the_hub_and_falls_back_to_the_cache(hub, folder, tmp_path, monkeypatch):
+    serve(hub, folder)
+    old = weights.resolve(REPO)
+    assert weights.resolve(REPO).source == "cache"
+    new = serve(hub, write_weights(tmp_path / "newer", seed=5))
+    found = weights.resolve(REPO, "main")
+    assert (found.source, found.revision) == ("hub", new)
+    assert found.revision != old.revision
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    offline = weights.resolve(REPO, "main")
+    assert (offline.source, offline.revision) == ("cache", new)
+    assert "failed" in offline.notes[0]
+
+
+def test_a_damaged_cache_is_fetched_again(hub, folder):
+    commit = serve(hub, folder)
+    path = weights.resolve(REPO, commit).folder / "prior.safetensors"
+    blob = path.resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    found = weights.resolve(REPO, commit)
+    assert found.source == "hub"
+    assert "cached copy" in found.notes[0]
+    assert (found.folder / "prior.safetensors").read_bytes() == (folder / "prior.safetensors").read_bytes()
+
+
+def test_bad_weights_on_the_hub_are_refused_and_the_bundled_ones_used(hub, folder, bundled, monkeypatch):
+    (folder / "vqvae.safetensors").write_bytes(pickle.dumps(Bomb()))
+    restamp(folder)
+    monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+    monkeypatch.setenv("OASISVQ_HUB_REVISION", serve(hub, folder))
+    found = weights.resolve()
+    assert (found.source, found.folder) == ("bundled", bundled)
+    assert "not a safetensors file" in found.notes[0]
+    with pytest.raises(OasisVQError, match="not a safetensors file"):
+        weights.resolve(REPO)
+
+
+def test_a_lost_connection_is_resumed_where_it_broke(hub, folder):
+    commit = serve(hub, folder)
+    hub.cut = 1000
+    assert weights.resolve(REPO, commit).source == "hub"
+    assert hub.cut == 0
+    downloads = [line for line in hub.requests if line.startswith("GET /cdn/")]
+    assert len(downloads) == 3, "two files, one of them in two parts"
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "words"),
+    [
+        ("lab/nothing", None, "no repository lab/nothing, or it is private.*HF_TOKEN"),
+        (REPO, "0" * 40, "no revision 0000"),
+        (REPO, "draft", "no revision draft"),
+    ],
+)
+def test_what_the_hub_lacks_is_named(hub, folder, bundled, monkeypatch, repo, revision, words):
+    serve(hub, folder)
+    with pytest.raises(OasisVQError, match=words):
+        weights.resolve(repo, revision)
+    monkeypatch.setenv("OASISVQ_HUB_REPO", repo)
+    assert weights.resolve(revision=revision).source == "bundled"
+
+
+def test_a_repository_of_something_else_is_named(hub, tmp_path):
+    hub.repos[REPO] = Repository()
+    hub.repos[REPO].commit({"pytorch_model.bin": b"no"})
+    with pytest.raises(OasisVQError, match="holds no complete oasisvq weights"):
+        weights.resolve(REPO)
+
+
+def test_a_private_repository_opens_to_a_token_alone(hub, folder, monkeypatch):
+    serve(hub, folder, private=True)
+    with pytest.raises(OasisVQError, match="or it is private"):
+        weights.resolve(REPO)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert weights.resolve(REPO).source == "hub"
+
+
+@pytest.mark.parametrize("revision", [None, "0" * 40])
+def test_a_hub_that_never_answers_is_given_up_in_time(bundled, monkeypatch, revision):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        point_at(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+        started = time.monotonic()
+        found = weights.resolve(revision=revision)
+        assert time.monotonic() - started < 5
+    assert found.source == "bundled"
+    assert len(found.notes) == 1
+
+
+def test_a_hub_that_is_down_is_named_at_once(bundled):
+    started = time.monotonic()
+    with pytest.raises(OasisVQError, match=r"127\.0\.0\.1:9 failed"):
+        weights.resolve(REPO)
+    assert time.monotonic() - started < 2
+
+
+def test_a_broken_hub_is_given_up_without_retries(hub, bundled):
+    hub.status = 503
+    started = time.monotonic()
+    with pytest.raises(OasisVQError, match="answered 503"):
+        weights.resolve(REPO)
+    assert time.monotonic() - started < 2
+
+
+def test_a_slow_hub_goes_on_in_the_background(hub, folder, bundled, monkeypatch):
+    monkeypatch.setattr(weights, "PATIENCE", 0.5)
+    commit = serve(hub, folder)
+    monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+    monkeypatch.setenv("OASISVQ_HUB_REVISION", commit)
+    hub.delay = 0.2
+    found = weights.resolve()
+    assert found.source == "bundled"
+    assert "still being downloaded" in found.notes[0]
+    hub.delay = 0.0
+    deadline = time.monotonic() + 5
+    while (found := weights.resolve()).source != "cache" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert (found.source, found.revision) == ("cache", commit)
+
+
+def test_describe_says_what_is_in_use(hub, folder):
+    commit = serve(hub, folder)
+    info = weights.describe(weights.resolve(REPO, commit))
+    assert (info["source"], info["repo"], info["revision"]) == ("hub", REPO, commit)
+    assert info["results"] == RESULTS
+    assert [line["epoch"] for line in info["history"]["vqvae"]] == [1, 2]
+    assert info["history"]["prior"] == []
+    content = (folder / "prior.safetensors").read_bytes()
+    assert info["files"]["prior.safetensors"]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+# Publishing
+
+
+def test_what_is_published_comes_back_byte_for_byte(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    commit = weights.publish(folder, REPO, private=True)
+    repo = hub.repos[REPO]
+    assert repo.private
+    assert len(repo.commits) == 2, "one commit on top of the empty repository"
+    assert repo.commits[commit]["README.md"].decode() == weights.model_card(folder)
+    found = weights.resolve(REPO, commit)
+    for path in folder.iterdir():
+        assert (found.folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_publishing_needs_a_token(hub, folder):
+    with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*HF_TOKEN"):
+        weights.publish(folder, REPO)
+    assert not hub.repos
+
+
+def test_damaged_weights_are_not_published(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(OasisVQError, match=r"results\.json"):
+        weights.publish(folder, REPO)
+    assert not hub.requests
+
+
+# The model card
+
+
+def test_the_card_carries_results_for_people_and_for_the_hub(folder):
+    _, front, text = weights.model_card(folder).split("---\n", 2)
+    data = yaml.safe_load(front)
+    assert data["library_name"] == "oasisvq"
+    assert data["license"] == "other"
+    assert data["datasets"] == ["phantom-cohort"]
+    index = {
+        metric["type"]: metric["value"] for result in data["model-index"][0]["results"] for metric in result["metrics"]
+    }
+    assert index == {"ssim_mean": 0.93125, "nll_bits_per_code": 2.5}
+    assert "| SSIM | 0.9313 (0.92 to 0.94) |" in text
+    assert "not for diagnosis" in text
+    assert "10.1162/jocn.2007.19.9.1498" in text
+    assert "| train | 2 | 64 |" in text
+
+
+def test_the_card_of_unmeasured_weights_claims_nothing(folder):
+    (folder / "results.json").unlink()
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    card = weights.model_card(folder)
+    assert "Nothing has been measured yet" in card
+    assert "model-index" not in card
