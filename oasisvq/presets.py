@@ -30,6 +30,7 @@ class Preset:
     ssim_weight: float = 0.5
     commitment_weight: float = 0.25
     codebook_decay: float = 0.99
+    codebook_warmup: int = 200
 
     # PixelCNN: gated layers, channels, heads of the causal attention after every second third of the layers.
     prior_channels: int = 96
@@ -80,7 +81,8 @@ PRESETS: dict[str, Preset] = {
         blocks_coarse=1,
         prior_channels=32,
         prior_layers=4,
-        vqvae_epochs=3,
-        prior_epochs=2,
+        codebook_warmup=20,
+        vqvae_epochs=4,
+        prior_epochs=3,
     ),
 }

@@ -1,16 +1,15 @@
 """One loop for both models: what differs between them is a task, how they are trained is not.
 
-Accelerate carries the loop to one processor, one GPU or many (`accelerate launch -m oasisvq train ...`). Order of data and
-augmentation follow from the seed and the epoch alone, so a run that was killed and resumed makes the same weights.
+Accelerate carries the loop to one processor, one GPU or many (`accelerate launch -m oasisvq train ...`). Order of data
+and augmentation follow from the seed and the epoch alone, so a run that was killed and resumed makes the same weights.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from pytorch_msssim import ssim
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import Preset
 from oasisvq.vqvae import VQVAE
+from oasisvq.weights import write_atomically
 
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
@@ -83,23 +83,25 @@ class VQVAETask:
     def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
         weight = 1 + (self.preset.foreground_weight - 1) * (slices > FOREGROUND - 0.5)
         l1 = ((output - slices).abs() * weight).sum() / weight.sum()
-        similarity = ssim(output + 0.5, slices + 0.5, data_range=1.0, win_sigma=1.5)
+        # Clipped as a picture is: SSIM is sensitive to a background a hundredth off black, which nobody would see.
+        similarity = ssim(output.clamp(-0.5, 0.5) + 0.5, slices + 0.5, data_range=1.0, win_sigma=1.5)
         return l1 + self.preset.ssim_weight * (1 - similarity)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         slices = augment(batch["slice"], generator)
         output, quantised = model(slices)
         with torch.autocast(slices.device.type, enabled=False):
-            loss = self.reconstruction_loss(slices, output.float())
+            loss = self.reconstruction_loss(slices, output)
         return loss + self.preset.commitment_weight * quantised.commitment
 
     def validate(self, model: nn.Module, batches: list[Batch]) -> Figures:
         losses, similarities, used = [], [], []
         for batch in batches:
             output, quantised = model(batch["slice"])
-            output = output.float()
             losses.append(self.reconstruction_loss(batch["slice"], output))
-            similarities.append(ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5))
+            similarities.append(
+                ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5)
+            )
             used.append(quantised.indices.flatten())
         share = torch.bincount(torch.cat(used), minlength=self.preset.codebook_size).double()
         share /= share.sum()
@@ -134,7 +136,7 @@ class PriorTask:
         losses = []
         for batch in batches:
             indices = self.vqvae.encode(batch["slice"])
-            losses.append(F.cross_entropy(model(indices, batch["level"], batch["grade"]).float(), indices))
+            losses.append(F.cross_entropy(model(indices, batch["level"], batch["grade"]), indices))
         return {"val_nll_bits": torch.stack(losses).mean().item() / math.log(2)}
 
 
@@ -158,21 +160,14 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a neighbour of `path`, then put it in place: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
-
-
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the tensors of a model, matrices in half precision (the codebook stays whole), to a safetensors file."""
     state = {
         name: (t.half() if t.is_floating_point() and not name.startswith("quantiser") else t).contiguous()
         for name, t in model.state_dict().items()
     }
-    write_atomically(path, lambda p: save_file(state, p))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(state))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -197,7 +192,8 @@ class Checkpoint:
         for i, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t.contiguous() for name, t in values.items()}
         metadata = {"preset": self.preset, "history": json.dumps(history)}
-        write_atomically(self.path, lambda p: save_file(tensors, p, metadata))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, save(tensors, metadata))
 
     def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Fill model and optimiser and return the history; an empty one when there is nothing to resume."""
@@ -224,8 +220,8 @@ class Checkpoint:
 def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Path, precision: str) -> Path:
     """Train to the end of the schedule, going on from the checkpoint in `out` if there is one.
 
-    After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a line
-    an epoch) and the checkpoint. Returns the path of the weights.
+    After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a
+    line an epoch) and the checkpoint. Returns the path of the weights.
     """
     accelerator = Accelerator(
         mixed_precision=mixed_precision(precision),
@@ -240,6 +236,8 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
     if not len(loader):
         raise OasisVQError(f"{len(train)} training slices do not fill one batch of {preset.batch}: give more people")
     model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    # The loop enters autocast itself, so that validation, which picks the epoch to keep, runs in full precision.
+    raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     held_out = [{k: v.to(accelerator.device) for k, v in b.items()} for b in DataLoader(validate, preset.batch)]
     if isinstance(task, PriorTask):
         task.vqvae.to(accelerator.device)
@@ -264,8 +262,8 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
             optimiser.zero_grad()
             total += loss.item()
             bar.set_postfix(loss=f"{loss.item():.4f}")
-        raw = accelerator.unwrap_model(model).eval()
-        with torch.inference_mode():  # in full precision: half would round the figures that pick the epoch to keep
+        model.eval()
+        with torch.inference_mode():
             figures = task.validate(raw, held_out)
         line: dict[str, Any] = {
             "epoch": epoch + 1,
@@ -282,7 +280,7 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
             if figures[task.judge] == min(h[task.judge] for h in history):
                 save_weights(raw, weights)
             lines = "".join(json.dumps(h) + "\n" for h in history)
-            write_atomically(out / f"{task.name}.jsonl", lambda p, text=lines: p.write_text(text))
+            write_atomically(out / f"{task.name}.jsonl", lines.encode())
             checkpoint.save(raw, optimiser, history)
         accelerator.wait_for_everyone()
     return weights

@@ -4,8 +4,8 @@ Top to bottom: one residual block, the encoder, the vector quantiser, the decode
 den Oord et al. 2017 (arXiv:1711.00937) with a codebook learned by exponential moving averages (Razavi et al. 2019,
 arXiv:1906.00446). Two choices are ours:
 
-* every convolution pads by replication. Zero is mid-grey for a slice in [-0.5, 0.5], so zero padding would draw a bright
-  frame round the black background and the codebook would spend codes on it;
+* every convolution pads by replication. Zero is mid-grey for a slice in [-0.5, 0.5], so zero padding would draw a
+  bright frame round the black background and the codebook would spend codes on it;
 * a dead code restarts at an encoder output drawn with probability proportional to its squared distance from the
   codebook (as k-means++ seeds its centres, Arthur and Vassilvitskii 2007), so that freed codes go to the brain and not
   to the background, which is two thirds of the grid.
@@ -31,8 +31,8 @@ def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> n
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each position: (B, C, h, w), same out.
 
-    Unlike group normalisation it mixes no positions, so an edited code changes the picture near it and nowhere else, and
-    a black background is the same to the encoder in every slice.
+    Unlike group normalisation it mixes no positions, so an edited code changes the picture near it and nowhere else,
+    and a black background is the same to the encoder in every slice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,12 +76,13 @@ class Encoder(nn.Sequential):
         )
 
 
-class Decoder(nn.Sequential):
+class Decoder(nn.Module):
     """(B, D, S/4, S/4) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards."""
 
     def __init__(self, preset: Preset) -> None:
         fine, coarse = preset.channels_fine, preset.channels_coarse
-        super().__init__(
+        super().__init__()
+        self.trunk = nn.Sequential(
             conv(preset.code_dim, coarse, 3),
             *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
             ChannelNorm(coarse),
@@ -94,8 +95,14 @@ class Decoder(nn.Sequential):
             conv(fine, fine, 3),
             nn.PixelShuffle(2),  # (B, fine/4, S, S)
             nn.SiLU(),
-            conv(fine // 4, 1, 3),
         )
+        self.last = conv(fine // 4, 1, 3)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features = self.trunk(codes)
+        # In full precision even in a half-precision pass: bfloat16 is too coarse near -0.5 to draw black as black.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.last(features.float())
 
 
 class Quantised(NamedTuple):
@@ -118,11 +125,12 @@ class VectorQuantiser(nn.Module):
     steps: Tensor
 
     DEAD = 0.5  # moving average of uses per step under which a code restarts
-    WARM = 200  # training steps over which quantisation is blended in: at first no average keeps up with the encoder
 
-    def __init__(self, size: int, dim: int, decay: float) -> None:
+    def __init__(self, size: int, dim: int, decay: float, warmup: int) -> None:
         super().__init__()
         self.decay = decay
+        # Steps over which quantisation is blended in: at first no moving average keeps up with the encoder.
+        self.warmup = warmup
         self.register_buffer("codebook", torch.zeros(size, dim))  # (K, D)
         # All counts start dead: the first training step seeds the codebook from its own data.
         self.register_buffer("counts", torch.zeros(size))  # (K,)
@@ -148,7 +156,7 @@ class VectorQuantiser(nn.Module):
         if self.training:
             with torch.no_grad():
                 self._update(flat, indices)
-            strength = (self.steps / self.WARM).clamp(max=1.0)
+            strength = (self.steps / self.warmup).clamp(max=1.0)
         codes = flat + strength * (chosen - flat).detach()
         return Quantised(codes.view(b, h, w, d).permute(0, 3, 1, 2), indices.view(b, h, w), commitment)
 
@@ -187,7 +195,9 @@ class VQVAE(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.encoder = Encoder(preset)
-        self.quantiser = VectorQuantiser(preset.codebook_size, preset.code_dim, preset.codebook_decay)
+        self.quantiser = VectorQuantiser(
+            preset.codebook_size, preset.code_dim, preset.codebook_decay, preset.codebook_warmup
+        )
         self.decoder = Decoder(preset)
 
     @property

@@ -23,6 +23,7 @@ TINY = replace(
     prior_heads=2,
     levels=8,
     batch=16,
+    codebook_warmup=4,
     vqvae_epochs=3,
     prior_epochs=2,
 )
@@ -81,9 +82,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(
             raise Killed
         return learning_rate(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "learning_rate", dies_in_the_second_epoch)
+    monkeypatch.setattr(training, "learning_rate", dies_in_the_second_epoch)
+    with pytest.raises(Killed):
         training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
+    monkeypatch.undo()
     assert len((tmp_path / "killed" / "vqvae.jsonl").read_text().splitlines()) == 1
 
     resumed = training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
@@ -96,19 +98,20 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(OasisVQError, match=r"vqvae\.safetensors is missing"):
         training.train_prior(TINY, tiny_cohort, tmp_path)
-    training.train_vqvae(TINY, tiny_cohort, tmp_path, "fp32")
+    learns = replace(TINY, vqvae_epochs=10, prior_epochs=20, prior_rate=5e-3)
+    training.train_vqvae(learns, tiny_cohort, tmp_path, "fp32")
     before = digest(tmp_path / "vqvae.safetensors")
-    prior = training.train_prior(TINY, tiny_cohort, tmp_path, "fp32")
+    prior = training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
     lines = [json.loads(line) for line in (tmp_path / "prior.jsonl").read_text().splitlines()]
-    assert lines[-1]["val_nll_bits"] < 4.1  # log2 of 16 codes is 4
+    assert lines[-1]["val_nll_bits"] < 3.5  # log2 of 16 codes is 4
     assert digest(tmp_path / "vqvae.safetensors") == before
     written = prior.stat().st_mtime_ns
-    training.train_prior(TINY, tiny_cohort, tmp_path, "fp32")
+    training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
     assert prior.stat().st_mtime_ns == written
 
 
 def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:
-    training.train_vqvae(replace(TINY, vqvae_epochs=12, vqvae_rate=3e-3), tiny_cohort, tmp_path, "fp32")
+    training.train_vqvae(replace(TINY, vqvae_epochs=25, vqvae_rate=3e-3), tiny_cohort, tmp_path, "fp32")
     lines = [json.loads(line) for line in (tmp_path / "vqvae.jsonl").read_text().splitlines()]
     assert lines[-1]["val_ssim"] > max(0.5, lines[0]["val_ssim"])
 

@@ -14,7 +14,7 @@ TINY = replace(PRESETS["smoke"], channels_fine=8, channels_coarse=8, code_dim=4,
 @pytest.fixture
 def quantiser() -> VectorQuantiser:
     torch.manual_seed(0)
-    q = VectorQuantiser(16, 4, decay=0.9)
+    q = VectorQuantiser(16, 4, decay=0.9, warmup=1)
     q.codebook.copy_(torch.randn(16, 4))
     q.counts.fill_(1.0)
     q.sums.copy_(q.codebook)
@@ -73,7 +73,7 @@ def test_moving_averages_agree_with_the_reference_library(quantiser: VectorQuant
 
 def test_dead_codes_restart_where_the_codebook_is_poor() -> None:
     torch.manual_seed(0)
-    q = VectorQuantiser(8, 2, decay=0.99)
+    q = VectorQuantiser(8, 2, decay=0.99, warmup=1)
     background = torch.zeros(900, 2)
     brain = torch.randn(100, 2) + 5
     z = torch.cat([background, brain]).reshape(1, 40, 25, 2).permute(0, 3, 1, 2)
