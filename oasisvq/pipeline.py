@@ -138,7 +138,9 @@ class OasisVQ:
     def _checked(self, indices: Tensor) -> Tensor:
         grid, size = self.preset.grid, self.preset.codebook_size
         if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or indices.dtype != torch.int64:
-            raise OasisVQError(f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid}, {grid}) int64")
+            raise OasisVQError(
+                f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid}, {grid}) int64"
+            )
         if indices.numel() and (indices.min() < 0 or indices.max() >= size):
             raise OasisVQError(f"codes leave the codebook: give integers from 0 to {size - 1}")
         return indices.to(self.device)

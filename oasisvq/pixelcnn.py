@@ -3,9 +3,9 @@
 Two stacks after van den Oord et al. 2016 (arXiv:1606.05328): the vertical one sees the rows above, the horizontal one
 the codes to the left, and together they have no blind spot. Instead of masking kernels, the inputs are shifted by one
 row and one column once (as PixelCNN++ does, Salimans et al. 2017, arXiv:1701.05517), after which every layer may look
-at its own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763) carries what
-convolutions reach late: the other hemisphere, the outline far above. A learned map tells positions apart, and a gate
-bias tells which level of the head, and which dementia grade, is wanted.
+at its own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763)
+carries what convolutions reach late: the other hemisphere, the outline far above. A learned map tells positions apart,
+and a gate bias tells which level of the head, and which dementia grade, is wanted.
 
 `oasisvq.sampling` holds the same computation one position at a time; a change here is a change there.
 """

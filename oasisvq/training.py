@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +66,7 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor: ...
 
-    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures: ...
+    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures: ...
 
 
 class VQVAETask:
@@ -77,7 +77,7 @@ class VQVAETask:
 
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
-        self.model = VQVAE(preset)
+        self.model: nn.Module = VQVAE(preset)
         self.epochs, self.rate = preset.vqvae_epochs, preset.vqvae_rate
 
     def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class VQVAETask:
             loss = self.reconstruction_loss(slices, output)
         return loss + self.preset.commitment_weight * quantised.commitment
 
-    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures:
+    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures:
         losses, similarities, used = [], [], []
         for batch in batches:
             output, quantised = model(batch["slice"])
@@ -122,7 +122,7 @@ class PriorTask:
     def __init__(self, preset: Preset, vqvae: VQVAE) -> None:
         self.preset = preset
         self.vqvae = vqvae.eval().requires_grad_(False)
-        self.model = PixelCNN(preset)
+        self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.rate = preset.prior_epochs, preset.prior_rate
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -132,7 +132,7 @@ class PriorTask:
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
         return F.cross_entropy(model(indices, level, grade).float(), indices)
 
-    def validate(self, model: nn.Module, batches: list[Batch]) -> Figures:
+    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures:
         losses = []
         for batch in batches:
             indices = self.vqvae.encode(batch["slice"])

@@ -44,15 +44,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        last = conv(channels, channels, 3)
+        nn.init.zeros_(last.weight)
         self.branch = nn.Sequential(
             ChannelNorm(channels),
             nn.SiLU(),
             conv(channels, channels, 3),
             ChannelNorm(channels),
             nn.SiLU(),
-            conv(channels, channels, 3),
+            last,
         )
-        nn.init.zeros_(self.branch[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)

@@ -117,7 +117,7 @@ def load(folder: Path) -> Loaded:
 
     The bytes that are hashed are the bytes that are used. Raises OasisVQError naming the first file that will not do.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     content = {name: _read_checked(folder / name, stamp) for name, stamp in manifest["files"].items()}
     try:
         preset = Preset.from_dict(manifest["preset"])
@@ -181,7 +181,7 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Re
 
 def describe(found: Resolved) -> dict[str, Any]:
     """What there is to say about weights, in plain values: `OasisVQ.info` but for the device."""
-    manifest = _read_manifest(found.folder)
+    manifest = read_manifest(found.folder)
     return {
         **{key: manifest[key] for key in ("preset", "data", "training", "files")},
         "source": found.source,
@@ -226,11 +226,11 @@ def publish(folder: Path, repo: str, private: bool = False) -> str:
 
 def model_card(folder: Path) -> str:
     """The README.md of a weights folder as the Hub wants it, made from its manifest and `results.json` (if any)."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     return write_card(manifest, _results(folder, manifest))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -355,7 +355,7 @@ def _gather(repo: str, revision: str | None, **options: Any) -> Path:
 
     try:
         manifest = Path(hf_hub_download(repo, MANIFEST, revision=revision, **options))
-        for name in _read_manifest(manifest.parent)["files"]:
+        for name in read_manifest(manifest.parent)["files"]:
             hf_hub_download(repo, name, revision=revision, **options)
     except OasisVQError:
         raise
