@@ -35,7 +35,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
-RECORDS = ("results.json", "vqvae.jsonl", "prior.jsonl")
+RESULTS = "results.json"
+RECORDS = (RESULTS, "vqvae.jsonl", "prior.jsonl")
 BUNDLED = Path(__file__).parent.parent / "checkpoints" / "base"
 
 # Seconds for all that the Hub may keep somebody waiting who did not ask for it by name. Its own client, left alone,
@@ -86,6 +87,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     """Describe the weights in `folder`: the manifest names every file that it finds, with size and sha256.
 
+    Results that were measured on other weights, as their own hashes tell, are left out.
+
     Args:
         folder: holds both safetensors files, and any of `results.json`, `vqvae.jsonl`, `prior.jsonl`.
         preset: the shapes of both models.
@@ -94,12 +97,13 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
 
     Raises OasisVQError when a model is missing.
     """
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for name in (*MODELS, *RECORDS):
         path = folder / name
         if path.is_file():
             content = path.read_bytes()
-            files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            if name != RESULTS or _measured(content, files, path):
+                files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         elif name in MODELS:
             raise OasisVQError(f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {folder}` first")
     manifest = {
@@ -255,7 +259,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _results(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text()) if "results.json" in manifest["files"] else {}
+    return json.loads((folder / RESULTS).read_text()) if RESULTS in manifest["files"] else {}
+
+
+def _measured(results: bytes, files: Mapping[str, Any], path: Path) -> bool:
+    """Whether results are those of the models among `files`."""
+    try:
+        hashes = json.loads(results)["weights_sha256"]
+        return all(hashes[name] == files[name]["sha256"] for name in MODELS)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OasisVQError(f"{path}: not what `python -m oasisvq evaluate --json` writes: delete it") from error
 
 
 def _read_checked(path: Path, stamp: Any) -> bytes:

@@ -1,0 +1,7 @@
+"""`python -m oasisvq`."""
+
+import sys
+
+from oasisvq.cli import main
+
+sys.exit(main())

@@ -1,0 +1,414 @@
+"""The command line: `python -m oasisvq COMMAND`. One function a command, which returns its figures; `main` shows them.
+
+What is heavy (torch, the models, the Hub's client) is imported by the command that needs it, so that help and typing
+errors answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oasisvq.errors import OasisVQError
+from oasisvq.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from oasisvq.pipeline import OasisVQ
+
+Figures = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 2 after an error of the user's (one line on stderr), or 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        figures = args.run(args)
+        if os.environ.get("RANK", "0") == "0":  # of the processes that `accelerate launch` starts, one speaks
+            _show(figures)
+            if args.json:
+                _write(args.json, (json.dumps(figures, indent=2) + "\n").encode())
+    except OasisVQError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {args.resume}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> Figures:
+    from oasisvq.data.layout import describe
+    from oasisvq.data.prepare import prepare_phantom, prepare_volumes
+
+    if args.volumes:
+        prepare_volumes(args.volumes, args.out, seed=args.seed)
+    else:
+        prepare_phantom(args.out, people=tuple(args.people), seed=args.seed)
+    return describe(args.out)
+
+
+def train(args: argparse.Namespace) -> Figures:
+    from oasisvq.training import train_prior, train_vqvae
+
+    run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
+    weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision)
+    history = [json.loads(line) for line in weights.with_suffix(".jsonl").read_text().splitlines()]
+    return {
+        "weights": str(weights),
+        "epochs": len(history),
+        "seconds": sum(h["seconds"] for h in history),
+        **history[-1],
+    }
+
+
+def package(args: argparse.Namespace) -> Figures:
+    from oasisvq import weights
+
+    if args.data:
+        from oasisvq.data.layout import describe
+
+        preset = _trained_preset(args.folder)
+        data, training = describe(args.data), _how_to_repeat(preset, args.precision)
+    else:
+        old = weights.read_manifest(args.folder)
+        preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
+    weights.write_manifest(args.folder, preset, data, training)
+    weights.write_atomically(args.folder / weights.CARD, weights.model_card(args.folder).encode())
+    return _files(weights.verify(args.folder))
+
+
+def verify(args: argparse.Namespace) -> Figures:
+    from oasisvq import weights
+
+    return _files(weights.verify(args.folder or weights.BUNDLED))
+
+
+def evaluate(args: argparse.Namespace) -> Figures:
+    from oasisvq.evaluation import evaluate
+
+    return evaluate(_load(args), args.data, args.split)
+
+
+def encode(args: argparse.Namespace) -> Figures:
+    import numpy as np
+    import torch
+
+    model = _load(args)
+    slices = torch.from_numpy(_read(args.files, model.preset.size))[:, None]
+    indices = np.concatenate([model.encode(part).numpy() for part in _progress(slices.split(64), "encoding")])
+    _write_npz(args.out, indices=indices, files=np.array([str(file) for file in args.files]))
+    return {"slices": len(indices), "grid": f"{model.preset.grid}x{model.preset.grid}", "out": str(args.out)}
+
+
+def reconstruct(args: argparse.Namespace) -> Figures:
+    import numpy as np
+    import torch
+
+    from oasisvq import metrics
+
+    names = [file.name.split(".")[0] for file in args.files]
+    for name in names:
+        if names.count(name) > 1:
+            raise OasisVQError(
+                f"two files are called {name}: their reconstructions would have one name, do one at a time"
+            )
+    model = _load(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for file, name, image in zip(args.files, names, _read(args.files, model.preset.size), strict=True):
+        coded = model.reconstruct(torch.from_numpy(image)[None, None])
+        original, picture = image + 0.5, coded.slices[0, 0].numpy() + 0.5
+        bits = float(model.surprise(coded.indices).sum())
+        rows.append(
+            {
+                "file": str(file),
+                "ssim": metrics.ssim(original, picture),
+                "ssim_foreground": metrics.foreground_ssim(original, picture),
+                "psnr": metrics.psnr(original, picture),
+                "bits": bits,
+            }
+        )
+        _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.grid}² codes")
+    means = {f"{key}_mean": float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "file"}
+    return {"slices": len(rows), **means, "out": str(args.out), "rows": rows}
+
+
+def sample(args: argparse.Namespace) -> Figures:
+    import numpy as np
+    from tqdm import tqdm
+
+    model = _load(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    drawn: list[np.ndarray] = []
+    bar = tqdm(total=args.count * model.preset.grid**2, desc="drawing", unit="code", disable=None, leave=False)
+    try:
+        for start in range(args.first, args.first + args.count, args.batch):
+            n = min(args.batch, args.first + args.count - start)
+            coded = model.sample(
+                n,
+                seed=args.seed,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                level=args.level,
+                grade=args.grade,
+                first=start,
+                on_step=lambda *_, n=n: bar.update(n),  # type: ignore[misc]
+            )
+            for i, picture in enumerate(coded.slices[:, 0].numpy() + 0.5, start):
+                how = f"drawn by oasisvq: seed {args.seed}, draw {i}, temperature {args.temperature:g}, no real person"
+                _write_png(args.out / f"draw_{i:05d}.png", picture, how)
+            drawn.append(coded.indices.numpy())
+    finally:
+        bar.close()
+        if drawn:
+            _write_npz(args.out / f"codes_{args.first:05d}.npz", indices=np.concatenate(drawn), first=args.first)
+    return {"draws": args.count, "first": args.first, "seed": args.seed, "out": str(args.out)}
+
+
+def publish(args: argparse.Namespace) -> Figures:
+    from oasisvq import weights
+
+    revision = weights.publish(args.weights or weights.BUNDLED, args.repo, private=args.private)
+    return {"repo": args.repo, "revision": revision}
+
+
+def pull(args: argparse.Namespace) -> Figures:
+    from oasisvq import weights
+
+    repo = args.repo or os.environ.get("OASISVQ_HUB_REPO")
+    if not repo:
+        raise OasisVQError("pull from where? Name a Hub repository, or set OASISVQ_HUB_REPO")
+    found = weights.resolve(repo, args.revision or os.environ.get("OASISVQ_HUB_REVISION"))
+    _note(found.notes)
+    return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
+
+
+def benchmark(args: argparse.Namespace) -> Figures:
+    path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
+    spec = importlib.util.spec_from_file_location(args.what, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise OasisVQError(f"{path} is missing: benchmarks come with the repository, run this from a clone of it")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(args.options)
+    return {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m oasisvq", description="Discrete codes for brain MRI slices.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    again = "nothing is half-written; run the same command again"
+
+    def command(name: str, run: Any, help: str, resume: str = again) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        sub.set_defaults(run=run, resume=resume)
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+        return sub
+
+    def takes_weights(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--weights", metavar="DIR|REPO", help="folder or Hub repository (default: as configured)")
+        sub.add_argument("--revision", help="commit of the Hub repository")
+
+    sub = command("prepare", prepare, "write the phantom cohort, or volumes of yours, as a folder of slices")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    sub.add_argument("--volumes", type=Path, metavar="DIR", help="OASIS-1 discs, or a folder of NIfTI volumes")
+    sub.add_argument("--people", type=_count, nargs=3, default=(302, 35, 17), metavar=("TRAIN", "VALIDATE", "TEST"))
+    sub.add_argument("--seed", type=int, default=0)
+
+    going_on = "run the same command again, it goes on after the last whole epoch"
+    sub = command("train", train, "train one of the two models", going_on)
+    sub.add_argument("model", choices=("vqvae", "prior"), help="the prior needs the VQ-VAE in --out")
+    sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of slices, as prepare writes it")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for weights, logs and checkpoints")
+    sub.add_argument("--preset", choices=tuple(PRESETS), default="base")
+    sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+
+    sub = command("package", package, "write manifest and model card for a finished training")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
+    sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
+    sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as given to train")
+
+    sub = command("verify", verify, "check weights against their manifest")
+    sub.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="(default: the bundled weights)")
+
+    sub = command("evaluate", evaluate, "measure reconstruction and prior on people")
+    sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of slices")
+    sub.add_argument("--split", choices=("train", "validate", "test"), default="test")
+    takes_weights(sub)
+
+    sub = command("encode", encode, "turn pictures of slices into codes")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w) and `files`")
+    takes_weights(sub)
+
+    sub = command("reconstruct", reconstruct, "encode and decode pictures of slices, and say what was lost")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
+    takes_weights(sub)
+
+    rest = "the draws so far are kept; draw the rest with --first and --count"
+    sub = command("sample", sample, "draw new slices from the prior", rest)
+    sub.add_argument("--count", type=_count, required=True, help="how many draws")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets draw_00000.png ... and their codes")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--first", type=int, default=0, metavar="N", help="number of the first draw of this seed")
+    sub.add_argument("--level", type=int, help="0 (lowest) to 31 (default: the model chooses)")
+    sub.add_argument("--grade", type=float, help="clinical dementia rating 0, 0.5, 1 or 2 (default: the model chooses)")
+    sub.add_argument("--temperature", type=float, default=1.0)
+    sub.add_argument("--top-k", type=_count, metavar="K", help="only the K likeliest codes at each position")
+    sub.add_argument("--batch", type=_count, default=16, help="draws at a time; changes speed alone")
+    takes_weights(sub)
+
+    sub = command("publish", publish, "upload weights and model card to the Hugging Face Hub in one commit")
+    sub.add_argument("repo", metavar="REPO", help="owner/name")
+    sub.add_argument("--weights", type=Path, metavar="DIR", help="(default: the bundled weights)")
+    sub.add_argument("--private", action="store_true", help="if the repository is made now")
+
+    sub = command("pull", pull, "download weights from the Hub, or find them in the cache, and verify them")
+    sub.add_argument("repo", nargs="?", metavar="REPO", help="owner/name (default: OASISVQ_HUB_REPO)")
+    sub.add_argument("--revision", help="commit, tag or branch (default: OASISVQ_HUB_REVISION, else the newest)")
+
+    sub = commands.add_parser("benchmark", help="measure speed", description="Options after the name are its own.")
+    sub.add_argument("what", choices=("sampler", "training"))
+    sub.add_argument("options", nargs=argparse.REMAINDER)
+    sub.set_defaults(run=benchmark, resume=again, json=None)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return value
+
+
+def _load(args: argparse.Namespace) -> OasisVQ:
+    from oasisvq.pipeline import OasisVQ
+
+    model = OasisVQ.from_pretrained(args.weights, args.revision)
+    _note(model.info["notes"])
+    return model
+
+
+def _read(files: Sequence[Path], size: int) -> np.ndarray:
+    """Pictures of single slices as the model reads them: float32 (N, size, size) in [-0.5, 0.5]."""
+    import numpy as np
+
+    from oasisvq.data.slices import normalise, to_model
+    from oasisvq.data.upload import read_image
+
+    return np.concatenate(
+        [to_model(normalise(read_image(f.read_bytes(), str(f)))[None], size) for f in _progress(files, "reading")]
+    )
+
+
+def _trained_preset(folder: Path) -> Preset:
+    """The preset that both trainings in a folder were run with."""
+    from safetensors import safe_open
+
+    presets = []
+    for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
+        if not path.is_file():
+            raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
+        with safe_open(path, "np") as file:
+            presets.append(Preset.from_dict(json.loads(file.metadata()["preset"])))
+    if presets[0] != presets[1]:
+        raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
+    return presets[0]
+
+
+def _how_to_repeat(preset: Preset, precision: str) -> Figures:
+    import torch
+
+    from oasisvq.training import mixed_precision
+
+    names = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
+    return {
+        "command": " && ".join(
+            f"python -m oasisvq train {model} --data DATA --out OUT --preset {preset.name}"
+            for model in ("vqvae", "prior")
+        ),
+        "precision": "bf16" if mixed_precision(precision) == "bf16" else "fp32",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "threads": torch.get_num_threads(),
+        "seed": preset.seed,
+    }
+
+
+def _files(manifest: Figures) -> Figures:
+    rows = {name: f"{stamp['bytes']:,} bytes, sha256 {stamp['sha256']}" for name, stamp in manifest["files"].items()}
+    return {"preset": manifest["preset"]["name"], "data": manifest["data"]["name"], **rows}
+
+
+def _write(path: Path, content: bytes) -> None:
+    from oasisvq.weights import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+
+
+def _write_npz(path: Path, **arrays: Any) -> None:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    _write(path, buffer.getvalue())
+
+
+def _write_png(path: Path, picture: np.ndarray, how: str) -> None:
+    """A picture in [0, 1] as 8-bit grey. What it is travels inside the file: it could pass for a scan."""
+    import numpy as np
+    from PIL import Image, PngImagePlugin
+
+    words = PngImagePlugin.PngInfo()
+    words.add_text("Synthetic", f"{how}. Research and teaching only, not for diagnosis.")
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=words)
+    _write(path, buffer.getvalue())
+
+
+def _progress(items: Any, label: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(items, label, disable=None, leave=False)
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _show(figures: Figures) -> None:
+    """The plain values among the figures, a line each, intervals beside their means; the rest is for --json."""
+    rows = {}
+    for key, value in figures.items():
+        if key.endswith("_sd"):
+            continue
+        if isinstance(value, float):
+            low_high = figures.get(f"{key.removesuffix('_mean')}_ci95")
+            rows[key] = f"{value:.4g}" + (
+                f"  (95 % interval {low_high[0]:.4g} to {low_high[1]:.4g})" if low_high else ""
+            )
+        elif isinstance(value, int):
+            rows[key] = f"{value:,}"
+        elif isinstance(value, str):
+            rows[key] = value
+        elif isinstance(value, dict) and all(isinstance(v, int | str) for v in value.values()):
+            rows[key] = ", ".join(f"{name} {v}" for name, v in value.items())
+    width = max(map(len, rows), default=0)
+    for key, text in rows.items():
+        print(f"{key.replace('_', ' '):<{width}}  {text}")

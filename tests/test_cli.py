@@ -1,0 +1,223 @@
+"""The command line, from the words that are typed to the files that lie there."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub_server import TOKEN, HubServer, Repository
+from PIL import Image
+from tiny_weights import REPO, TINY, forget_the_hub, point_at, write_weights
+
+from oasisvq import OasisVQ, cli, weights
+from oasisvq.data.slices import normalise, to_model
+from oasisvq.presets import PRESETS
+
+SOURCE = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path, monkeypatch):
+    forget_the_hub(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    path = write_weights(tmp_path / "bundled")
+    monkeypatch.setattr(weights, "BUNDLED", path)
+    return path
+
+
+@pytest.fixture
+def pictures(tiny_cohort):
+    return sorted((tiny_cohort / "keras_png_slices_test").iterdir())[:3]
+
+
+def run(*words) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def python_m_oasisvq(*words, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "oasisvq", *words],
+        cwd=SOURCE,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_names_every_command_without_loading_torch():
+    told = python_m_oasisvq("--help", PYTHONPROFILEIMPORTTIME="1")
+    assert told.returncode == 0
+    commands = ["prepare", "train", "package", "verify", "evaluate", "encode"]
+    for command in [*commands, "reconstruct", "sample", "publish", "pull", "benchmark"]:
+        assert f"\n    {command} " in told.stdout or f"\n    {command}\n" in told.stdout
+    assert " torch\n" not in told.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["sample", "--out", "x", "--count", "0"], ["train", "decoder"]])
+def test_typing_errors_exit_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["evaluate", "--data", "/no/such"], "/no/such"),
+        (["encode", "/no/such.png", "--out", "x.npz"], "/no/such.png"),
+        (["verify", "/no/such"], "/no/such"),
+        (["package", "/no/such"], "/no/such"),
+        (["train", "vqvae", "--data", "/no/such", "--out", "x"], "/no/such"),
+        (["sample", "--count", "1", "--out", "x", "--grade", "3"], "grade 3"),
+        (["sample", "--count", "1", "--out", "x", "--weights", "nowhere"], "nowhere"),
+        (["pull"], "OASISVQ_HUB_REPO"),
+        (["publish", REPO], "HF_ENDPOINT"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert names.replace("HF_ENDPOINT", "http://127.0.0.1:9") in lines[-1]
+
+
+def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "tiny", replace(TINY, levels=8, batch=8, vqvae_epochs=2, prior_epochs=1))
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    common = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--json", figures)
+    assert run("train", "vqvae", *common) == 0
+    assert json.loads(figures.read_text())["epochs"] == 2
+    assert run("package", out, "--data", tiny_cohort) == 2, "the prior is missing"
+    assert "prior" in capsys.readouterr().err
+    assert run("train", "prior", *common) == 0
+    assert run("package", out, "--data", tiny_cohort) == 0
+    assert run("evaluate", "--data", tiny_cohort, "--weights", out, "--json", out / "results.json") == 0
+    shown = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    low, high = results["ssim_ci95"]
+    assert f"{results['ssim_mean']:.4g}  (95 % interval {low:.4g} to {high:.4g})" in shown
+    assert (results["people"], results["slices"]) == (2, 16)
+    before = json.loads((out / "manifest.json").read_text())
+    assert run("package", out) == 0, "without --data what is known is kept"
+    after = json.loads((out / "manifest.json").read_text())
+    assert "results.json" in after["files"]
+    assert (after["data"], after["training"]) == (before["data"], before["training"])
+    assert after["training"]["precision"] in ("fp32", "bf16")
+    assert after["data"]["people"] == {"train": 4, "validate": 2, "test": 2}
+    assert f"{results['ssim_mean']:.4g}" in (out / "README.md").read_text()
+    assert run("verify", out) == 0
+    assert weights.describe(weights.resolve(out))["results"] == results
+
+
+def test_encode_gives_the_codes_that_python_gives(bundled, tiny_cohort, tmp_path):
+    files = sorted((tiny_cohort / "keras_png_slices_test").iterdir())
+    out = tmp_path / "deep" / "codes.npz"
+    assert run("encode", *files, "--out", out) == 0
+    with np.load(out) as saved:
+        indices, names = saved["indices"], saved["files"]
+    assert indices.shape == (16, 4, 4)
+    assert names.tolist() == [str(file) for file in files]
+    model = OasisVQ.from_pretrained()
+    for file, codes in zip(files, indices, strict=True):
+        with Image.open(file) as image:
+            slices = to_model(normalise(np.asarray(image))[None], TINY.size)
+        assert np.array_equal(model.encode(torch.from_numpy(slices)[None])[0].numpy(), codes)
+
+
+def test_reconstruct_writes_marked_pictures_and_figures(bundled, pictures, tmp_path):
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    assert run("reconstruct", *pictures, "--out", out, "--json", figures) == 0
+    told = json.loads(figures.read_text())
+    assert told["slices"] == 3
+    assert told["ssim_mean"] == pytest.approx(np.mean([row["ssim"] for row in told["rows"]]))
+    for file in pictures:
+        with Image.open(out / f"{file.name.split('.')[0]}.png") as image:
+            assert image.size == (16, 16)
+            assert "oasisvq" in image.text["Synthetic"]
+
+
+def test_two_files_of_one_name_are_not_written_over_each_other(bundled, pictures, tmp_path, capsys):
+    assert run("reconstruct", pictures[0], pictures[0], "--out", tmp_path / "out") == 2
+    assert "one name" in capsys.readouterr().err
+
+
+def test_draws_depend_on_seed_and_number_alone(bundled, tmp_path):
+    assert run("sample", "--count", 5, "--seed", 7, "--out", tmp_path / "a", "--batch", 5) == 0
+    assert run("sample", "--count", 2, "--seed", 7, "--out", tmp_path / "b", "--batch", 1) == 0
+    assert run("sample", "--count", 3, "--seed", 7, "--out", tmp_path / "b", "--first", 2, "--batch", 2) == 0
+    names = [f"draw_{i:05d}.png" for i in range(5)]
+    assert sorted(path.name for path in (tmp_path / "b").glob("*.png")) == names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with np.load(tmp_path / "a" / "codes_00000.npz") as a, np.load(tmp_path / "b" / "codes_00002.npz") as b:
+        assert np.array_equal(a["indices"][2:], b["indices"])
+    with Image.open(tmp_path / "a" / names[4]) as image:
+        assert "seed 7, draw 4" in image.text["Synthetic"]
+        assert "not for diagnosis" in image.text["Synthetic"]
+
+
+def test_an_interrupted_draw_keeps_what_is_drawn(bundled, tmp_path, monkeypatch, capsys):
+    drawn = OasisVQ.sample
+
+    def sample(self, n, *, first, **options):
+        if first == 2:
+            raise KeyboardInterrupt
+        return drawn(self, n, first=first, **options)
+
+    monkeypatch.setattr(OasisVQ, "sample", sample)
+    assert run("sample", "--count", 4, "--batch", 2, "--out", tmp_path / "out") == 130
+    assert "--first" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("draw_*.png"))) == 2
+    with np.load(tmp_path / "out" / "codes_00000.npz") as saved:
+        assert len(saved["indices"]) == 2
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("oasisvq.training.train_vqvae", stop)
+    assert run("train", "vqvae", "--data", tmp_path, "--out", tmp_path) == 130
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_publish_then_pull(bundled, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with HubServer() as hub:
+        point_at(monkeypatch, hub.url)
+        assert run("publish", REPO, "--private", "--json", tmp_path / "figures.json") == 0
+        revision = json.loads((tmp_path / "figures.json").read_text())["revision"]
+        assert revision in capsys.readouterr().out
+        assert hub.repos[REPO].private
+        monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+        assert run("pull", "--revision", revision) == 0
+        assert run("sample", "--count", 1, "--out", tmp_path / "draws") == 0
+    assert (tmp_path / "draws" / "draw_00000.png").is_file()
+
+
+def test_pull_heeds_hf_endpoint(bundled, tmp_path):
+    with HubServer() as hub:
+        hub.repos[REPO] = Repository()
+        commit = hub.repos[REPO].commit({path.name: path.read_bytes() for path in bundled.iterdir()})
+        told = python_m_oasisvq("pull", REPO, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"))
+    assert told.returncode == 0, told.stderr
+    assert commit in told.stdout
+    assert weights.verify(tmp_path / "home" / "hub" / "models--lab--brains" / "snapshots" / commit)
+
+
+def test_a_note_tells_why_other_weights_are_in_use(bundled, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+    assert run("sample", "--count", 1, "--out", tmp_path / "draws") == 0
+    assert "note: http://127.0.0.1:9 failed" in capsys.readouterr().err
