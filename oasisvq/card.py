@@ -32,7 +32,6 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     preset, data, training = manifest["preset"], manifest["data"], manifest["training"]
-    dataset = re.sub(r"[^a-z0-9]+", "-", data["name"].lower()).strip("-")
     measured = {key: label for key, label in (RECONSTRUCTION | CODES).items() if key in results}
     name = f"oasisvq {preset['name']}"
     front = ModelCardData(
@@ -41,16 +40,16 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         license="other",
         license_name="oasisvq-weights",
         license_link="README.md",
-        datasets=[dataset],
+        datasets=[_slug(data["name"])],
         tags=["vq-vae", "pixelcnn", "mri", "brain", "medical-imaging", "research-only"],
         metrics=list(measured) or None,
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type="image-reconstruction" if key in RECONSTRUCTION else "unconditional-image-generation",
-                dataset_type=dataset,
-                dataset_name=data["name"],
-                dataset_split="test",
+                dataset_type=_slug(results["data"]["name"]),
+                dataset_name=results["data"]["name"],
+                dataset_split=results["split"],
                 metric_type=key,
                 metric_name=label,
                 metric_value=results[key],
@@ -78,13 +77,17 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     )
 
 
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _figure(key: str, results: Mapping[str, Any]) -> str:
     text = f"{results[key]:.4g}"
     interval = results.get(f"{key.removesuffix('_mean')}_ci95")
     return f"{text} ({interval[0]:.4g} to {interval[1]:.4g})" if interval else text
 
 
-_MEASURED = """On {people} people ({slices} slices) that neither model has seen, by `python -m oasisvq evaluate`:
+_MEASURED = """On the {people} people of the {split} split of {data[name]} ({slices} slices), by `python -m oasisvq evaluate`:
 
 | Measure | Mean over people (95 % interval) |
 |---|---|

@@ -40,6 +40,8 @@ TRAINING = {
     "seed": 0,
 }
 RESULTS = {
+    "data": DATA,
+    "split": "test",
     "people": 1,
     "slices": 32,
     "ssim_mean": 0.93125,
