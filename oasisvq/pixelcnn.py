@@ -45,7 +45,7 @@ class GatedLayer(nn.Module):
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.condition = nn.Linear(channels, 4 * channels)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)  # whole channels: few random numbers to draw
 
     def forward(self, v: Tensor, h: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         bias_v, bias_h = self.condition(condition)[:, :, None, None].chunk(2, dim=1)  # (B, 2C, 1, 1) each
