@@ -13,10 +13,13 @@ Phantoms are no patients: they hold no pathology, and the ageing grade only wide
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 from scipy import ndimage
 from scipy.interpolate import BSpline
+from threadpoolctl import threadpool_limits
 
 from oasisvq.data.slices import CANVAS, FOREGROUND, normalise
 
@@ -50,11 +53,9 @@ class Atlas:
     origin: np.ndarray
 
 
+@cache
 def load_atlas() -> Atlas:
     """Read nilearn's copy of the template (nothing is downloaded) and sharpen it."""
-    # Slow to import, and wanted by the parent process alone: workers are handed the atlas.
-    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
-
     template = load_mni152_template(resolution=1)
     origin = -template.affine[:3, 3]
     margin = 14
@@ -92,12 +93,16 @@ def load_atlas() -> Atlas:
     )
 
 
-def person(atlas: Atlas, seed: int, index: int, levels: int = 32) -> tuple[np.ndarray, float]:
+def person(seed: int, index: int, levels: int = 32) -> tuple[np.ndarray, float]:
     """Slices of one made-up person, uint8 (levels, 256, 256), front up, and the grade (CDR) of their ageing.
 
     Depends on seed and index alone, so the cohort is the same in any order and on any number of processes.
     """
-    rng = np.random.default_rng([seed, index])
+    with threadpool_limits(1, "blas"):  # the last bit of a matrix product may depend on the number of threads
+        return _person(load_atlas(), np.random.default_rng([seed, index]), levels)
+
+
+def _person(atlas: Atlas, rng: np.random.Generator, levels: int) -> tuple[np.ndarray, float]:
     ageing = min(rng.gamma(1.4, 1.0), 5.0)
     y = ((CANVAS - 1) / 2 - np.arange(CANVAS)[_ROWS]) / _SCALE + _CENTRE_Y
     x = (np.arange(CANVAS)[_COLUMNS] - (CANVAS - 1) / 2) / _SCALE

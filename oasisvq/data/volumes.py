@@ -1,0 +1,160 @@
+"""Skull-stripped T1 volumes, OASIS-1 discs or any NIfTI files, to the axial slices the models read.
+
+Which levels: 32 neighbours, 1 mm apart, from the midbrain to the bodies of the lateral ventricles, where the slices
+that oasisvq was built on lie. They are found in any brain by its own size: their middle is 0.375 of its length (front
+to back) below its top, which is 12 mm above the anterior commissure in the MNI152 template.
+
+Which way up: NIfTI says how its axes lie. Analyze 7.5 does not; OASIS-1's T88 images are taken as nibabel takes any
+Analyze file, second axis to the front and third to the top. Which side is left is not known there: no claim is made.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
+
+from oasisvq.data.slices import CANVAS, FOREGROUND
+from oasisvq.errors import OasisVQError
+
+# Of the length of the brain, from its top down to the middle of the levels.
+_DEPTH = 0.375
+
+# Litres. Adult brains with the water in them hold 1 to 2.1; a head with skull and scalp more than 3.
+_BRAIN = (0.7, 2.5)
+
+_SESSION = re.compile(r"OAS1_(\d{4})_MR(\d)")
+_MASKED = re.compile(r"OAS1_(\d{4})_MR(\d)_mpr_n\d_anon_111_t88_masked_gfc\.hdr")
+_PERSON = re.compile(r"OAS1_\d{4}|sub-[0-9A-Za-z]+")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume on disk.
+
+    Attributes:
+        case: name in the PNG layout; OASIS-1's subject number (and MR2 for a second visit), else a running number.
+        person: whose brain it is; volumes of one person belong in one split.
+        file: the .hdr, .nii or .nii.gz.
+    """
+
+    case: str
+    person: str
+    file: Path
+
+
+def find_volumes(source: Path | str) -> list[Volume]:
+    """Every volume under a folder: OASIS-1 sessions when there are any, else NIfTI files, sorted.
+
+    A person is an OASIS-1 subject, or the `sub-...` of a BIDS path, or else each file is one.
+    Raises OasisVQError when there is nothing, or an OASIS-1 session has no masked T88 volume, or has two.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise OasisVQError(f"{source}: no such folder: give the folder of OASIS-1 discs or of NIfTI volumes")
+    sessions = sorted(
+        folder for folder in source.rglob("OAS1_*_MR*") if folder.is_dir() and _SESSION.fullmatch(folder.name)
+    )
+    if _SESSION.fullmatch(source.resolve().name):
+        sessions = [source]
+    if sessions:
+        return [_oasis(folder) for folder in sessions]
+    files = sorted(file for file in source.rglob("*") if file.name.lower().endswith((".nii", ".nii.gz")))
+    if not files:
+        raise OasisVQError(
+            f"{source}: neither OASIS-1 sessions (OAS1_0001_MR1) nor NIfTI volumes (.nii, .nii.gz) inside"
+        )
+    volumes = []
+    for number, file in enumerate(files, 1):
+        named = _PERSON.search(file.relative_to(source).as_posix())
+        volumes.append(Volume(f"{number:03d}", named[0] if named else stem(file), file))
+    return volumes
+
+
+def stem(file: Path) -> str:
+    """File name without .nii, .nii.gz or .hdr."""
+    return re.sub(r"\.(nii(\.gz)?|hdr)$", "", file.name, flags=re.IGNORECASE)
+
+
+def _oasis(folder: Path) -> Volume:
+    found = sorted(file for file in folder.rglob("*.hdr") if _MASKED.fullmatch(file.name))
+    if len(found) != 1:
+        what = "no skull-stripped volume" if not found else f"{len(found)} skull-stripped volumes"
+        raise OasisVQError(
+            f"{folder}: {what} *_t88_masked_gfc.hdr in PROCESSED/MPRAGE/T88_111: unpack the disc again, keep one"
+        )
+    name = _MASKED.fullmatch(found[0].name)
+    assert name is not None
+    visit = "" if name[2] == "1" else f"MR{name[2]}"
+    return Volume(f"{int(name[1]):03d}{visit}", f"OAS1_{name[1]}", found[0])
+
+
+def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one volume: float32 (X, Y, Z), y to the front and z to the top, and its voxel size in mm, (3,)."""
+    try:
+        image = nibabel.as_closest_canonical(nibabel.load(file))
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        voxel = np.array(image.header.get_zooms()[:3], dtype=float)
+    except (OSError, EOFError, ValueError, ImageFileError, HeaderDataError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OasisVQError(f"{file}: not a readable volume ({reason}): copy it again from where you got it") from error
+    data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
+    if data.ndim != 3:
+        shape = "x".join(map(str, data.shape))
+        raise OasisVQError(
+            f"{file}: {shape} voxels: expected one volume of three dimensions, take one out of the series"
+        )
+    if not (np.isfinite(voxel).all() and (voxel > 0).all()):
+        raise OasisVQError(f"{file}: the header gives no voxel size: convert it again with the size in millimetres")
+    return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), voxel
+
+
+def axial_slices(volume: np.ndarray, voxel: np.ndarray, name: str, levels: int = 32) -> np.ndarray:
+    """Cut the levels out of a volume as `read_volume` gives it: (levels, 256, 256) at 1 mm, lowest first, front up.
+
+    Brightness stays as it was. Volumes of 1 mm voxels are cut, not interpolated. `name` is for messages.
+    Raises OasisVQError when the volume is no skull-stripped whole brain.
+    """
+    positive = volume[volume > 0]
+    brain = volume > (FOREGROUND * np.percentile(positive, 99.5) if positive.size else 0)
+    litres = brain.sum() * voxel.prod() / 1e6
+    if len(np.unique(positive[:100_000])) < 16:
+        raise OasisVQError(f"{name}: only a few different values: a mask or label map, take it out of the folder")
+    if litres > _BRAIN[1]:
+        raise OasisVQError(
+            f"{name}: {litres:.1f} litres are not background, a brain has under {_BRAIN[1]}: not skull-stripped, "
+            "strip it first (SynthStrip, HD-BET or FSL bet)"
+        )
+    if litres < _BRAIN[0]:
+        raise OasisVQError(
+            f"{name}: only {litres:.2f} litres of brain: a whole adult brain is needed, voxel size in mm"
+        )
+
+    _, (back, front), (_, top) = (_extent(brain, axis) for axis in range(3))
+    middle = top - _DEPTH * (front - back + 1) * voxel[1] / voxel[2]
+    z = np.round(middle) + (np.arange(levels) - levels // 2) * (32 / levels) / voxel[2]
+    if z[0] < 0:
+        raise OasisVQError(
+            f"{name}: the volume ends {-z[0] * voxel[2]:.0f} mm above the lowest level: a whole brain is needed"
+        )
+
+    band = brain[:, :, int(z[0]) : int(z[-1]) + 1]
+    x, y = (
+        sum(_extent(band, axis)) // 2 + sign * (np.arange(CANVAS) - CANVAS // 2) / voxel[axis]
+        for axis, sign in ((0, 1), (1, -1))
+    )
+    where = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]))
+    return ndimage.map_coordinates(volume, where, order=1)
+
+
+def _extent(brain: np.ndarray, axis: int) -> tuple[int, int]:
+    """First and last voxel of the brain along an axis; planes with under 5 % of the fullest one's voxels are specks."""
+    profile = brain.sum(axis=tuple(other for other in range(3) if other != axis))
+    inside = np.flatnonzero(profile >= 0.05 * profile.max())
+    return int(inside[0]), int(inside[-1])
