@@ -1,0 +1,141 @@
+"""Plotly figures, used by the app and by reports. Pictures are (H, W) in [0, 1]; every scale is fixed and labelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.colors import sequential
+from plotly.subplots import make_subplots
+
+Picture = NDArray[np.floating]
+
+DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
+BITS_LIMIT = 12.0  # bits a code on the surprise scale; more shows as this
+# Without its first colour, #000004: Streamlit takes #000001 to #000040 for names of its theme's colours.
+HEAT = sequential.Inferno[1:]
+TRAINING, VALIDATION = "#7a8794", "#0f7d74"
+
+
+def comparison(original: Picture, reconstruction: Picture, similarity: Picture) -> go.Figure:
+    """Original, reconstruction, difference and SSIM map as four panels whose zoom and pan are linked."""
+    titles = ("Original", "Reconstruction", "Difference: reconstruction − original", "SSIM map: local likeness")
+    figure = make_subplots(2, 2, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.07)
+    for column, picture in enumerate((original, reconstruction), start=1):
+        figure.add_trace(_panel(picture, "coloraxis", "grey %{z:.3f}"), 1, column)
+    figure.add_trace(_panel(reconstruction - original, "coloraxis2", "difference %{z:+.3f}"), 2, 1)
+    figure.add_trace(_panel(similarity, "coloraxis3", "SSIM %{z:.3f}"), 2, 2)
+    _linked_pictures(figure, original.shape)
+    top, bottom = {"y": 0.77, "len": 0.46}, {"len": 0.23, "orientation": "v"}
+    figure.update_layout(
+        height=720,
+        coloraxis=_scale("Greys_r", 0, 1, "grey", top),
+        coloraxis2=_scale("RdBu_r", -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT, "difference", bottom | {"y": 0.36}),
+        coloraxis3=_scale("Cividis", 0, 1, "SSIM", bottom | {"y": 0.1}),
+    )
+    return figure
+
+
+def surprise(picture: Picture, bits: NDArray[np.floating]) -> go.Figure:
+    """The slice, and beside it bits per code (h, w) as a heat map under the slice's outlines, zoom and pan linked."""
+    height, width = picture.shape
+    rows, columns = bits.shape
+    figure = make_subplots(1, 2, subplot_titles=("Slice", "Bits per code"), horizontal_spacing=0.03)
+    figure.add_trace(_panel(picture, "coloraxis", "grey %{z:.3f}"), 1, 1)
+    figure.add_trace(
+        go.Heatmap(
+            z=np.round(bits, 2),
+            x=(np.arange(columns) + 0.5) * width / columns - 0.5,
+            y=(np.arange(rows) + 0.5) * height / rows - 0.5,
+            coloraxis="coloraxis2",
+            hovertemplate="%{z:.1f} bits<extra></extra>",
+        ),
+        1,
+        2,
+    )
+    figure.add_trace(
+        go.Contour(
+            z=np.round(picture, 4),
+            contours={"coloring": "none", "start": 0.35, "end": 0.35},
+            line={"color": "rgba(255, 255, 255, 0.6)", "width": 1},
+            showscale=False,
+            hoverinfo="skip",
+        ),
+        1,
+        2,
+    )
+    _linked_pictures(figure, picture.shape)
+    figure.update_layout(
+        height=460,
+        coloraxis=_scale("Greys_r", 0, 1, "grey", {}) | {"showscale": False},
+        coloraxis2=_scale(HEAT, 0, BITS_LIMIT, "bits per code", {}),
+    )
+    return figure
+
+
+def curves(history: Sequence[Mapping[str, float]], training: str | None, validation: str, label: str) -> go.Figure:
+    """A figure over epochs: validation, and training where it is measured in the same unit."""
+    figure = go.Figure()
+    epochs = [line["epoch"] for line in history]
+    for name, key, colour in (("training", training, TRAINING), ("validation", validation, VALIDATION)):
+        if key is not None:
+            figure.add_scatter(
+                x=epochs,
+                y=[line[key] for line in history],
+                name=name,
+                mode="lines+markers",
+                line={"color": colour},
+                marker={"size": 5},
+            )
+    figure.update_layout(
+        height=300,
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        xaxis_title="epoch",
+        yaxis_title=label,
+        legend={"orientation": "h", "y": 1.12},
+        hovermode="x unified",
+    )
+    return figure
+
+
+def prior_curves(history: Sequence[Mapping[str, float]]) -> go.Figure:
+    """Bits per code of the prior over epochs; its training loss is logged in nats."""
+    in_bits = [dict(line) | {"train_bits": line["train_loss"] / math.log(2)} for line in history]
+    return curves(in_bits, "train_bits", "val_nll_bits", "bits per code")
+
+
+def by_level(values: Sequence[float], label: str) -> go.Figure:
+    """One figure per level of the head, lowest level first."""
+    figure = go.Figure(go.Scatter(y=list(values), mode="lines+markers", line={"color": VALIDATION}))
+    figure.update_layout(
+        height=280,
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        xaxis_title="level of the slice, 0 = lowest",
+        yaxis_title=label,
+    )
+    return figure
+
+
+def _panel(picture: Picture, coloraxis: str, hover: str) -> go.Heatmap:
+    told = f"x %{{x}}, y %{{y}}: {hover}<extra></extra>"
+    return go.Heatmap(z=np.round(picture, 4), coloraxis=coloraxis, hovertemplate=told)
+
+
+def _linked_pictures(figure: go.Figure, shape: tuple[int, ...]) -> None:
+    height, width = shape
+    figure.update_xaxes(matches="x", visible=False, range=[-0.5, width - 0.5], constrain="domain")
+    figure.update_yaxes(matches="y", visible=False, range=[height - 0.5, -0.5], scaleanchor="x", constrain="domain")
+    figure.update_layout(margin={"l": 0, "r": 0, "t": 28, "b": 0}, dragmode="zoom")
+
+
+def _scale(colours: str | list[str], low: float, high: float, title: str, bar: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "colorscale": colours,
+        "cmin": low,
+        "cmax": high,
+        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12} | bar,
+    }

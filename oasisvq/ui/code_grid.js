@@ -1,0 +1,389 @@
+// The code grid: a picture to paint codes on. Python owns the codes (oasisvq/ui/editor.py); this file draws what Python
+// says and numbers what the user does. The whole queue of operations that Python has not acknowledged is sent each time,
+// so that a message overtaken by the next one loses nothing; what is on its way is drawn ahead as palette tiles.
+
+const CELL = 60; // canvas pixels a cell, twice what is shown, for sharp lines on dense screens
+const TILE = 16; // palette canvas pixels a code
+const PALETTE_COLUMNS = 32;
+const RESEND_MS = 2000;
+const CHANGED = "#ffb13b";
+const SELECTED = "#36c5f0";
+
+const settings = { tool: "paint", code: null, brush: 1, lines: true, numbers: false }; // kept across pages
+const grids = new WeakMap();
+
+export default function (component) {
+  const root = component.parentElement;
+  if (!grids.has(root)) grids.set(root, new CodeGrid(root));
+  const grid = grids.get(root);
+  grid.publish = (queue) => component.setStateValue("queue", queue);
+  grid.receive(component.data);
+  return () => clearTimeout(grid.timer);
+}
+
+class CodeGrid {
+  constructor(root) {
+    this.find = (selector) => root.querySelector(selector);
+    this.buttons = [...root.querySelectorAll("button")];
+    this.picture = this.find(".picture");
+    this.palette = this.find(".palette");
+    this.pending = []; // operations numbered but not acknowledged
+    this.stroke = null; // the stroke under way
+    this.cursor = null; // cell of the keyboard or the pointer
+    this.byKeyboard = false;
+    this.listen();
+  }
+
+  // What Python says: data = {epoch, ack, width, height, indices, original, selection, image, palette, order, undo, redo}.
+
+  receive(data) {
+    if (data.epoch !== this.epoch) {
+      this.pending = [];
+      this.stroke = null;
+      this.seq = data.ack;
+      this.epoch = data.epoch;
+    }
+    this.data = data;
+    this.pending = this.pending.filter((operation) => operation.seq > data.ack);
+    this.indices = [...data.indices];
+    this.selection = new Set(data.selection);
+    this.ahead = new Set();
+    this.pending.forEach((operation) => this.foresee(operation));
+    this.stroke?.cells.forEach((cell) => this.foreseeCell(this.stroke, cell));
+    settings.code ??= data.order[data.order.length >> 1];
+    if (this.stroke && !this.pending.length) this.flush();
+
+    this.image = greyCanvas(data.image);
+    this.picture.dataset.ack = data.ack;
+    if (data.palette.bytes !== this.paletteBytes) {
+      this.paletteBytes = data.palette.bytes;
+      this.tiles = greyCanvas(data.palette);
+      this.drawPalette();
+    }
+    this.show();
+  }
+
+  foresee(operation) {
+    (operation.cells ?? []).forEach((cell) => this.foreseeCell(operation, cell));
+  }
+
+  foreseeCell({ kind, code }, cell) {
+    if (kind === "select") this.selection.add(cell);
+    else if (kind === "deselect") this.selection.delete(cell);
+    else {
+      this.indices[cell] = kind === "paint" ? code : this.data.original[cell];
+      this.ahead.add(cell);
+    }
+  }
+
+  // What the user does.
+
+  push(operation) {
+    this.pending.push({ seq: ++this.seq, ...operation });
+    this.send();
+  }
+
+  send() {
+    clearTimeout(this.timer);
+    if (!this.pending.length) return;
+    this.publish({ epoch: this.epoch, operations: this.pending });
+    this.timer = setTimeout(() => this.send(), RESEND_MS);
+  }
+
+  begin(cell) {
+    let kind = settings.tool;
+    if (kind === "pick") return this.pick(cell);
+    if (kind === "select" && this.selection.has(cell)) kind = "deselect";
+    this.stroke = { kind, code: settings.code, id: this.seq + 1, cells: new Set(), seen: new Set(), last: cell };
+    this.extend(cell);
+  }
+
+  extend(cell) {
+    for (const step of this.line(this.stroke.last, cell)) {
+      for (const touched of this.brush(step)) {
+        if (this.stroke.seen.has(touched)) continue;
+        this.stroke.seen.add(touched);
+        this.stroke.cells.add(touched);
+        this.foreseeCell(this.stroke, touched);
+      }
+    }
+    this.stroke.last = cell;
+    // One message under way at a time while the pointer is down: the picture follows as fast as the server can.
+    if (!this.pending.length) this.flush();
+  }
+
+  flush() {
+    const { kind, code, id, cells } = this.stroke;
+    if (!cells.size) return;
+    this.stroke.cells = new Set();
+    this.push({ kind, code, stroke: id, cells: [...cells] });
+  }
+
+  end() {
+    if (!this.stroke) return;
+    this.flush();
+    this.stroke = null;
+  }
+
+  pick(cell) {
+    this.choose(this.indices[cell]);
+    settings.tool = "paint";
+    this.show();
+  }
+
+  choose(code) {
+    settings.code = code;
+    this.say(`Code ${code}`);
+    this.drawPalette();
+    this.show();
+  }
+
+  act(action) {
+    this.push({ kind: action });
+    this.say(action);
+  }
+
+  // Cells.
+
+  brush(cell) {
+    const { width, height } = this.data;
+    const before = (settings.brush - 1) >> 1;
+    const top = Math.floor(cell / width) - before;
+    const left = (cell % width) - before;
+    const cells = [];
+    for (let row = Math.max(0, top); row < Math.min(height, top + settings.brush); row++)
+      for (let column = Math.max(0, left); column < Math.min(width, left + settings.brush); column++)
+        cells.push(row * width + column);
+    return cells;
+  }
+
+  line(from, to) {
+    const { width } = this.data;
+    const [r0, c0, r1, c1] = [Math.floor(from / width), from % width, Math.floor(to / width), to % width];
+    const steps = Math.max(Math.abs(r1 - r0), Math.abs(c1 - c0), 1);
+    return Array.from({ length: steps + 1 }, (_, i) => {
+      const t = i / steps;
+      return Math.round(r0 + t * (r1 - r0)) * width + Math.round(c0 + t * (c1 - c0));
+    });
+  }
+
+  cellAt(event) {
+    const { left, top, width, height } = this.picture.getBoundingClientRect();
+    const column = clamp(Math.floor(((event.clientX - left) / width) * this.data.width), this.data.width);
+    const row = clamp(Math.floor(((event.clientY - top) / height) * this.data.height), this.data.height);
+    return row * this.data.width + column;
+  }
+
+  codeAt(event) {
+    const { left, top, width, height } = this.palette.getBoundingClientRect();
+    const rows = Math.ceil(this.data.order.length / PALETTE_COLUMNS);
+    const column = clamp(Math.floor(((event.clientX - left) / width) * PALETTE_COLUMNS), PALETTE_COLUMNS);
+    const row = clamp(Math.floor(((event.clientY - top) / height) * rows), rows);
+    return this.data.order[row * PALETTE_COLUMNS + column] ?? settings.code;
+  }
+
+  // Events.
+
+  listen() {
+    const { picture, palette } = this;
+    picture.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      picture.setPointerCapture(event.pointerId);
+      this.byKeyboard = false;
+      this.cursor = this.cellAt(event);
+      this.begin(this.cursor);
+      this.show();
+    });
+    picture.addEventListener("pointermove", (event) => {
+      const way = event.getCoalescedEvents?.() ?? [];
+      for (const point of way.length ? way : [event]) {
+        this.cursor = this.cellAt(point);
+        if (this.stroke) this.extend(this.cursor);
+      }
+      this.byKeyboard = false;
+      this.show();
+    });
+    for (const over of ["pointerup", "pointercancel", "lostpointercapture"])
+      picture.addEventListener(over, () => this.end());
+    picture.addEventListener("pointerleave", () => {
+      if (!this.stroke && !this.byKeyboard) this.cursor = null;
+      this.show();
+    });
+    picture.addEventListener("keydown", (event) => this.pictureKey(event));
+    palette.addEventListener("click", (event) => this.choose(this.codeAt(event)));
+    palette.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -PALETTE_COLUMNS, ArrowDown: PALETTE_COLUMNS }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      this.nextCode(step);
+    });
+    for (const button of this.buttons)
+      button.addEventListener("click", () => {
+        if (button.dataset.tool) settings.tool = button.dataset.tool;
+        else this.act(button.dataset.action);
+        this.show();
+      });
+    this.find(".brush").addEventListener("input", (event) => {
+      settings.brush = Number(event.target.value);
+      this.show();
+    });
+    for (const option of ["lines", "numbers"])
+      this.find(`.${option}`).addEventListener("change", (event) => {
+        settings[option] = event.target.checked;
+        this.show();
+      });
+  }
+
+  pictureKey(event) {
+    const { width, height } = this.data;
+    const key = event.key.toLowerCase();
+    if (event.ctrlKey || event.metaKey) {
+      if (key !== "z" && key !== "y") return;
+      event.preventDefault();
+      return this.act(key === "y" || event.shiftKey ? "redo" : "undo");
+    }
+    const cell = this.cursor ?? Math.floor(height / 2) * width + Math.floor(width / 2);
+    const [row, column] = [Math.floor(cell / width), cell % width];
+    const moved = {
+      arrowup: [row - 1, column],
+      arrowdown: [row + 1, column],
+      arrowleft: [row, column - 1],
+      arrowright: [row, column + 1],
+    }[key];
+    if (moved) {
+      this.cursor = clamp(moved[0], height) * width + clamp(moved[1], width);
+      this.say(this.describe(this.cursor));
+    } else if (key === " " || key === "enter") {
+      this.cursor = cell;
+      this.begin(cell);
+      this.end();
+      this.say(`${settings.tool}: ${this.describe(cell)}`);
+    } else if (key === "p") this.pick(cell);
+    else if (key === "[" || key === "]") this.nextCode(key === "]" ? 1 : -1);
+    else return;
+    event.preventDefault();
+    this.byKeyboard = true;
+    this.show();
+  }
+
+  nextCode(step) {
+    const { order } = this.data;
+    this.choose(order[clamp(order.indexOf(settings.code) + step, order.length)]);
+  }
+
+  // Drawing.
+
+  describe(cell) {
+    const { width } = this.data;
+    return `row ${Math.floor(cell / width) + 1}, column ${(cell % width) + 1}, code ${this.indices[cell]}`;
+  }
+
+  say(text) {
+    this.find(".spoken").textContent = text;
+  }
+
+  drawTile(context, code, x, y, size) {
+    const side = this.data.palette.tile;
+    context.imageSmoothingEnabled = false; // it would let the neighbours in the strip of tiles shine through
+    context.drawImage(this.tiles, 0, code * side, side, side, x, y, size, size);
+  }
+
+  drawPalette() {
+    const { order } = this.data;
+    const rows = Math.ceil(order.length / PALETTE_COLUMNS);
+    this.palette.width = PALETTE_COLUMNS * TILE;
+    this.palette.height = rows * TILE;
+    const context = this.palette.getContext("2d");
+    order.forEach((code, i) => {
+      this.drawTile(context, code, (i % PALETTE_COLUMNS) * TILE, Math.floor(i / PALETTE_COLUMNS) * TILE, TILE);
+    });
+    const at = order.indexOf(settings.code);
+    outline(context, CHANGED, (at % PALETTE_COLUMNS) * TILE, Math.floor(at / PALETTE_COLUMNS) * TILE, TILE, 3);
+    this.palette.setAttribute("aria-label", `Palette of ${order.length} codes, code ${settings.code} chosen`);
+  }
+
+  show() {
+    const { data, indices } = this;
+    const { width, height } = data;
+    const changed = indices.filter((code, cell) => code !== data.original[cell]).length;
+    Object.assign(this.picture, { width: width * CELL, height: height * CELL });
+    this.picture.setAttribute(
+      "aria-label",
+      `Code grid of ${height} rows and ${width} columns over the decoded slice, ${changed} cells changed`,
+    );
+    const context = this.picture.getContext("2d");
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.image, 0, 0, width * CELL, height * CELL);
+    const place = (cell) => [(cell % width) * CELL, Math.floor(cell / width) * CELL];
+    this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...place(cell), CELL));
+
+    if (settings.lines) {
+      context.fillStyle = "rgba(255, 255, 255, 0.16)";
+      for (let c = 1; c < width; c++) context.fillRect(c * CELL - 1, 0, 2, height * CELL);
+      for (let r = 1; r < height; r++) context.fillRect(0, r * CELL - 1, width * CELL, 2);
+    }
+    context.fillStyle = "rgba(54, 197, 240, 0.38)";
+    this.selection.forEach((cell) => context.fillRect(...place(cell), CELL, CELL));
+    indices.forEach((code, cell) => {
+      if (code !== data.original[cell]) outline(context, CHANGED, ...place(cell), CELL, 3);
+    });
+    if (settings.numbers) {
+      context.font = `${CELL * 0.36}px sans-serif`;
+      context.textAlign = "center";
+      context.textBaseline = "middle";
+      context.lineWidth = 5;
+      context.strokeStyle = "rgba(0, 0, 0, 0.75)";
+      context.fillStyle = "#fff";
+      indices.forEach((code, cell) => {
+        const [x, y] = place(cell);
+        context.strokeText(code, x + CELL / 2, y + CELL / 2);
+        context.fillText(code, x + CELL / 2, y + CELL / 2);
+      });
+    }
+    if (this.cursor !== null) {
+      const cells = settings.tool === "pick" ? [this.cursor] : this.brush(this.cursor);
+      const colour = settings.tool === "select" ? SELECTED : "#fff";
+      cells.forEach((cell) => outline(context, colour, ...place(cell), CELL, 4));
+    }
+
+    for (const button of this.buttons) {
+      const { tool, action } = button.dataset;
+      if (tool) button.setAttribute("aria-pressed", String(settings.tool === tool));
+      else
+        button.disabled =
+          !this.pending.length &&
+          { undo: !data.undo, redo: !data.redo, reset: !changed, clear: !this.selection.size }[action];
+    }
+    this.find(".brush").value = settings.brush;
+    this.find(".brush-size").textContent = `${settings.brush} × ${settings.brush}`;
+    this.find(".lines").checked = settings.lines;
+    this.find(".numbers").checked = settings.numbers;
+    this.find(".legend .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
+    const tile = this.find(".tile").getContext("2d");
+    this.drawTile(tile, settings.code, 0, 0, 48);
+    this.find(".tile").setAttribute("aria-label", `Code ${settings.code} decoded on its own`);
+    const uses = indices.filter((code) => code === settings.code).length;
+    this.find(".code").textContent = `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice`;
+  }
+}
+
+function clamp(value, size) {
+  return Math.min(Math.max(value, 0), size - 1);
+}
+
+function outline(context, colour, x, y, size, line) {
+  context.strokeStyle = colour;
+  context.lineWidth = line;
+  context.strokeRect(x + line / 2, y + line / 2, size - line, size - line);
+}
+
+// Raw grey bytes in base64, row by row, {bytes, width, height} -> a canvas of that size.
+function greyCanvas({ bytes, width, height }) {
+  const grey = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const image = new ImageData(width, height);
+  grey.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}

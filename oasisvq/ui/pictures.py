@@ -1,0 +1,78 @@
+"""Pictures as pixels: enlarging, colouring codes, marking what is synthetic, PNG. Pictures are (H, W) in [0, 1]."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+Picture = NDArray[np.floating]
+
+MARK = "SYNTHETIC"
+SIDE = 320
+_BLANK = (128, 128, 128)
+
+
+def grey_bytes(picture: Picture) -> NDArray[np.uint8]:
+    """[0, 1] to 0..255, clipped and rounded."""
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def enlarge(picture: Picture, side: int = SIDE) -> Image.Image:
+    """Grey picture, its longer side `side` pixels, bicubic."""
+    image = Image.fromarray(grey_bytes(picture))
+    scale = side / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def synthetic(picture: Picture, side: int = SIDE) -> Image.Image:
+    """Enlarged, with a visible mark in the lower left corner: this is nobody's brain."""
+    image = enlarge(picture, side)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=side / 20)
+    left, top, right, bottom = draw.textbbox((side / 40, image.height - side / 40), MARK, font=font, anchor="lb")
+    draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill=0)
+    draw.text((left, bottom), MARK, fill=200, font=font, anchor="lb")
+    return image
+
+
+def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], known: NDArray[np.bool_]) -> Image.Image:
+    """The index grid (h, w) in colours, dark codes violet to bright codes yellow; codes not yet known are grey.
+
+    `rank` (K,) says where each code stands from dark to bright.
+    """
+    cells = np.where(known[..., None], _colours(len(rank))[rank[indices]], _BLANK)
+    image = Image.fromarray(np.rint(cells).astype(np.uint8))
+    return image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+@cache
+def _colours(size: int) -> NDArray[np.floating]:
+    return np.array([unlabel_rgb(colour) for colour in sample_colorscale("Viridis", np.linspace(0, 1, size))])
+
+
+def mosaic(images: Sequence[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:
+    """Images of one size side by side, `columns` a row."""
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
+    return sheet
+
+
+def png(image: Image.Image, notes: Mapping[str, object]) -> bytes:
+    """PNG with `notes` as its text fields, so that a file that travels alone still says what it is."""
+    fields = PngInfo()
+    for name, value in notes.items():
+        fields.add_text(name, str(value))
+    content = io.BytesIO()
+    image.save(content, "png", pnginfo=fields)
+    return content.getvalue()

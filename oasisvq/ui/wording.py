@@ -1,0 +1,122 @@
+"""What the app says about itself, in one place. Figures are never written here: they come with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+DISCLAIMER = "Research and teaching only, not for diagnosis."
+
+WHAT = """
+A **slice** of a brain scan goes in. The **VQ-VAE** describes it with a small grid of **codes**, each taken from a
+codebook of a few hundred entries that it learned by itself, and paints the slice again from nothing but those codes.
+The **PixelCNN** then learned which codes tend to follow which. It can say how expected each code of a slice is, fill
+in a region, or draw a whole slice that never existed.
+"""
+
+MORE = """
+- **Codes.** The encoder turns the slice into a grid of vectors; each is replaced by its nearest entry in the codebook
+  (vector quantisation, [van den Oord et al. 2017](https://arxiv.org/abs/1711.00937)). The decoder sees only those
+  entries.
+- **Prior.** The PixelCNN writes the probability of the whole grid as a product, code by code in reading order: p(z) =
+  ∏ᵢ p(zᵢ | z₁ … zᵢ₋₁) ([van den Oord et al. 2016](https://arxiv.org/abs/1606.05328)). Drawing samples each factor in
+  turn.
+- **Bits.** −log₂ p(zᵢ | …) is what code i costs in bits. Few bits: the model expected it. Many: it is unusual for
+  this model.
+- **SSIM.** Structural similarity of two pictures, 1 when they are equal ([Wang et al.
+  2004](https://doi.org/10.1109/TIP.2003.819861)).
+"""
+
+UNUSUAL = """
+A bright cell is a code that the prior did not expect after the codes above it and to its left: it is **unusual for
+this model**. That is a statement about the model and the slices it has seen, not about the person. Noise, another
+scanner, a shifted head or a rare but healthy shape are unusual too, and a real finding may not be.
+"""
+
+LIMITS = """
+- The model knows axial, skull-stripped T1 slices like those it was trained on. It turns anything else into the
+  nearest thing that it knows, without complaint.
+- A reconstruction is a drawing made from codes. A small finding may vanish in it, and detail may appear that was
+  never there.
+- Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
+  patients.
+- The app does not say which side is left: most pictures that are uploaded do not tell.
+- Intervals are over people of one data set. Another scanner, age group or preparation was not measured.
+"""
+
+CITATION = """
+Marcus DS, Wang TH, Parker J, Csernansky JG, Morris JC, Buckner RL. Open Access Series of Imaging Studies (OASIS):
+cross-sectional MRI data in young, middle aged, nondemented, and demented older adults. *Journal of Cognitive
+Neuroscience* 2007; 19(9): 1498–1507. [doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498)
+"""
+
+TRAIN = """
+Put your slices in the layout of `keras_png_slices_data`, or let `prepare` make it from OASIS-1 discs or a folder of
+skull-stripped NIfTI volumes, then train both models, measure them and write their card with one command:
+
+```bash
+python -m oasisvq prepare --help          # volumes to slices, people split once and for all
+./train_all.sh --data DIR --out OUT       # VQ-VAE, prior, results, model card; picks up where it stopped
+python -m oasisvq evaluate --help         # the table above, on your own held-out people
+```
+"""
+
+GRADES = {0.0: "0, none", 0.5: "0.5, very mild", 1.0: "1, mild", 2.0: "2, moderate"}
+
+SOURCES = {
+    "bundled": "bundled with the app",
+    "cache": "Hugging Face Hub, from this machine's cache",
+    "hub": "Hugging Face Hub, downloaded just now",
+    "folder": "a folder on this machine",
+}
+
+
+class Measure(NamedTuple):
+    """A figure of `results.json`: its key there, what to call it, how to print it, what it means."""
+
+    key: str
+    label: str
+    form: str
+    meaning: str
+
+    def value(self, results: Mapping[str, Any]) -> str:
+        """The figure as text."""
+        return format(results[self.key], self.form)
+
+    def interval(self, results: Mapping[str, Any]) -> str | None:
+        """Its 95 % interval over people as text, where one was measured."""
+        bounds = results.get(f"{self.key.removesuffix('_mean')}_ci95")
+        return None if bounds is None else " to ".join(format(bound, self.form) for bound in bounds)
+
+
+MEASURES = (
+    Measure("ssim_mean", "SSIM", ".3f", "likeness of reconstruction and original, 1 = equal"),
+    Measure("ssim_foreground_mean", "SSIM, brain only", ".3f", "the same without the easy black background"),
+    Measure("psnr_mean", "PSNR", ".1f", "peak signal over error, in dB"),
+    Measure("sharpness_mean", "Sharpness", ".2f", "edges kept inside the brain, 1 = all"),
+    Measure(
+        "nll_bits_per_code", "Bits per code, prior", ".2f", "what the PixelCNN needs to name a code it has not seen"
+    ),
+    Measure("nll_bits_per_brain_code", "Bits per brain code, prior", ".2f", "the same on cells that are mostly brain"),
+    Measure(
+        "table_bits_per_code", "Bits per code, two neighbours", ".2f", "a table of left and upper neighbour instead"
+    ),
+    Measure(
+        "histogram_bits_per_code", "Bits per code, histogram", ".2f", "how often each code occurs, and nothing else"
+    ),
+    Measure("bytes_per_slice_prior", "Bytes per slice, prior", ".0f", "a whole slice under the prior"),
+    Measure("bits_per_pixel", "Bits per pixel, plain", ".3f", "every code written with the same number of bits"),
+    Measure("codebook_utilisation", "Codebook in use", ".0%", "share of the codes that occur at all"),
+    Measure("perplexity", "Perplexity of the codes", ".0f", "how many codes would be in use if all were used alike"),
+)
+
+
+def saw(data: Mapping[str, Any]) -> str:
+    """One sentence: what the weights were trained on."""
+    people, slices = data["people"].get("train"), data["slices"].get("train")
+    return f"These weights saw {data['name']}: {slices:,} slices of {people:,} people."
+
+
+def grade(value: float | None) -> str:
+    """A clinical dementia rating in words."""
+    return "not given" if value is None else GRADES.get(value, str(value))

@@ -1,0 +1,79 @@
+"""Home: what this is, what the weights saw, what was measured."""
+
+import streamlit as st
+
+from oasisvq.ui import wording
+from oasisvq.ui.choose import bundled, in_model_size
+from oasisvq.ui.frame import model_in_frame
+from oasisvq.ui.models import load_palette, turn
+from oasisvq.ui.pictures import code_map, enlarge
+
+model = model_in_frame()
+info, preset = model.info, model.preset
+
+st.title("Brain slices in a few hundred codes")
+st.markdown(wording.WHAT)
+
+name, picture = next(iter(bundled().items()))
+chosen = in_model_size(name, picture, preset.size)
+with turn():
+    coded = model.reconstruct(chosen.tensor)
+indices = coded.indices[0].numpy()
+original, codes, again = st.columns(3)
+original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {name}", alt=f"Example slice: {name}")
+codes.image(
+    code_map(indices, load_palette().rank, indices >= 0),
+    width="stretch",
+    caption=f"2. Its {preset.grid} × {preset.grid} codes out of {preset.codebook_size}: dark violet, bright yellow",
+    alt="The grid of codes as coloured cells: the outline of the brain can be made out",
+)
+again.image(
+    enlarge(coded.slices[0, 0].numpy() + 0.5),
+    width="stretch",
+    caption="3. Painted again from the codes alone",
+    alt="The slice as the decoder paints it from its codes",
+)
+with st.expander("More: the mathematics in four lines"):
+    st.markdown(wording.MORE)
+
+st.header("What you can do here")
+for column, (path, title, what) in zip(
+    st.columns(5),
+    (
+        ("pages/reconstruct.py", "Reconstruct", "See what the codes keep of a slice and what they lose."),
+        ("pages/generate.py", "Generate", "Watch the PixelCNN draw a slice, code by code."),
+        ("pages/edit_codes.py", "Edit codes", "Paint with codes and see the slice change."),
+        ("pages/surprise.py", "Surprise", "See which parts of a slice the model did not expect."),
+        ("pages/model_card.py", "Model card", "Data, curves, results, limits, how to cite."),
+    ),
+    strict=True,
+):
+    with column.container(border=True, height="stretch"):
+        st.page_link(path, label=f"**{title}**")
+        st.caption(what)
+
+st.header("What the weights saw")
+st.markdown(f"{wording.saw(info['data'])} {info['data']['description']}")
+
+st.header("What was measured")
+results = info["results"]
+if results:
+    st.caption(f"On {results['people']} held-out people ({results['slices']:,} slices), none of them seen in training.")
+    shown = [m for m in wording.MEASURES if m.key in results][:8]
+    for row in (shown[:4], shown[4:]):
+        for column, measure in zip(st.columns(4), row, strict=False):
+            interval = measure.interval(results)
+            column.metric(
+                measure.label,
+                measure.value(results),
+                delta=f"95 % interval {interval}" if interval else None,
+                delta_color="off",
+                delta_arrow="off",
+                help=measure.meaning,
+                border=True,
+                height="stretch",
+            )
+    st.page_link("pages/model_card.py", label="All results and how they were measured")
+else:
+    st.info("Nothing was measured yet with these weights.")
+st.caption(f"Computed on: {info['device']}.")
