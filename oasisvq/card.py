@@ -87,7 +87,8 @@ def _figure(key: str, results: Mapping[str, Any]) -> str:
     return f"{text} ({interval[0]:.4g} to {interval[1]:.4g})" if interval else text
 
 
-_MEASURED = """On the {people} people of the {split} split of {data[name]} ({slices} slices), by `python -m oasisvq evaluate`:
+_MEASURED = """On the {people} people ({slices} slices) of the {split} split of {data[name]}, by
+`python -m oasisvq evaluate`:
 
 | Measure | Mean over people (95 % interval) |
 |---|---|

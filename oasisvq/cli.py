@@ -55,7 +55,7 @@ def prepare(args: argparse.Namespace) -> Figures:
     from oasisvq.data.prepare import prepare_phantom, prepare_volumes
 
     if args.volumes:
-        prepare_volumes(args.volumes, args.out, seed=args.seed)
+        prepare_volumes(args.volumes, args.out, seed=args.seed, subjects=args.subjects)
     else:
         prepare_phantom(args.out, people=tuple(args.people), seed=args.seed)
     return describe(args.out)
@@ -223,11 +223,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--weights", metavar="DIR|REPO", help="folder or Hub repository (default: as configured)")
         sub.add_argument("--revision", help="commit of the Hub repository")
 
-    sub = command("prepare", prepare, "write the phantom cohort, or volumes of yours, as a folder of slices")
+    sub = command(
+        "prepare",
+        prepare,
+        "write the phantom cohort, or volumes of yours, as a folder of slices",
+        "run the same command again, it goes on with the people that are missing",
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     sub.add_argument("--volumes", type=Path, metavar="DIR", help="OASIS-1 discs, or a folder of NIfTI volumes")
+    sub.add_argument("--subjects", type=Path, metavar="CSV", help="table of ID and CDR (default: the one among them)")
     sub.add_argument("--people", type=_count, nargs=3, default=(302, 35, 17), metavar=("TRAIN", "VALIDATE", "TEST"))
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of the phantom people, or of the split of the volumes")
 
     going_on = "run the same command again, it goes on after the last whole epoch"
     sub = command("train", train, "train one of the two models", going_on)

@@ -81,12 +81,15 @@ def test_typing_errors_exit_2(words, capsys):
         (["train", "vqvae", "--data", "/no/such", "--out", "x"], "/no/such"),
         (["sample", "--count", "1", "--out", "x", "--grade", "3"], "grade 3"),
         (["sample", "--count", "1", "--out", "x", "--weights", "nowhere"], "nowhere"),
+        (["prepare", "--volumes", "/no/such", "--out", "x"], "/no/such"),
+        (["benchmark", "sampler"], "sampler.py"),
         (["pull"], "OASISVQ_HUB_REPO"),
         (["publish", REPO], "HF_ENDPOINT"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "installed" / "oasisvq" / "cli.py"))
     assert run(*words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")

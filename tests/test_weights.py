@@ -399,7 +399,7 @@ def test_the_card_carries_results_for_people_and_for_the_hub(folder):
     assert "not for diagnosis" in text
     assert "10.1162/jocn.2007.19.9.1498" in text
     assert "| train | 2 | 64 |" in text
-    assert "1 people of the test split of Phantom cohort (32 slices)" in text
+    assert "1 people (32 slices) of the test split of Phantom cohort" in text
 
 
 def test_the_card_of_unmeasured_weights_claims_nothing(folder):
