@@ -81,8 +81,8 @@ def package(args: argparse.Namespace) -> Figures:
     if args.data:
         from oasisvq.data.layout import describe
 
-        preset = _trained_preset(args.folder)
-        data, training = describe(args.data), _how_to_repeat(preset, args.precision)
+        preset, precision = _trained(args.folder)
+        data, training = describe(args.data), _how_to_repeat(preset, precision)
     else:
         old = weights.read_manifest(args.folder)
         preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
@@ -246,7 +246,6 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("package", package, "write manifest and model card for a finished training")
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
     sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
-    sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as given to train")
 
     sub = command("verify", verify, "check weights against their manifest")
     sub.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="(default: the bundled weights)")
@@ -322,25 +321,24 @@ def _read(files: Sequence[Path], size: int) -> np.ndarray:
     )
 
 
-def _trained_preset(folder: Path) -> Preset:
-    """The preset that both trainings in a folder were run with."""
+def _trained(folder: Path) -> tuple[Preset, str]:
+    """The preset that both trainings in a folder were run with, and their precision."""
     from safetensors import safe_open
 
-    presets = []
+    found = []
     for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
         if not path.is_file():
             raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
         with safe_open(path, "np") as file:
-            presets.append(Preset.from_dict(json.loads(file.metadata()["preset"])))
+            found.append(file.metadata())
+    presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found]
     if presets[0] != presets[1]:
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
-    return presets[0]
+    return presets[0], ", ".join(dict.fromkeys(metadata["precision"] for metadata in found))
 
 
 def _how_to_repeat(preset: Preset, precision: str) -> Figures:
     import torch
-
-    from oasisvq.training import mixed_precision
 
     names = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
     return {
@@ -348,7 +346,7 @@ def _how_to_repeat(preset: Preset, precision: str) -> Figures:
             f"python -m oasisvq train {model} --data DATA --out OUT --preset {preset.name}"
             for model in ("vqvae", "prior")
         ),
-        "precision": "bf16" if mixed_precision(precision) == "bf16" else "fp32",
+        "precision": precision,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "threads": torch.get_num_threads(),
         "seed": preset.seed,

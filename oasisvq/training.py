@@ -183,15 +183,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
 class Checkpoint:
     """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history, best figure."""
 
-    def __init__(self, path: Path, preset: Preset) -> None:
+    def __init__(self, path: Path, preset: Preset, precision: str) -> None:
         self.path = path
         self.preset = json.dumps(preset.to_dict())
+        self.precision = precision
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
         for i, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t.contiguous() for name, t in values.items()}
-        metadata = {"preset": self.preset, "history": json.dumps(history)}
+        metadata = {"preset": self.preset, "precision": self.precision, "history": json.dumps(history)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save(tensors, metadata))
 
@@ -229,7 +230,8 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
     )
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
-    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset)
+    used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, used)
     weights = out / f"{task.name}.safetensors"
     history = checkpoint.load(model, optimiser)
     loader = DataLoader(train, preset.batch, shuffle=True, drop_last=True)
