@@ -146,7 +146,7 @@ nor for any decision about a person.
 
 ## Licence and terms
 
-The code of oasisvq is free under the MIT licence. The weights come under the terms of the data that they were trained
+The weights come under the terms of the data that they were trained
 on, named above. For slices from OASIS these are the [OASIS data use terms](https://sites.wustl.edu/oasisbrains/):
 research and teaching, no attempt to find out who took part, and this acknowledgement in what you publish: "Data were
 provided by OASIS-1: Cross-Sectional: Principal Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris;
