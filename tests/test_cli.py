@@ -99,7 +99,7 @@ def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, m
 def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", replace(TINY, levels=8, batch=8, vqvae_epochs=2, prior_epochs=1))
     out, figures = tmp_path / "run", tmp_path / "figures.json"
-    common = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--json", figures)
+    common = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32", "--json", figures)
     assert run("train", "vqvae", *common) == 0
     assert json.loads(figures.read_text())["epochs"] == 2
     assert run("package", out, "--data", tiny_cohort) == 2, "the prior is missing"
