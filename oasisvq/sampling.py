@@ -1,0 +1,506 @@
+"""Drawing from the prior one code at a time, each activation computed once.
+
+The naive way runs the whole network for every position. Here every layer remembers what later positions need
+(Ramachandran et al. 2017, arXiv:1704.06001): the vertical stack works a row at a time, from the codes of the rows
+above; the horizontal stack a position at a time, from the column before; attention keeps its keys and values. The
+logits are those of `PixelCNN.forward` to float32 rounding, at every position.
+
+Memory beside the weights, in floats a draw, for a grid (h, w), C channels, L layers and A attentions: about 4 L w C for
+the layers and 2 A h w C for the keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import CausalAttention, PixelCNN, shift_down, shift_right
+
+OnStep = Callable[[int, Tensor, Tensor], None]
+Condition = int | Sequence[int] | Tensor | None
+
+# Side of the windows that sweeps of `refill` redraw: small enough that a few proposals find a good one.
+WINDOW = 3
+
+
+class _Layer:
+    """A `GatedLayer` for n draws: one row of the vertical stack, one position of the horizontal stack.
+
+    tanh(x) is 2 sigmoid(2x) - 1, so with values doubled beforehand one sigmoid, several times faster than tanh, serves
+    value and door, and door - 2 value door is the gate's negative. Factors and sign move into the weights without loss.
+    """
+
+    def __init__(self, layer: nn.Module, condition: Tensor, above: Tensor, beside: Tensor) -> None:
+        n, channels = condition.shape
+        width = above.shape[2] - 2
+        # The stack's input in the row before and in this row, zeros at both ends: (n, C, 2, w + 2), channels last.
+        self.above = above.permute(0, 3, 1, 2)
+        self.this_row = above[:, 1, 1:-1]  # (n, w, C)
+        self.beside = beside  # (n, 2C): the stack's input in the column before and in this column
+        self.here = beside[:, channels:]
+
+        weights = dict(layer.named_parameters())
+        vertical = weights["vertical.weight"].clone(memory_format=torch.channels_last)
+        vertical_bias = weights["vertical.bias"].clone()
+        across = weights["across.weight"].clone(memory_format=torch.channels_last)
+        horizontal = weights["horizontal.weight"].permute(3, 2, 1, 0).reshape(2 * channels, 2 * channels)
+        bias_v, bias_h = F.linear(condition, weights["condition.weight"], weights["condition.bias"]).chunk(2, dim=1)
+        bias_h = bias_h + weights["across.bias"] + weights["horizontal.bias"]
+        across[:, :channels] /= 2
+        for values in (vertical, vertical_bias, across, horizontal.T, bias_v.T, bias_h.T):
+            values[:channels] *= 2
+        self.vertical, self.vertical_bias, self.across, self.horizontal = vertical, vertical_bias, across, horizontal
+        self.bias_v, self.bias_h = bias_v[:, None], bias_h[:, None]  # (n, 1, 2C)
+        # The last input of `out` is a constant one: its weights are the bias.
+        self.out = torch.cat([-weights["out.weight"][:, :, 0, 0].T, weights["out.bias"][None]])
+
+        self.from_above = condition.new_empty(n, width, 2 * channels)  # what this row's columns get from the rows above
+        self.from_above_at = self.from_above.unbind(1)
+        self.gates = condition.new_empty(n, 2 * channels)
+        self.value, self.door = self.gates.chunk(2, dim=1)
+        self.gated = condition.new_ones(n, channels + 1)
+        self.gated_here = self.gated[:, :channels]
+
+    def row(self, out: Tensor | None) -> None:
+        """One row of the vertical stack: (n, w, C) into `out`, the next layer's input. The last layer has none."""
+        rows = torch.conv2d(self.above, self.vertical, self.vertical_bias)  # (n, 2C, 1, w)
+        torch.add(torch.conv2d(rows, self.across)[:, :, 0].mT, self.bias_h, out=self.from_above)
+        if out is not None:
+            value, door = (rows[:, :, 0].mT + self.bias_v).sigmoid_().chunk(2, dim=2)
+            torch.sub(self.this_row, torch.addcmul(door, value, door, value=-2), out=out)
+
+    def position(self, column: int, out: Tensor) -> None:
+        """One position of the horizontal stack: (n, C) into `out`, the next layer's input."""
+        torch.addmm(self.from_above_at[column], self.beside, self.horizontal, out=self.gates)
+        self.gates.sigmoid_()
+        torch.addcmul(self.door, self.value, self.door, value=-2, out=self.gated_here)
+        torch.addmm(self.here, self.gated, self.out, out=out)
+
+
+class _Attention:
+    """A `CausalAttention` for n draws, with the keys and values of all positions so far."""
+
+    def __init__(self, attention: CausalAttention, n: int, positions: int) -> None:
+        weights = dict(attention.named_parameters())
+        channels = attention.norm.normalized_shape[0]
+        depth = channels // attention.heads
+        self.n, self.heads, self.channels, self.eps = n, attention.heads, (channels,), attention.norm.eps
+        # The norm's weight and bias, and the scale of the queries, move into the matrices.
+        scale = weights["norm.weight"].new_tensor([depth**-0.5, 1, 1])[:, None, None]
+        qkv, bias = weights["qkv.weight"], weights["qkv.bias"] + weights["qkv.weight"] @ weights["norm.bias"]
+        self.qkv = ((qkv * weights["norm.weight"]).view(3, channels, channels).mT * scale).contiguous()
+        self.qkv_bias = bias.view(3, 1, channels) * scale
+        self.out, self.out_bias = weights["out.weight"].T.contiguous(), weights["out.bias"]
+
+        self.projected = qkv.new_empty(3, n, channels)
+        self.query, self.key, self.value = self.projected.view(3, n * self.heads, depth)
+        self.query = self.query[:, None]
+        self.keys = qkv.new_empty(n * self.heads, depth, positions)
+        self.values = qkv.new_empty(n * self.heads, positions, depth)
+        self.keys_at, self.values_at = self.keys.unbind(2), self.values.unbind(1)
+
+    def position(self, i: int, h: Tensor) -> None:
+        """Adds to h (n, C), position i of the horizontal stack, what it sees in positions 0 to i."""
+        normal = torch.layer_norm(h, self.channels, eps=self.eps)
+        torch.baddbmm(self.qkv_bias, normal.expand(3, -1, -1), self.qkv, out=self.projected)
+        self.keys_at[i].copy_(self.key)
+        self.values_at[i].copy_(self.value)
+        weights = torch.bmm(self.query, self.keys.narrow(2, 0, i + 1)).softmax(2)
+        seen = torch.bmm(weights, self.values.narrow(1, 0, i + 1)).view(h.shape)
+        h.addmm_(seen, self.out).add_(self.out_bias)
+
+    def remember(self, attention: CausalAttention, h: Tensor, copies: int) -> None:
+        """Keys and values of h (n / copies, C, rows, w), the first rows of the horizontal stack."""
+        _, keys, values = attention.qkv(attention.norm(h.flatten(2).mT)).chunk(3, dim=2)  # (n / copies, positions, C)
+        keys, values = (x.unflatten(2, (self.heads, -1)).repeat_interleave(copies, 0) for x in (keys, values))
+        seen = keys.shape[1]
+        self.keys[:, :, :seen] = keys.permute(0, 2, 3, 1).flatten(0, 1)
+        self.values[:, :seen] = values.transpose(1, 2).flatten(0, 1)
+
+    def select(self, draws: Tensor) -> None:
+        """Draw d goes on from the past of draw draws[d]."""
+        for cache in (self.keys, self.values):
+            by_draw = cache.view(self.n, -1)
+            by_draw.copy_(by_draw[draws])
+
+
+class Sampler:
+    """The prior, position by position, for n draws at once. Use under `torch.inference_mode`.
+
+    `walk` goes over positions; `logits()` then are those of the position reached. A code is read from `indices` at the
+    next position: write it there before walking on. Weights are copied: make a new sampler when they change.
+
+    Args:
+        prior: on any device, in eval mode.
+        indices: (n, h, w) int64, read and never written here.
+        level, grade: (n,) int64 as in `PixelCNN.forward`.
+    """
+
+    def __init__(self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor) -> None:
+        n, height, width = indices.shape
+        channels, depth = prior.embedding.embedding_dim, len(prior.layers)
+        self.prior, self.indices, self.codes, self.width = prior, indices, indices.flatten(1).unbind(1), width
+        self.embedding = prior.embedding.weight
+        self.position_v = prior.position_v[0].permute(1, 2, 0).contiguous()  # (h, w, C)
+        self.position_h = prior.position_h[0].permute(1, 2, 0).flatten(0, 1).unbind(0)  # (C,) at each position
+        self.condition = F.silu(prior.level(level) + prior.grade(grade))  # (n, C)
+
+        # The inputs of all layers in one piece each, so that moving on by a row or a column is one copy.
+        self.above = self.condition.new_zeros(depth, n, 2, width + 2, channels)
+        self.beside = self.condition.new_zeros(depth + 1, n, 2 * channels)
+        self.before, self.here = self.beside.chunk(2, dim=2)
+        self.rows = list(self.above[:, :, 1, 1:-1])
+        self.columns = list(self.here)
+        self.layers = [
+            _Layer(layer, self.condition, above, beside)
+            for layer, above, beside in zip(prior.layers, self.above, self.beside[:-1], strict=True)
+        ]
+        attention = cast(Mapping[str, CausalAttention], prior.attention)
+        self.attention = {
+            i: _Attention(attention[str(i)], n, height * width) for i in range(depth) if str(i) in attention
+        }
+        head = dict(prior.head.named_parameters())
+        self.head = [(head[f"{i}.bias"], head[f"{i}.weight"][:, :, 0, 0].T.contiguous()) for i in (1, 3)]
+
+    def walk(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Positions start to end - 1 in raster order, as (position, row, column), each ready for `logits`.
+
+        `start` begins a row: the first one, or the one that `skip_to` was called with.
+        """
+        for position in range(start, end):
+            row, column = divmod(position, self.width)
+            if column == 0:
+                self._begin_row(row)
+            self._advance(row, column)
+            yield position, row, column
+
+    def logits(self) -> Tensor:
+        """(n, K) at the position last walked to."""
+        x = self.columns[-1]
+        for bias, weight in self.head:
+            x = torch.addmm(bias, F.silu(x), weight)
+        return x
+
+    def skip_to(self, row: int, copies: int) -> None:
+        """Takes all rows before `row` in one parallel pass. In them, every `copies` draws in succession are alike."""
+        if row == 0:
+            return
+        prior = self.prior
+        codes = F.embedding(self.indices[::copies, :row], self.embedding).permute(0, 3, 1, 2)
+        v = shift_down(codes) + prior.position_v[:, :, :row]
+        h = shift_right(codes) + prior.position_h[:, :, :row]
+        for i, layer in enumerate(prior.layers):
+            self.rows[i].copy_(v[:, :, -1].mT.repeat_interleave(copies, 0))
+            v, h = layer(v, h, self.condition[::copies])
+            if i in self.attention:
+                attention = cast(CausalAttention, prior.attention[str(i)])
+                self.attention[i].remember(attention, h, copies)
+                h = attention(h)
+
+    def select(self, draws: Tensor) -> None:
+        """At a row's end: draw d goes on from the past of draw draws[d], (n,) int64. The caller moves `indices`."""
+        self.above.copy_(self.above[:, draws])
+        for attention in self.attention.values():
+            attention.select(draws)
+
+    def _begin_row(self, row: int) -> None:
+        """The vertical stack's row, for all columns and layers."""
+        self.above[:, :, 0] = self.above[:, :, 1]
+        self.rows[0].copy_(self.position_v[row])
+        if row:
+            self.rows[0].add_(torch.embedding(self.embedding, self.indices[:, row - 1]))
+        for layer, out in zip(self.layers, [*self.rows[1:], None], strict=True):
+            layer.row(out)
+        self.here.zero_()
+
+    def _advance(self, row: int, column: int) -> None:
+        """The horizontal stack's position, for all layers."""
+        position = row * self.width + column
+        self.before.copy_(self.here)
+        if column:
+            codes = torch.embedding(self.embedding, self.codes[position - 1])
+            torch.add(codes, self.position_h[position], out=self.columns[0])
+        else:
+            self.columns[0].copy_(self.position_h[position])
+        for i, layer in enumerate(self.layers):
+            out = self.columns[i + 1]
+            layer.position(column, out)
+            if i in self.attention:
+                self.attention[i].position(position, out)
+
+
+def sample(
+    prior: PixelCNN,
+    n: int,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    level: Condition = None,
+    grade: Condition = None,
+    given: Tensor | None = None,
+    mask: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draws n grids of codes.
+
+    Draw i has its own stream of random numbers, made from (seed, first + i): it stays the same however draws are split
+    into batches.
+
+    Args:
+        prior: in eval mode; its grid is the draws' grid.
+        n: draws in this batch.
+        seed, first: not negative.
+        temperature: above 0. Below 1 likely codes get likelier.
+        top_k: only the k likeliest codes at each position can be drawn.
+        level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
+        given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
+        mask: (h, w) bool, True is drawn. None: everything.
+        on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
+            `indices`, (n, h, w), is still being written; entropy_bits, (n,), is that of the distribution drawn from.
+            What it raises ends the draw.
+
+    Returns:
+        (n, h, w) int64.
+
+    Raises:
+        OasisVQError: a setting is out of range, or a shape does not fit.
+    """
+    if n < 1:
+        raise OasisVQError(f"the number of draws must be at least 1, not {n}")
+    if (given is None) != (mask is None):
+        raise OasisVQError(
+            "given codes and a mask come together: True in the mask is drawn, False keeps the given code"
+        )
+    _check_settings(prior, temperature, top_k)
+    height, width = prior.position_v.shape[-2:]
+    levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
+    if given is None or mask is None:
+        given = torch.zeros(height, width, dtype=torch.long)
+        mask = torch.ones(height, width, dtype=torch.bool)
+    given, mask = _check_grids(prior, given, mask)
+    if given.shape not in [(height, width), (n, height, width)]:
+        raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
+    indices = given.expand(n, height, width).clone()
+    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1)).to(indices.device)
+    drawn = set(_positions(mask))
+
+    with torch.inference_mode():
+        sampler = Sampler(prior, indices, levels, grades)
+        for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
+            if position not in drawn:
+                continue
+            probabilities = _probabilities(sampler.logits(), temperature, top_k)
+            sampler.codes[position].copy_(_pick(probabilities, uniforms[position])[:, 0])
+            if on_step:
+                on_step(position, indices, torch.special.entr(probabilities).sum(1) / math.log(2))
+    return indices
+
+
+def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: Condition = None) -> Tensor:
+    """-log2 p of every code given those before it, in one parallel pass.
+
+    Args:
+        prior: in eval mode.
+        indices: (B, h, w).
+        level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+
+    Returns:
+        (B, h, w) float32 bits, not negative.
+
+    Raises:
+        OasisVQError: shape or range of an argument is wrong.
+    """
+    indices, _ = _check_grids(prior, indices, torch.ones(prior.position_v.shape[-2:], dtype=torch.bool))
+    levels = _condition(level, prior.level, len(indices), "level")
+    grades = _condition(grade, prior.grade, len(indices), "grade")
+    with torch.inference_mode():
+        return F.cross_entropy(prior(indices, levels, grades), indices, reduction="none") / math.log(2)
+
+
+def refill(
+    prior: PixelCNN,
+    indices: Tensor,
+    mask: Tensor,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    proposals: int = 8,
+    sweeps: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    level: Condition = None,
+    grade: Condition = None,
+) -> Tensor:
+    """Draws a region again so that it suits all of what is kept, the codes to its right and below too.
+
+    Drawn in raster order alone, a region ignores what comes after it and leaves seams. So several proposals are drawn
+    together as a particle filter: each is weighed by the likelihood of the kept codes that it meets, the unlikely give
+    way to the likely after a row, and one is drawn by its weight in the end. Sweeps then redraw small windows of the
+    region with the grid as it stands among the proposals (particle Gibbs, Andrieu et al. 2010), which brings the result
+    closer to a draw from p(region | rest).
+
+    Args:
+        prior: in eval mode.
+        indices: (B, h, w). For several fills of one grid, repeat it: each has its own stream of random numbers, made
+            from (seed, first + its number).
+        mask: (h, w) bool, True is drawn again, the rest is kept exactly.
+        seed, first: not negative.
+        proposals: at least 1. One proposal and no sweeps is plain raster drawing.
+        sweeps: over all windows; 0 for none.
+        temperature, top_k: of the proposals, as in `sample`.
+        level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+
+    Returns:
+        (B, h, w) int64.
+
+    Raises:
+        OasisVQError: shape or range of an argument is wrong.
+    """
+    if proposals < 1 or sweeps < 0:
+        raise OasisVQError(f"refill needs at least 1 proposal and 0 sweeps, not {proposals} and {sweeps}")
+    _check_settings(prior, temperature, top_k)
+    indices, mask = _check_grids(prior, indices, mask)
+    n, height, width = indices.shape
+    levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
+    shape = (height * width + height + 1, proposals)  # for each position, each row's end, and the choice at last
+    distribution = partial(_probabilities, temperature=temperature, top_k=top_k)
+    filled = indices.clone()
+    if mask.any():
+        for number, region in enumerate([mask, *_windows(mask) * sweeps]):
+            uniforms = _uniforms(seed, range(first, first + n), shape, number + 1).to(indices.device)
+            filled.copy_(_redraw(prior, filled, region, number > 0, uniforms, levels, grades, distribution))
+    return filled
+
+
+@torch.inference_mode()
+def _redraw(
+    prior: PixelCNN,
+    filled: Tensor,
+    region: Tensor,
+    keep: bool,
+    uniforms: Tensor,
+    levels: Tensor,
+    grades: Tensor,
+    distribution: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """One particle filter over a region of (n, h, w) grids. With `keep`, a grid as it stands is its first proposal.
+
+    uniforms is (positions + rows + 1, n, proposals); distribution takes logits to probabilities.
+    """
+    n, height, width = filled.shape
+    proposals = uniforms.shape[2]
+    drawn = set(_positions(region))
+    start, end = min(drawn) // width * width, max(drawn) + 1
+    grids = filled.repeat_interleave(proposals, 0)
+    levels, grades = levels.repeat_interleave(proposals), grades.repeat_interleave(proposals)
+    groups = torch.arange(0, n * proposals, proposals, device=filled.device)[:, None]  # where a grid's proposals begin
+    everyone = groups + torch.arange(proposals, device=filled.device)
+    weights = uniforms.new_zeros(n, proposals)  # logarithms
+
+    sampler = Sampler(prior, grids, levels, grades)
+    sampler.skip_to(start // width, proposals)
+    for position, row, column in sampler.walk(start, end):
+        here = grids[:, row, column]
+        if position in drawn:
+            here.copy_(_pick(distribution(sampler.logits()), uniforms[position].view(-1, 1))[:, 0])
+            if keep:
+                here[::proposals] = filled[:, row, column]
+        elif position > min(drawn):
+            likelihood = sampler.logits().double().log_softmax(1).gather(1, here[:, None])
+            weights += likelihood.view(n, proposals)
+        if column == width - 1:
+            shares = weights.softmax(1)
+            survivors = groups + _pick(shares, uniforms[height * width + row])
+            if keep:
+                survivors[:, 0] = everyone[:, 0]
+            # Only where the effective number of proposals has fallen under a half: each exchange loses variety.
+            poor = shares.square().sum(1, keepdim=True) > 2 / proposals
+            weights.masked_fill_(poor, 0)
+            draws = torch.where(poor, survivors, everyone).flatten()
+            grids.copy_(grids[draws])
+            sampler.select(draws)
+    after = surprise(prior, grids, levels, grades).flatten(1)[:, end:].double().sum(1)
+    weights -= after.view(n, proposals) * math.log(2)
+    chosen = groups + _pick(weights.softmax(1), uniforms[-1, :, :1].contiguous())
+    return grids[chosen[:, 0]]
+
+
+def _windows(mask: Tensor) -> list[Tensor]:
+    """The mask in pieces of WINDOW x WINDOW, without empty ones."""
+    pieces = []
+    for top in range(0, mask.shape[0], WINDOW):
+        for left in range(0, mask.shape[1], WINDOW):
+            window = torch.zeros_like(mask)
+            window[top : top + WINDOW, left : left + WINDOW] = True
+            pieces.append(mask & window)
+    return [piece for piece in pieces if piece.any()]
+
+
+def _probabilities(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """(n, K) float32 logits -> (n, K) float64 probabilities, sharpened and cut to the top_k likeliest codes."""
+    if top_k is not None:
+        worst = logits.topk(top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < worst, -math.inf)
+    return torch.softmax(logits / temperature, dim=1, dtype=torch.float64)
+
+
+def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """m draws from each of n distributions by the inverse of the cumulative one.
+
+    (n, K) float64 and (n, m) float64 in [0, 1) -> (n, m) int64.
+    """
+    return torch.searchsorted(probabilities.cumsum(1), uniforms, right=True)
+
+
+def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) -> Tensor:
+    """float64 in [0, 1), (shape[0], len(draws), *shape[1:]): those of a draw come from seed, its number and purpose."""
+    if seed < 0 or draws.start < 0:
+        raise OasisVQError(f"seed {seed} and first {draws.start} must not be negative")
+    streams = np.stack([np.random.default_rng((seed, draw, *purpose)).random(shape) for draw in draws], axis=1)
+    return torch.from_numpy(
+        np.minimum(streams, 1 - 2**-40)
+    )  # below probabilities' sum, which rounding may leave under 1
+
+
+def _positions(mask: Tensor) -> list[int]:
+    """Raster positions where a mask is True, in order."""
+    return mask.flatten().nonzero().flatten().tolist()
+
+
+def _condition(value: Condition, table: nn.Embedding, n: int, name: str) -> Tensor:
+    """(n,) int64 from one value for all draws, one for each, or None: unknown, the table's last row."""
+    unknown = table.num_embeddings - 1
+    values = torch.as_tensor(unknown if value is None else value, device=table.weight.device).long()
+    if values.shape not in [(), (n,)] or ((values < 0) | (values > unknown)).any():
+        raise OasisVQError(f"{name} must be a number from 0 to {unknown} ({unknown}: unknown), or {n} of them")
+    return values.expand(n)
+
+
+def _check_grids(prior: PixelCNN, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (..., h, w) int64 and mask (h, w) on the prior's device, after checks of shape and range."""
+    device, grid, codes = prior.position_v.device, prior.position_v.shape[-2:], prior.embedding.num_embeddings
+    indices, mask = torch.as_tensor(indices, device=device), torch.as_tensor(mask, device=device)
+    if indices.shape[-2:] != grid or mask.shape != grid or mask.dtype != torch.bool:
+        raise OasisVQError(
+            f"codes must end in {tuple(grid)} and the mask be boolean {tuple(grid)}, as the prior's grid"
+        )
+    if indices.is_floating_point() or ((indices < 0) | (indices >= codes)).any():
+        raise OasisVQError(f"codes must be whole numbers from 0 to {codes - 1}")
+    return indices.long(), mask
+
+
+def _check_settings(prior: PixelCNN, temperature: float, top_k: int | None) -> None:
+    if not 0 < temperature < math.inf:
+        raise OasisVQError(f"temperature {temperature} must be above 0; for the likeliest code everywhere use top_k=1")
+    if top_k is not None and not 1 <= top_k <= prior.embedding.num_embeddings:
+        raise OasisVQError(f"top_k {top_k} must be from 1 to {prior.embedding.num_embeddings}")

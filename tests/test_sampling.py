@@ -1,0 +1,244 @@
+"""The cached sampler against the naive one, and refills against the distribution they are meant to follow."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oasisvq.errors import OasisVQError
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import PRESETS
+from oasisvq.sampling import Sampler, refill, sample, surprise
+
+TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
+
+
+def make_prior(height: int, width: int, codes: int = 11, strength: float = 0.5) -> PixelCNN:
+    """A random network whose every part matters, and whose codes depend strongly on one another."""
+    torch.manual_seed(0)
+    prior = PixelCNN(replace(TINY, codebook_size=codes))
+    for name in ("position_v", "position_h"):
+        setattr(prior, name, nn.Parameter(torch.empty(1, TINY.prior_channels, height, width)))
+    for parameter in prior.parameters():
+        nn.init.normal_(parameter, std=strength)
+    return prior.eval()
+
+
+@pytest.fixture(scope="module")
+def prior() -> PixelCNN:
+    return make_prior(5, 7)
+
+
+@torch.inference_mode()
+def naive(
+    prior: PixelCNN,
+    n: int,
+    seed: int = 0,
+    temperature: float = 1.0,
+    level: Tensor | None = None,
+    grade: Tensor | None = None,
+    given: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """A full forward pass a position; then the first code whose cumulative probability exceeds a uniform number."""
+    height, width = prior.position_v.shape[-2:]
+    level = torch.full((n,), TINY.levels) if level is None else level
+    grade = torch.full((n,), len(TINY.grades)) if grade is None else grade
+    indices = torch.zeros(n, height, width, dtype=torch.long) if given is None else given.clone()
+    uniforms = [np.random.default_rng((seed, draw)).random(height * width) for draw in range(n)]
+    for row, column in itertools.product(range(height), range(width)):
+        if mask is None or mask[row, column]:
+            logits = prior(indices, level, grade)[:, :, row, column].double() / temperature
+            for draw in range(n):
+                below = np.cumsum(logits[draw].softmax(0).numpy()) <= uniforms[draw][row * width + column]
+                indices[draw, row, column] = int(below.sum())
+    return indices
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (10, 10), (20, 20), (3, 1)])
+@pytest.mark.parametrize("n", [1, 3, 16])
+@torch.inference_mode()
+def test_logits_are_those_of_the_parallel_view(height: int, width: int, n: int) -> None:
+    prior = make_prior(height, width)
+    indices = torch.randint(11, (n, height, width))
+    level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
+    expected = prior(indices, level, grade)
+    assert expected.std() > 0.5  # rounding is judged against logits of ordinary size
+    sampler = Sampler(prior, indices, level, grade)
+    for _, row, column in sampler.walk(0, height * width):
+        torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(prior: PixelCNN) -> None:
+    copies, start, width = 3, 2, 7
+    indices = torch.randint(11, (2, 5, 7)).repeat_interleave(copies, 0)
+    indices[:, start:] = torch.randint(11, indices[:, start:].shape)
+    level, grade = torch.tensor([1, 1, 1, 7, 7, 7]), torch.zeros(6, dtype=torch.long)
+    sampler = Sampler(prior, indices, level, grade)
+    sampler.skip_to(start, copies)
+    for position, row, column in sampler.walk(start * width, 5 * width):
+        expected = prior(indices, level, grade)[:, :, row, column]
+        torch.testing.assert_close(sampler.logits(), expected, rtol=1e-5, atol=2e-5)
+        if position == 3 * width - 1:
+            draws = torch.tensor([2, 0, 0, 5, 5, 4])
+            sampler.select(draws)
+            indices.copy_(indices[draws])
+
+
+@pytest.mark.parametrize(("height", "width", "n"), [(10, 10, 1), (5, 7, 3), (5, 7, 16), (20, 20, 3)])
+def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int) -> None:
+    prior = make_prior(height, width)
+    level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
+    drawn = sample(prior, n, seed=5, temperature=0.8, level=level, grade=grade)
+    assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, level=level, grade=grade))
+    assert len(drawn.unique()) > 3
+
+
+@pytest.mark.parametrize("kept", ["scattered", "upper half", "lower half", "all but one", "all", "none"])
+def test_given_codes_are_kept_and_seen(prior: PixelCNN, kept: str) -> None:
+    mask = {
+        "scattered": torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) < 0.5,
+        "upper half": torch.arange(5)[:, None].expand(5, 7) > 2,
+        "lower half": torch.arange(5)[:, None].expand(5, 7) < 2,
+        "all but one": torch.arange(35).view(5, 7) == 17,
+        "all": torch.zeros(5, 7, dtype=torch.bool),
+        "none": torch.ones(5, 7, dtype=torch.bool),
+    }[kept]
+    given = torch.randint(11, (3, 5, 7), generator=torch.Generator().manual_seed(2))
+    drawn = sample(prior, 3, seed=1, given=given, mask=mask)
+    assert torch.equal(drawn[:, ~mask], given[:, ~mask])
+    assert torch.equal(drawn, naive(prior, 3, seed=1, given=given, mask=mask))
+
+
+def test_a_draw_depends_on_seed_and_number_alone(prior: PixelCNN) -> None:
+    together = sample(prior, 16, seed=3)
+    apart = [sample(prior, n, seed=3, first=first) for first, n in ((0, 1), (1, 4), (5, 11))]
+    assert torch.equal(together, torch.cat(apart))
+    assert len(together.unique(dim=0)) == 16
+    assert not torch.equal(together, sample(prior, 16, seed=4))
+
+
+def test_the_likeliest_code_by_top_k_or_low_temperature(prior: PixelCNN) -> None:
+    drawn = sample(prior, 2, top_k=1)
+    unknown = torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades))
+    assert torch.equal(drawn, prior(drawn, *unknown).argmax(1))
+    assert torch.equal(drawn, sample(prior, 2, seed=9, temperature=1e-4))
+
+
+def test_temperature_and_top_k_shape_the_distribution(prior: PixelCNN) -> None:
+    entropy: dict[str, list[Tensor]] = {"hot": [], "three": []}
+    sample(prior, 4, temperature=1e6, on_step=lambda _i, _codes, bits: entropy["hot"].append(bits))
+    sample(prior, 4, temperature=1e6, top_k=3, on_step=lambda _i, _codes, bits: entropy["three"].append(bits))
+    torch.testing.assert_close(torch.stack(entropy["hot"]), torch.full((35, 4), math.log2(11), dtype=torch.double))
+    torch.testing.assert_close(torch.stack(entropy["three"]), torch.full((35, 4), math.log2(3), dtype=torch.double))
+
+
+def test_each_step_is_shown_with_its_entropy(prior: PixelCNN) -> None:
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) < 0.5
+    given = torch.full((5, 7), 4)
+    steps: list[tuple[int, Tensor, Tensor]] = []
+    drawn = sample(prior, 2, given=given, mask=mask, on_step=lambda i, c, bits: steps.append((i, c.clone(), bits)))
+    assert [i for i, _, _ in steps] == mask.flatten().nonzero().flatten().tolist()
+    probabilities = prior(drawn, torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades))).double().softmax(1)
+    entropy = -(probabilities * probabilities.log2()).sum(1).flatten(1)
+    for i, codes, bits in steps:
+        assert torch.equal(codes.flatten(1)[:, : i + 1], drawn.flatten(1)[:, : i + 1])
+        torch.testing.assert_close(bits, entropy[:, i], rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_can_end_the_draw(prior: PixelCNN) -> None:
+    class EnoughError(Exception):
+        pass
+
+    seen = []
+
+    def stop(position: int, indices: Tensor, entropy_bits: Tensor) -> None:
+        seen.append(position)
+        if position == 9:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        sample(prior, 1, on_step=stop)
+    assert seen == list(range(10))
+
+
+def test_surprise_is_the_cross_entropy_in_bits(prior: PixelCNN) -> None:
+    indices = torch.randint(11, (3, 5, 7))
+    level, grade = torch.tensor([0, 3, TINY.levels]), torch.tensor([2, 2, 2])
+    probabilities = prior(indices, level, grade).double().softmax(1)
+    expected = -probabilities.gather(1, indices[:, None])[:, 0].log2()
+    torch.testing.assert_close(surprise(prior, indices, level, 2).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def total_variation(drawn: Tensor, expected: Tensor, codes: int) -> float:
+    """Between drawn (n, m) codes and expected (codes ** m,) probabilities."""
+    powers = codes ** torch.arange(drawn.shape[1] - 1, -1, -1)
+    shares = torch.bincount((drawn * powers).sum(1), minlength=len(expected)) / len(drawn)
+    return 0.5 * float((shares - expected).abs().sum())
+
+
+def test_refill_follows_the_distribution_given_all_the_rest() -> None:
+    codes, n = 3, 3000
+    prior = make_prior(3, 4, codes, strength=0.45)
+    grid = torch.randint(codes, (3, 4), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[0, 2] = mask[1, 1] = mask[1, 2] = mask[2, 0] = True
+    fills = torch.tensor(list(itertools.product(range(codes), repeat=4)))
+    every = grid.repeat(len(fills), 1, 1)
+    every[:, mask] = fills
+    expected = torch.softmax(-surprise(prior, every).sum((1, 2)) * math.log(2), 0)
+
+    grids = grid.repeat(n, 1, 1)
+    plain = refill(prior, grids, mask, proposals=1, sweeps=0)
+    filtered = refill(prior, grids, mask, proposals=16, sweeps=0)
+    swept = refill(prior, grids, mask, proposals=4, sweeps=3)
+    exact = fills[torch.multinomial(expected, n, replacement=True, generator=torch.Generator().manual_seed(0))]
+    assert total_variation(exact, expected, codes) < 0.05  # what chance alone leaves
+    assert total_variation(plain[:, mask], expected, codes) > 0.2  # raster order alone gets it wrong
+    assert total_variation(filtered[:, mask], expected, codes) < 0.07
+    assert total_variation(swept[:, mask], expected, codes) < 0.07
+
+
+def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN) -> None:
+    indices = sample(prior, 6, seed=2)
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    mask[1:4, 2:5] = True
+    filled = refill(prior, indices, mask, seed=1, level=3)
+    assert torch.equal(filled[:, ~mask], indices[:, ~mask])
+    assert not torch.equal(filled, indices)
+    apart = [refill(prior, indices[i : i + 2], mask, seed=1, first=i, level=3) for i in (0, 2, 4)]
+    assert torch.equal(filled, torch.cat(apart))
+    raster = refill(prior, indices, mask, seed=1, level=3, proposals=1, sweeps=0)
+    assert surprise(prior, filled, 3)[:, ~mask].sum() < surprise(prior, raster, 3)[:, ~mask].sum()
+    assert torch.equal(refill(prior, indices, torch.zeros_like(mask)), indices)
+
+
+def test_refill_of_everything_is_a_draw(prior: PixelCNN) -> None:
+    filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), top_k=1)
+    assert torch.equal(filled, sample(prior, 2, top_k=1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n": 0}, "at least 1"),
+        ({"temperature": 0.0}, "top_k=1"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"top_k": 12}, "from 1 to 11"),
+        ({"seed": -1}, "negative"),
+        ({"level": 33}, "level"),
+        ({"grade": torch.zeros(3)}, "grade"),
+        ({"given": torch.zeros(5, 7, dtype=torch.long)}, "mask"),
+        ({"given": torch.zeros(7, 5, dtype=torch.long), "mask": torch.ones(5, 7, dtype=torch.bool)}, r"\(5, 7\)"),
+        ({"given": torch.zeros(3, 5, 7, dtype=torch.long), "mask": torch.ones(5, 7, dtype=torch.bool)}, "3 grids"),
+        ({"given": torch.full((5, 7), 11), "mask": torch.ones(5, 7, dtype=torch.bool)}, "from 0 to 10"),
+    ],
+)
+def test_wrong_settings_say_what_is_right(prior: PixelCNN, wrong: dict, message: str) -> None:
+    with pytest.raises(OasisVQError, match=message):
+        sample(prior, **({"n": 2} | wrong))
