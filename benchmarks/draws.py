@@ -1,0 +1,183 @@
+"""How much draws look like held-out people: anatomy, Fréchet distance, a fresh classifier, copies.
+
+    python benchmarks/draws.py --weights checkpoints/base --data keras_png_slices_data --count 640 --json draws.json
+
+Draws are made at the levels and grades of the held-out (test) people, those of each slice equally often. The figures
+are those of `oasisvq.realism`; temperature and top-k stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from oasisvq import OasisVQ, OasisVQError, realism, sampling
+from oasisvq.data.layout import SliceSet, load_split
+
+BATCH = 64
+COLUMNS, GROUPS = 12, 4
+
+
+def draw(
+    model: OasisVQ, like: SliceSet, count: int, seed: int, temperature: float, top_k: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has."""
+    sources = np.resize(np.random.default_rng(seed).permutation(len(like)), count)
+    pictures = []
+    for start in tqdm(range(0, count, BATCH), "drawing", disable=None, leave=False):
+        rows = sources[start : start + BATCH]
+        indices = sampling.sample(
+            model.prior,
+            len(rows),
+            seed=seed,
+            first=start,
+            temperature=temperature,
+            top_k=top_k,
+            level=torch.from_numpy(like.levels[rows]),
+            grade=torch.from_numpy(like.grades[rows]),
+        )
+        pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
+    return np.concatenate(pictures), sources
+
+
+def reconstruct(model: OasisVQ, data: SliceSet, name: str) -> np.ndarray:
+    """Every slice through the VQ-VAE, (N, S, S) in [0, 1]."""
+    parts = torch.from_numpy(data.slices)[:, None].split(BATCH)
+    bar = tqdm(parts, f"reconstructing {name}", disable=None, leave=False)
+    return np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in bar]) + 0.5
+
+
+def contact_sheet(rows: dict[str, np.ndarray]) -> Image.Image:
+    """Groups of rows, one row a kind, twice enlarged: GROUPS x COLUMNS pictures (N, S, S) of each kind."""
+    margin, gap = 110, 8
+    side = 2 * next(iter(rows.values())).shape[1]
+    sheet = Image.new("L", (margin + COLUMNS * side, GROUPS * (len(rows) * side + gap)))
+    pen = ImageDraw.Draw(sheet)
+    for group in range(GROUPS):
+        for line, (name, pictures) in enumerate(rows.items()):
+            top = group * (len(rows) * side + gap) + line * side
+            pen.text((6, top + side // 2), name, fill=255)
+            for column, picture in enumerate(pictures[group * COLUMNS : (group + 1) * COLUMNS]):
+                image = Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
+                sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (margin + column * side, top))
+    return sheet
+
+
+def for_sheet(sources: np.ndarray, levels: np.ndarray, seed: int) -> np.ndarray:
+    """Draws to show: a random handful a group, lowest level first."""
+    chosen = np.random.default_rng(seed).permutation(len(sources))[: GROUPS * COLUMNS]
+    groups = [chosen[i : i + COLUMNS] for i in range(0, len(chosen), COLUMNS)]
+    return np.concatenate([group[np.argsort(levels[sources[group]], kind="stable")] for group in groups])
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+
+    def ratio(value: float | None) -> str:
+        return f"{value:12.2f}" if value is not None else f"{'-':>12}"
+
+    heads = ("draws", "held out", "ratio", "reconstr.", "training")
+    lines = [
+        f"{figures['count']} draws, temperature {figures['temperature']:g}, top-k {figures['top_k'] or 'all'}, "
+        f"seed {figures['seed']}; {figures['slices']} slices of {figures['people']} held-out people",
+        "",
+        f"{'anatomy':22}" + "".join(f"{head:>12}" for head in heads),
+    ]
+    for name in realism.MEASURES:
+        row = figures["anatomy"][name]
+        means = f"{row['draws_mean']:12.4f}{row['held_out_mean']:12.4f}"
+        lines.append(
+            f"{name:22}{means}" + "".join(ratio(row[f"{k}_ratio"]) for k in ("draws", "reconstructions", "training"))
+        )
+    lines.append("  (means, then Wasserstein distances to held-out people over that between their halves)")
+    frechet, auc, copies = figures["frechet"], figures["auc"], figures["copies"]
+    lines += ["", "Fréchet distance to held-out people, in thousandths"]
+    lines += [
+        f"  {label:45}{1000 * frechet[key]:8.3f}"
+        for key, label in {
+            "draws": "draws",
+            "training": "as many training slices",
+            "training_reconstructions": "as many training slices, through the VQ-VAE",
+            "held_out_halves": "halves of held-out people, half as many",
+        }.items()
+    ]
+    lines += [
+        f"  {'draws over training slices':45}{frechet['ratio']:8.2f}",
+        "",
+        "AUC of a fresh classifier (0.5: it cannot tell), median of seeds",
+        f"  {'draws against held-out slices':45}{auc['against_held_out']:8.3f}",
+        f"  {'draws against their reconstructions':45}{auc['against_reconstructions']:8.3f}",
+        "",
+        "Distance to the nearest training slice, through the VQ-VAE too (least, median)",
+        f"  {'draws':45}{copies['draws_least']:8.4f}{copies['draws_median']:8.4f}",
+        f"  {'reconstructions of held-out slices':45}{copies['held_out_least']:8.4f}{copies['held_out_median']:8.4f}",
+        f"  {'draws closer than the closest 1 % of these':45}{100 * copies['share_closer']:7.2f}%",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
+    parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
+    parser.add_argument("--count", type=int, default=640, help="draws (default 640)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        help="write a contact sheet here: draws, reconstructions and held-out slices at the same levels. "
+        "IT SHOWS SLICES OF REAL PEOPLE when the data are real: do not share it, do not commit it",
+    )
+    args = parser.parse_args()
+    if args.count < 32:
+        parser.error("--count: give at least 32 draws")
+    try:
+        figures = run(args)
+    except OasisVQError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(table(figures))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Draw, judge, and write the sheet where one is asked for."""
+    model = OasisVQ.from_pretrained(args.weights)
+    preset = model.preset
+    held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in ("test", "train"))
+    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k)
+    again = reconstruct(model, held_out, "held-out people")
+    if args.sheet:
+        shown = for_sheet(sources, held_out.levels, args.seed)
+        at = sources[shown]
+        contact_sheet({"drawn": drawn[shown], "reconstructed": again[at], "held out": held_out.slices[at] + 0.5}).save(
+            args.sheet
+        )
+    figures = realism.judge(
+        drawn, sources, held_out, again, train, reconstruct(model, train, "training people"), args.seed
+    )
+    return {
+        "count": args.count,
+        "seed": args.seed,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "split": "test",
+        "people": len(set(held_out.cases)),
+        "slices": len(held_out),
+        **{name: section | {"temperature": args.temperature, "top_k": args.top_k} for name, section in figures.items()},
+        "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
