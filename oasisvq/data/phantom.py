@@ -104,6 +104,7 @@ def person(seed: int, index: int, levels: int = 32) -> tuple[np.ndarray, float]:
 
 def _person(atlas: Atlas, rng: np.random.Generator, levels: int) -> tuple[np.ndarray, float]:
     ageing = min(rng.gamma(1.4, 1.0), 5.0)
+    grade = _grade(ageing, rng)
     y = ((CANVAS - 1) / 2 - np.arange(CANVAS)[_ROWS]) / _SCALE + _CENTRE_Y
     x = (np.arange(CANVAS)[_COLUMNS] - (CANVAS - 1) / 2) / _SCALE
     z = np.linspace(_LOWEST, _HIGHEST, levels)
@@ -117,7 +118,7 @@ def _person(atlas: Atlas, rng: np.random.Generator, levels: int) -> tuple[np.nda
 
     stack = np.zeros((levels, CANVAS, CANVAS), np.float32)
     stack[:, _ROWS, _COLUMNS] = image.transpose(2, 1, 0)
-    return np.round(normalise(stack) * 255).astype(np.uint8), _grade(ageing, rng)
+    return np.round(normalise(stack) * 255).astype(np.uint8), grade
 
 
 def _grade(ageing: float, rng: np.random.Generator) -> float:
@@ -133,7 +134,7 @@ def _warp(atlas: Atlas, rng: np.random.Generator, axes: list[np.ndarray], ageing
     matrix = np.eye(3) + np.diag(rng.normal(0, 0.01, 3)) + 0.006 * rng.normal(size=(3, 3))
     moved = np.tensordot(matrix, point - centre, 1) + centre
 
-    for spacing, amplitude, symmetry in ((48, 1.4, 0.9), (20, 1.3, 0.4), (9, 1.0, 0.0)):
+    for spacing, amplitude, symmetry in ((48, 1.2, 0.9), (20, 1.3, 0.4), (9, 1.0, 0.0)):
         for axis in range(3):
             field = _smooth_field(rng, coarse, spacing)
             # A head is nearly symmetric in the large: mirror most of the displacement, with its sign along x.
@@ -144,7 +145,7 @@ def _warp(atlas: Atlas, rng: np.random.Generator, axes: list[np.ndarray], ageing
     steps = 4  # small steps one after another keep the push invertible
     for _ in range(steps):
         pull = [ndimage.map_coordinates(component, moved, order=1) for component in atlas.pull]
-        moved += ageing * 3.2 / steps * np.stack(pull)
+        moved += (ageing - 0.3) * 5.0 / steps * np.stack(pull)
     fine = [_linear(old, new) for old, new in zip(coarse, axes, strict=True)]
     return np.stack([_separable(component, fine) for component in moved])
 
@@ -152,11 +153,11 @@ def _warp(atlas: Atlas, rng: np.random.Generator, axes: list[np.ndarray], ageing
 def _photograph(tissue: np.ndarray, axes: list[np.ndarray], rng: np.random.Generator, ageing: float) -> np.ndarray:
     """Brightness of the tissue as a scanner of its own would show it; (X, Y, Z), background not yet removed."""
     folded = tissue + 0.025 * _smooth_field(rng, axes, 4)
-    csf, grey, white = rng.normal([0.13, 0.52, 0.87], [0.02, 0.025, 0.015])
-    sulci = 0.48 + 0.025 * ageing + rng.normal(0, 0.015)
+    csf, grey, white = rng.normal([0.12, 0.52, 0.87], [0.02, 0.025, 0.015])
+    sulci = 0.49 + 0.03 * ageing + rng.normal(0, 0.015)
     image = csf + (grey - csf) * _step(folded, sulci, 0.34) + (white - grey) * _step(folded, 0.82, 0.27)
-    image = ndimage.gaussian_filter(image, 0.9) * np.exp(0.05 * _smooth_field(rng, axes, 90))
-    noise = rng.normal(0, rng.uniform(0.02, 0.05), (2, *image.shape)).astype(np.float32)
+    image = ndimage.gaussian_filter(image, 1.0) * np.exp(0.05 * _smooth_field(rng, axes, 90))
+    noise = rng.normal(0, rng.uniform(0.015, 0.04), (2, *image.shape)).astype(np.float32)
     noise = ndimage.gaussian_filter(noise, (0, 0.5, 0.5, 0.5))
     return np.hypot(image + noise[0], noise[1])
 

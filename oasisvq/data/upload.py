@@ -35,6 +35,8 @@ def read_image(data: bytes, name: str) -> np.ndarray:
             pixels = as_grey(ImageOps.exif_transpose(image), name)
     except OasisVQError:
         raise
+    except Image.DecompressionBombError as error:
+        raise OasisVQError(f"{name}: too many pixels: a slice has {_MIN_SIDE} to {_MAX_SIDE} a side") from error
     except Exception as error:  # decoders given hostile bytes raise almost anything
         raise OasisVQError(f"{name}: not a readable PNG, JPEG or TIFF picture: export the slice again") from error
     slice01 = normalise(pixels)

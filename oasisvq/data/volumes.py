@@ -10,9 +10,11 @@ Analyze file, second axis to the front and third to the top. Which side is left 
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -28,6 +30,9 @@ _DEPTH = 0.375
 
 # Litres. Adult brains with the water in them hold 1 to 2.1; a head with skull and scalp more than 3.
 _BRAIN = (0.7, 2.5)
+
+# Codes for unsigned 16-bit numbers: SPM's and NIfTI's, both seen in Analyze headers.
+_UNSIGNED = (132, 512)
 
 _SESSION = re.compile(r"OAS1_(\d{4})_MR(\d)")
 _MASKED = re.compile(r"OAS1_(\d{4})_MR(\d)_mpr_n\d_anon_111_t88_masked_gfc\.hdr")
@@ -98,7 +103,7 @@ def _oasis(folder: Path) -> Volume:
 def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one volume: float32 (X, Y, Z), y to the front and z to the top, and its voxel size in mm, (3,)."""
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(file))
+        image = nibabel.as_closest_canonical(_load(file))
         data = np.asarray(image.dataobj, dtype=np.float32)
         voxel = np.array(image.header.get_zooms()[:3], dtype=float)
     except (OSError, EOFError, ValueError, ImageFileError, HeaderDataError) as error:
@@ -113,6 +118,20 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     if not (np.isfinite(voxel).all() and (voxel > 0).all()):
         raise OasisVQError(f"{file}: the header gives no voxel size: convert it again with the size in millimetres")
     return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), voxel
+
+
+def _load(file: Path) -> nibabel.spatialimages.SpatialImage:
+    """`nibabel.load`, and the unsigned 16-bit numbers that it knows in NIfTI but not in Analyze."""
+    block = bytearray(file.read_bytes()[:348]) if file.suffix == ".hdr" else bytearray()
+    order: Literal["big", "little"] = "big" if block[:4] == b"\0\0\x01\x5c" else "little"
+    if block[344:347] == b"ni1" or int.from_bytes(block[70:72], order) not in _UNSIGNED:
+        return nibabel.load(file)  # type: ignore[return-value]
+    block[70:72] = (4).to_bytes(2, order)  # signed for nibabel, and back
+    holders = {"header": io.BytesIO(block), "image": io.BytesIO(file.with_suffix(".img").read_bytes())}
+    signed = nibabel.AnalyzeImage.from_file_map(
+        {key: nibabel.FileHolder(fileobj=data) for key, data in holders.items()}
+    )
+    return nibabel.Nifti1Image(np.asarray(signed.dataobj).astype(np.int16).view(np.uint16), signed.affine)
 
 
 def axial_slices(volume: np.ndarray, voxel: np.ndarray, name: str, levels: int = 32) -> np.ndarray:

@@ -1,0 +1,235 @@
+"""The PNG layout: what is read, in which order, and one clear line for everything that is wrong."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oasisvq.data.layout import describe, load_labels, load_split
+from oasisvq.data.slices import normalise, to_model
+from oasisvq.errors import OasisVQError
+
+
+def picture(seed: int, shape: tuple[int, int] = (256, 256)) -> np.ndarray:
+    """A blocky head: background 0, random grey values inside."""
+    image = np.zeros(shape, np.uint8)
+    blocks = np.random.default_rng(seed).integers(60, 250, (10, 10), dtype=np.uint8)
+    top, left = shape[0] // 2 - 80, shape[1] // 2 - 60
+    image[top : top + 160, left : left + 120] = np.kron(blocks, np.ones((16, 12), np.uint8))
+    return image
+
+
+def write(root, split, case, numbers, suffix=".nii.png", shape=(256, 256)):
+    folder = root / f"keras_png_slices_{split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        Image.fromarray(picture(int(case) * 100 + number, shape)).save(folder / f"case_{case}_slice_{number}{suffix}")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path, "train", "001", range(12))
+    write(tmp_path, "train", "002", range(12))
+    write(tmp_path, "validate", "003", range(3))
+    write(tmp_path, "test", "004", range(3))
+    return tmp_path
+
+
+def test_slices_levels_and_cases_in_order(root):
+    data = load_split(root, "train")
+    assert len(data) == 24
+    assert data.cases == ["001"] * 12 + ["002"] * 12
+    assert data.levels.tolist() == [*range(12)] * 2  # 2 comes before 10
+    assert data.grades.tolist() == [4] * 24  # unknown
+    stack = np.stack([picture(200 + number) for number in range(12)])
+    np.testing.assert_array_equal(data.slices[12:], to_model(normalise(stack), 80))
+    item = data[13]
+    assert item["slice"].shape == (1, 80, 80)
+    assert item["level"] == 1
+    assert item["grade"] == 4
+    np.testing.assert_array_equal(item["slice"][0].numpy(), data.slices[13])
+
+
+def test_brightness_is_normalised_by_person_not_by_slice(tmp_path):
+    folder = write(tmp_path, "train", "001", range(2))
+    dim = folder / "case_001_slice_1.nii.png"
+    Image.fromarray(np.asarray(Image.open(folder / "case_001_slice_0.nii.png")) // 2).save(dim)
+    data = load_split(tmp_path, "train")
+    bright, dim_slice = data.slices + 0.5
+    assert dim_slice.max() == pytest.approx(bright.max() / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".nii.png", ".png", ".jpg", ".jpeg"])
+def test_every_suffix(tmp_path, suffix):
+    write(tmp_path, "test", "001", range(2), suffix)
+    reference = to_model(normalise(np.stack([picture(100), picture(101)])), 80)
+    lossy = "jp" in suffix
+    difference = np.abs(load_split(tmp_path, "test").slices - reference)
+    assert difference.mean() < (0.02 if lossy else 1e-7)
+
+
+def test_smaller_slices_sit_on_the_same_canvas(tmp_path):
+    write(tmp_path / "big", "train", "001", [0])
+    write(tmp_path / "small", "train", "001", [0], shape=(208, 176))
+    big, small = (load_split(tmp_path / name, "train").slices for name in ("big", "small"))
+    np.testing.assert_array_equal(big, small)
+
+
+def test_sixteen_bits(tmp_path):
+    folder = write(tmp_path, "train", "001", [0])
+    reference = load_split(tmp_path, "train").slices
+    Image.fromarray(picture(100).astype(np.uint16) * 200).save(folder / "case_001_slice_0.nii.png")
+    np.testing.assert_allclose(load_split(tmp_path, "train").slices, reference, atol=1e-6)
+
+
+def test_grey_saved_as_colour_is_grey(tmp_path):
+    folder = write(tmp_path, "train", "001", [0])
+    reference = load_split(tmp_path, "train").slices
+    for mode in ("RGB", "RGBA", "P", "LA"):
+        Image.fromarray(picture(100)).convert(mode).save(folder / "case_001_slice_0.nii.png")
+        np.testing.assert_array_equal(load_split(tmp_path, "train").slices, reference)
+
+
+def test_other_numbers_become_ranks(tmp_path):
+    write(tmp_path, "train", "001", range(100, 164))
+    write(tmp_path, "test", "002", [3, 7, 11])
+    assert load_split(tmp_path, "train").levels.tolist() == [i // 2 for i in range(64)]
+    assert load_split(tmp_path, "test").levels.tolist() == [0, 10, 21]  # one rule for the whole set
+
+
+def test_grades_from_subjects_csv(root):
+    (root / "subjects.csv").write_text("case,split,cdr\n001,train,0.5\n002,train,\n003,validate,2\n")
+    assert load_split(root, "train").grades.tolist() == [1] * 12 + [4] * 12
+    assert load_split(root, "validate").grades.tolist() == [3] * 3
+    assert load_split(root, "test").grades.tolist() == [4] * 3
+
+
+def test_grades_from_the_table_of_oasis(root):
+    table = "\ufeffID,M/F,Age,CDR\nOAS1_0001_MR1,F,74,1\nOAS1_0002_MR1,F,20,\nOAS1_0003_MR2,M,26,0\n"
+    (root / "oasis_cross-sectional.csv").write_text(table, encoding="utf-8")
+    assert load_split(root, "train").grades.tolist() == [2] * 12 + [4] * 12
+
+
+def test_label_maps_follow_the_slices(root):
+    folder = root / "keras_png_slices_seg_test"
+    folder.mkdir()
+    labels = np.zeros((256, 256), np.uint8)
+    labels[:128, :128], labels[:128, 128:], labels[128:, :128] = 85, 170, 255
+    for number in range(3):
+        Image.fromarray(labels).save(folder / f"seg_004_slice_{number}.nii.png")
+    maps = load_labels(root, "test")
+    assert maps.shape == load_split(root, "test").slices.shape
+    assert maps.dtype == np.uint8
+    expected = np.kron([[1, 2], [3, 0]], np.ones((40, 40)))
+    np.testing.assert_array_equal(maps, np.stack([expected] * 3))
+    with pytest.raises(OasisVQError, match="keras_png_slices_seg_train"):
+        load_labels(root, "train")
+    (folder / "seg_004_slice_2.nii.png").unlink()
+    with pytest.raises(OasisVQError, match="not of the same slices"):
+        load_labels(root, "test")
+
+
+def test_describe_counts_and_fingerprints(root):
+    said = describe(root)
+    assert said["people"] == {"train": 2, "validate": 1, "test": 1}
+    assert said["slices"] == {"train": 24, "validate": 3, "test": 3}
+    again = root.parent / "again" / "keras_png_slices_data"
+    shutil.copytree(root, again)
+    assert describe(again.parent)["fingerprint"] == said["fingerprint"]
+    (again / "dataset.json").write_text('{"name": "mine", "description": "six people"}')
+    assert describe(again) | {"name": "mine", "description": "six people"} == describe(again)
+    Image.fromarray(picture(7)).save(again / "keras_png_slices_test" / "case_004_slice_0.nii.png")
+    assert describe(again)["fingerprint"] != said["fingerprint"]
+
+
+def empty(root, train):
+    for file in train.iterdir():
+        file.unlink()
+
+
+def cut_short(root, train):
+    file = train / "case_002_slice_3.nii.png"
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def no_image(root, train):
+    (train / "case_002_slice_3.nii.png").write_bytes(b"not a picture")
+
+
+def other_size(root, train):
+    Image.fromarray(picture(1, (208, 176))).save(train / "case_002_slice_3.nii.png")
+
+
+def other_depth(root, train):
+    Image.fromarray(picture(1).astype(np.uint16)).save(train / "case_002_slice_3.nii.png")
+
+
+def coloured(root, train):
+    red = np.stack([picture(1), picture(2), picture(3)], axis=-1)
+    Image.fromarray(red).save(train / "case_002_slice_3.nii.png")
+
+
+def two_splits(root, train):
+    shutil.copy(train / "case_002_slice_3.nii.png", root / "keras_png_slices_test")
+
+
+def same_slice_twice(root, train):
+    shutil.copy(train / "case_002_slice_3.nii.png", train / "case_002_slice_3.png")
+
+
+def odd_name(root, train):
+    shutil.copy(train / "case_002_slice_3.nii.png", train / "brain.png")
+
+
+def odd_grade(root, train):
+    (root / "subjects.csv").write_text("case,split,cdr\n001,train,7\n")
+
+
+def no_grade_column(root, train):
+    (root / "subjects.csv").write_text("case,age\n001,70\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named", "said"),
+    [
+        (empty, "keras_png_slices_train", "empty"),
+        (cut_short, "case_002_slice_3.nii.png", "not a readable image"),
+        (no_image, "case_002_slice_3.nii.png", "not a readable image"),
+        (other_size, "case_002_slice_3.nii.png", "176x208"),
+        (other_depth, "case_002_slice_3.nii.png", "16 bits"),
+        (coloured, "case_002_slice_3.nii.png", "greyscale"),
+        (two_splits, "case_002_slice_3.nii.png", "also in train"),
+        (same_slice_twice, "case_002_slice_3.png", "keep one"),
+        (odd_name, "brain.png", "rename"),
+        (odd_grade, "subjects.csv", "CDR 7"),
+        (no_grade_column, "subjects.csv", "cdr"),
+    ],
+)
+def test_bad_data_is_named_in_one_line(root, spoil, named, said):
+    spoil(root, root / "keras_png_slices_train")
+    with pytest.raises(OasisVQError) as caught:
+        load_split(root, "train")
+    message = str(caught.value)
+    assert named in message
+    assert said in message
+    assert "\n" not in message
+
+
+def test_missing_folders_are_named(root, tmp_path):
+    shutil.rmtree(root / "keras_png_slices_validate")
+    with pytest.raises(OasisVQError, match="keras_png_slices_validate"):
+        load_split(root, "validate")
+    assert len(load_split(root, "test")) == 3
+    with pytest.raises(OasisVQError, match="no such folder"):
+        load_split(tmp_path / "nowhere", "train")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(OasisVQError, match="keras_png_slices_train"):
+        describe(tmp_path / "void")
+
+
+def test_leftovers_of_file_browsers_are_no_slices(root):
+    (root / "keras_png_slices_test" / ".DS_Store").write_bytes(b"x")
+    (root / "keras_png_slices_test" / "Thumbs.db").write_bytes(b"x")
+    assert len(load_split(root, "test")) == 3
