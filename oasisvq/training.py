@@ -121,12 +121,15 @@ class PriorTask:
 
     def __init__(self, preset: Preset, vqvae: VQVAE) -> None:
         self.preset = preset
-        self.vqvae = vqvae.eval().requires_grad_(False)
+        self.vqvae = vqvae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.rate = preset.prior_epochs, preset.prior_rate
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        indices = self.vqvae.encode(augment(batch["slice"], generator))
+        slices = augment(batch["slice"], generator)
+        # In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
+        with torch.no_grad(), torch.autocast(slices.device.type, enabled=False):
+            indices = self.vqvae.encode(slices)
         hidden = torch.rand(2, len(indices), generator=generator).to(indices.device) < UNKNOWN
         level = batch["level"].masked_fill(hidden[0], self.preset.levels)
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
