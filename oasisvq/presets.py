@@ -46,7 +46,7 @@ class Preset:
     batch: int = 32
     vqvae_epochs: int = 26
     vqvae_rate: float = 1e-3
-    prior_epochs: int = 20
+    prior_epochs: int = 16
     prior_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
