@@ -32,7 +32,7 @@ def comparison(original: Picture, reconstruction: Picture, similarity: Picture) 
     _linked_pictures(figure, original.shape)
     top, bottom = {"y": 0.77, "len": 0.46}, {"len": 0.23, "orientation": "v"}
     figure.update_layout(
-        height=720,
+        height=780,
         coloraxis=_scale("Greys_r", 0, 1, "grey", top),
         coloraxis2=_scale("RdBu_r", -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT, "difference", bottom | {"y": 0.36}),
         coloraxis3=_scale("Cividis", 0, 1, "SSIM", bottom | {"y": 0.1}),

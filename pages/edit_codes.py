@@ -5,12 +5,12 @@ import streamlit as st
 import torch
 
 from oasisvq import metrics
-from oasisvq.ui import editor
+from oasisvq.ui import editor, wording
 from oasisvq.ui.choose import choose_slice
 from oasisvq.ui.code_grid import catch_up, code_grid, current, open_codes, store
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import load_palette, turn
-from oasisvq.ui.pictures import png, synthetic
+from oasisvq.ui.pictures import EDITED, marked, png
 
 model, palette = model_in_frame(), load_palette()
 
@@ -45,7 +45,7 @@ def studio() -> None:
     )
     save.download_button(
         "PNG",
-        png(synthetic(now), {"Source": "oasisvq, edited codes", "Revision": model.info["revision"] or "none"}),
+        lambda: png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
         file_name="oasisvq-edited.png",
         mime="image/png",
         on_click="ignore",

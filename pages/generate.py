@@ -6,7 +6,7 @@ from oasisvq.ui import code_grid, wording
 from oasisvq.ui.drawing import Drawn, Growing, draw
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import load_palette
-from oasisvq.ui.pictures import code_map, mosaic, png, synthetic
+from oasisvq.ui.pictures import SYNTHETIC, code_map, marked, mosaic
 
 GALLERY, KEPT, COLUMNS = "gallery", 24, 4
 
@@ -63,12 +63,16 @@ def settings() -> tuple[int, dict]:
 def studio() -> None:
     """Controls, the draw under way, and the gallery."""
     count, wanted = settings()
-    start, stop = st.columns([1, 5])
-    if start.button("Draw", type="primary", icon=":material/draw:", width="stretch"):
+    left, right = st.columns([1, 5])
+    stop, stage = right.empty(), st.empty()
+    if left.button("Draw", type="primary", icon=":material/draw:", width="stretch"):
         # Any click ends a draw at its next picture: the button needs no code of its own.
         stop.button("Stop", icon=":material/stop:")
-        st.session_state[GALLERY] = (live(count, wanted) + st.session_state.get(GALLERY, []))[:KEPT]
-        st.rerun(scope="fragment")
+        with stage.container():
+            drawn = live(count, wanted)
+        st.session_state[GALLERY] = (drawn + st.session_state.get(GALLERY, []))[:KEPT]
+        stop.empty()
+        stage.empty()
     gallery(st.session_state.get(GALLERY, []))
 
 
@@ -85,7 +89,7 @@ def live(count: int, wanted: dict) -> list[Drawn]:
             f"The last code was open by {now.entropy.mean():.1f} bits.",
         )
         pictures.image(
-            mosaic([synthetic(picture) for picture in now.pictures]),
+            mosaic([marked(picture, SYNTHETIC) for picture in now.pictures]),
             width="stretch",
             caption="The slice so far",
             alt="Synthetic slice under construction, row by row from the top",
@@ -93,7 +97,7 @@ def live(count: int, wanted: dict) -> list[Drawn]:
         codes.image(
             mosaic([code_map(indices, palette.rank, now.known) for indices in now.indices]),
             width="stretch",
-            caption="Its codes so far, dark codes violet, bright codes yellow",
+            caption="Its codes so far. Violet: dark, yellow: bright",
             alt="Grid of codes under construction; codes not drawn yet are grey",
         )
 
@@ -107,25 +111,22 @@ def gallery(drawn: list[Drawn]) -> None:
         return
     st.subheader("Drawn in this session")
     for start in range(0, len(drawn), COLUMNS):
-        for place, (column, one) in enumerate(zip(st.columns(COLUMNS), drawn[start : start + COLUMNS], strict=False)):
-            picture = synthetic(one.picture)
+        row = drawn[start : start + COLUMNS]
+        for place, (column, one) in enumerate(zip(st.columns(COLUMNS), row, strict=False), start):
             asked = ", ".join(f"{name} {value}" for name, value in one.settings.items() if value is not None)
             column.image(
-                picture, width="stretch", caption=f"{asked}; {one.bits:,.0f} bits", alt=f"Synthetic slice: {asked}"
+                one.file, width="stretch", caption=f"{asked}; {one.bits:,.0f} bits", alt=f"Synthetic slice: {asked}"
             )
             column.download_button(
                 "PNG",
-                png(
-                    picture,
-                    {"Source": "oasisvq, synthetic", "Revision": model.info["revision"] or "none"} | one.settings,
-                ),
+                one.file,
                 file_name=f"oasisvq-synthetic-seed{one.settings['seed']}-{one.settings['draw']}.png",
                 mime="image/png",
                 on_click="ignore",
-                key=f"png {start + place}",
+                key=f"png {place}",
                 icon=":material/download:",
             )
-            if column.button("Edit codes", key=f"edit {start + place}", icon=":material/grid_on:"):
+            if column.button("Edit codes", key=f"edit {place}", icon=":material/grid_on:"):
                 code_grid.open_codes(one.indices)
                 st.switch_page("pages/edit_codes.py")
 

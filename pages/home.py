@@ -3,7 +3,7 @@
 import streamlit as st
 
 from oasisvq.ui import wording
-from oasisvq.ui.choose import bundled, in_model_size
+from oasisvq.ui.choose import SHOWN_FIRST, bundled, in_model_size
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import load_palette, turn
 from oasisvq.ui.pictures import code_map, enlarge
@@ -14,7 +14,7 @@ info, preset = model.info, model.preset
 st.title("Brain slices in a few hundred codes")
 st.markdown(wording.WHAT)
 
-name, picture = next(iter(bundled().items()))
+name, picture = list(bundled().items())[SHOWN_FIRST]
 chosen = in_model_size(name, picture, preset.size)
 with turn():
     coded = model.reconstruct(chosen.tensor)
@@ -24,7 +24,7 @@ original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {
 codes.image(
     code_map(indices, load_palette().rank, indices >= 0),
     width="stretch",
-    caption=f"2. Its {preset.grid} × {preset.grid} codes out of {preset.codebook_size}: dark violet, bright yellow",
+    caption=f"2. Its {preset.grid} × {preset.grid} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
     alt="The grid of codes as coloured cells: the outline of the brain can be made out",
 )
 again.image(

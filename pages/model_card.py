@@ -80,6 +80,10 @@ st.markdown(wording.LIMITS)
 st.header("Cite")
 st.markdown(f"The data these weights come from:\n{wording.CITATION}")
 
+st.header("The example slices")
+with st.expander("Where they come from, and the template's notice"):
+    st.text(wording.notice())
+
 st.header("Train on your own data")
 st.markdown(wording.TRAIN)
 

@@ -5,10 +5,11 @@ import math
 import streamlit as st
 
 from oasisvq import figures, metrics
+from oasisvq.ui import wording
 from oasisvq.ui.choose import choose_slice
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import turn
-from oasisvq.ui.pictures import png, synthetic
+from oasisvq.ui.pictures import RECONSTRUCTION, marked, png
 
 model = model_in_frame()
 preset, results = model.preset, model.info["results"] or {}
@@ -86,7 +87,7 @@ st.caption(
 )
 st.download_button(
     "Reconstruction as PNG",
-    png(synthetic(again), {"Source": "oasisvq reconstruction", "Revision": model.info["revision"] or "none"}),
+    lambda: png(marked(again, RECONSTRUCTION), wording.provenance(model.info, RECONSTRUCTION)),
     file_name="oasisvq-reconstruction.png",
     mime="image/png",
     on_click="ignore",

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oasisvq.data.examples import examples
-from oasisvq.data.slices import normalise, to_model
+from oasisvq.data.slices import to_model
 from oasisvq.data.upload import read_image
 from oasisvq.errors import OasisVQError
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
+SHOWN_FIRST = 2  # of the examples: a level with ventricles, which everybody recognises
 FILE_TYPES = ["png", "jpg", "jpeg", "tif", "tiff"]
 _KEPT = "uploaded slice"
 
@@ -45,7 +46,7 @@ def choose_slice(size: int) -> Chosen | None:
         if source == UPLOAD:
             return _uploaded(size)
         pictures = bundled()
-        name = st.selectbox("Example", list(pictures), key="example", persist_state="session")
+        name = st.selectbox("Example", list(pictures), index=SHOWN_FIRST, key="example", persist_state="session")
         return in_model_size(name, pictures[name], size)
 
 
@@ -57,7 +58,7 @@ def _uploaded(size: int) -> Chosen | None:
     )
     if file is not None:
         try:
-            st.session_state[_KEPT] = in_model_size(file.name, normalise(read_image(file.getvalue(), file.name)), size)
+            st.session_state[_KEPT] = in_model_size(file.name, read_image(file.getvalue(), file.name), size)
         except OasisVQError as error:
             st.error(str(error), icon=":material/error:")
             return None

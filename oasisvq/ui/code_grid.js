@@ -3,7 +3,7 @@
 // so that a message overtaken by the next one loses nothing; what is on its way is drawn ahead as palette tiles.
 
 const CELL = 60; // canvas pixels a cell, twice what is shown, for sharp lines on dense screens
-const TILE = 16; // palette canvas pixels a code
+const TILE = 20; // palette canvas pixels a code, with the gap to the next
 const PALETTE_COLUMNS = 32;
 const RESEND_MS = 2000;
 const CHANGED = "#ffb13b";
@@ -54,7 +54,6 @@ class CodeGrid {
     if (this.stroke && !this.pending.length) this.flush();
 
     this.image = greyCanvas(data.image);
-    this.picture.dataset.ack = data.ack;
     if (data.palette.bytes !== this.paletteBytes) {
       this.paletteBytes = data.palette.bytes;
       this.tiles = greyCanvas(data.palette);
@@ -295,7 +294,7 @@ class CodeGrid {
     this.palette.height = rows * TILE;
     const context = this.palette.getContext("2d");
     order.forEach((code, i) => {
-      this.drawTile(context, code, (i % PALETTE_COLUMNS) * TILE, Math.floor(i / PALETTE_COLUMNS) * TILE, TILE);
+      this.drawTile(context, code, (i % PALETTE_COLUMNS) * TILE + 1, Math.floor(i / PALETTE_COLUMNS) * TILE + 1, TILE - 2);
     });
     const at = order.indexOf(settings.code);
     outline(context, CHANGED, (at % PALETTE_COLUMNS) * TILE, Math.floor(at / PALETTE_COLUMNS) * TILE, TILE, 3);
@@ -311,6 +310,7 @@ class CodeGrid {
       "aria-label",
       `Code grid of ${height} rows and ${width} columns over the decoded slice, ${changed} cells changed`,
     );
+    this.picture.dataset.pending = this.pending.length;
     const context = this.picture.getContext("2d");
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from oasisvq.pipeline import OasisVQ
 from oasisvq.ui.models import load_palette, turn
+from oasisvq.ui.pictures import SYNTHETIC, marked, png
+from oasisvq.ui.wording import provenance
 
 PAUSE = 0.1  # seconds between two pictures inside a row
 
@@ -35,10 +37,10 @@ class Growing(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A finished draw: codes (h, w), picture (S, S) in [0, 1], bits under the prior, and what it was asked with."""
+    """A finished draw: codes (h, w), the marked picture as PNG, bits under the prior, and what it was asked with."""
 
     indices: NDArray[np.int64]
-    picture: NDArray[np.floating]
+    file: bytes
     bits: float
     settings: Mapping[str, Any]
 
@@ -70,8 +72,11 @@ def draw(model: OasisVQ, count: int, settings: Mapping[str, Any], show: Callable
 
         coded = model.sample(count, **settings, on_step=step)
         bits = model.surprise(coded.indices, settings["level"], settings["grade"]).sum((1, 2)).tolist()
-    pictures = coded.slices[:, 0].numpy() + 0.5
-    return [
-        Drawn(codes, picture, cost, dict(settings) | {"draw": i})
-        for i, (codes, picture, cost) in enumerate(zip(coded.indices.numpy(), pictures, bits, strict=True))
-    ]
+    drawn = []
+    for i, (codes, picture, cost) in enumerate(
+        zip(coded.indices.numpy(), coded.slices[:, 0].numpy(), bits, strict=True)
+    ):
+        asked = dict(settings) | {"draw": i}
+        file = png(marked(picture + 0.5, SYNTHETIC), provenance(model.info, SYNTHETIC) | asked)
+        drawn.append(Drawn(codes, file, cost, asked))
+    return drawn

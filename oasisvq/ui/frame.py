@@ -10,7 +10,7 @@ from oasisvq.pipeline import OasisVQ
 from oasisvq.ui import wording
 from oasisvq.ui.models import load_model
 
-_FRAMED = "framed"
+_FRAMED = "the frame of this run stands"
 
 
 def navigation() -> Page:
@@ -57,7 +57,7 @@ def model_in_frame() -> OasisVQ:
     Until `st.navigation` is first called, Streamlit takes `pages/` for an app of the older kind: the first tab that
     asks a fresh server for a page by its address would get it bare.
     """
-    if _FRAMED not in st.session_state:
+    if not st.session_state.pop(_FRAMED, False):
         navigation()
         st.rerun()
     return load_model()

@@ -14,7 +14,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 Picture = NDArray[np.floating]
 
-MARK = "SYNTHETIC"
+SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
 SIDE = 320
 _BLANK = (128, 128, 128)
 
@@ -31,14 +31,14 @@ def enlarge(picture: Picture, side: int = SIDE) -> Image.Image:
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
-def synthetic(picture: Picture, side: int = SIDE) -> Image.Image:
-    """Enlarged, with a visible mark in the lower left corner: this is nobody's brain."""
+def marked(picture: Picture, mark: str, side: int = SIDE) -> Image.Image:
+    """Enlarged, with a visible mark in the lower left corner: this is not a scan."""
     image = enlarge(picture, side)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=side / 20)
-    left, top, right, bottom = draw.textbbox((side / 40, image.height - side / 40), MARK, font=font, anchor="lb")
+    left, top, right, bottom = draw.textbbox((side / 40, image.height - side / 40), mark, font=font, anchor="lb")
     draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill=0)
-    draw.text((left, bottom), MARK, fill=200, font=font, anchor="lb")
+    draw.text((left, bottom), mark, fill=200, font=font, anchor="lb")
     return image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 DISCLAIMER = "Research and teaching only, not for diagnosis."
@@ -115,6 +116,22 @@ def saw(data: Mapping[str, Any]) -> str:
     """One sentence: what the weights were trained on."""
     people, slices = data["people"].get("train"), data["slices"].get("train")
     return f"These weights saw {data['name']}: {slices:,} slices of {people:,} people."
+
+
+def provenance(info: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """What a picture that leaves the app takes along: what it is, and which weights made it."""
+    return {
+        "Software": "oasisvq",
+        "Kind": kind,
+        "Warning": DISCLAIMER,
+        "Weights": info["files"]["vqvae.safetensors"]["sha256"],
+        "Revision": info["revision"] or "none",
+    }
+
+
+def notice() -> str:
+    """What the template that the example slices are made from must always come with."""
+    return (files("oasisvq.data") / "example_slices" / "NOTICE").read_text(encoding="utf-8")
 
 
 def grade(value: float | None) -> str:

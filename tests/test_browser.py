@@ -1,0 +1,266 @@
+"""The app in a real browser: every page, the editor under fast fingers, a draw, and no word to any other host."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    "Home": "Brain slices in a few hundred codes",
+    "Reconstruct": "Reconstruct",
+    "Generate": "Generate",
+    "Edit codes": "Edit codes",
+    "Surprise": "Surprise",
+    "Model card": "Model card",
+}
+CELL = 60  # canvas pixels a cell in code_grid.js
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"no browser at {CHROMIUM}"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Address of a fresh server of the app."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app.py",
+        "--server.port",
+        str(port),
+        "--server.headless",
+        "true",
+    ]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"http://localhost:{port}"
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser, server):
+    """One tab for all tests, opened by the address of an inner page as the first request to a fresh server."""
+    tab = browser.new_page(viewport={"width": 1360, "height": 1300})
+    tab.hosts, tab.crashes = set(), []
+    tab.on("request", lambda request: tab.hosts.add(urlparse(request.url).netloc))
+    tab.on("pageerror", lambda error: tab.crashes.append(str(error)))
+    tab.goto(f"{server}/surprise")
+    tab.get_by_role("heading", name="Surprise", level=1).wait_for(timeout=60_000)
+    return tab
+
+
+def visit(tab, title: str) -> None:
+    tab.get_by_role("link", name=title, exact=True).first.click()
+    tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
+    settle(tab)
+
+
+def settle(tab) -> None:
+    """Wait until the server has nothing more to say."""
+    tab.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=30_000
+    )
+
+
+def test_an_inner_page_comes_in_its_frame_from_a_fresh_server(tab):
+    links = tab.get_by_test_id("stSidebarNavLink")
+    assert [link.inner_text().split("\n")[-1] for link in links.all()] == list(PAGES)
+    assert tab.get_by_text("not for diagnosis").count() == 1
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_page_is_whole(tab, title):
+    visit(tab, title)
+    assert tab.get_by_test_id("stException").count() == 0
+    assert tab.get_by_test_id("stAlertContentError").count() == 0
+    assert tab.get_by_text("Research and teaching only, not for diagnosis.").first.is_visible()
+    nameless = "() => [...document.querySelectorAll('img')].filter(i => !i.alt && !i.closest('[aria-hidden]')).length"
+    assert tab.evaluate(nameless) == 0
+    assert tab.crashes == []
+
+
+def test_warm_page_change_is_quick(tab):
+    seconds = []
+    for title in ("Home", "Generate", "Edit codes", "Model card", "Surprise"):
+        started = time.monotonic()
+        tab.get_by_role("link", name=title, exact=True).first.click()
+        tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
+        seconds.append(time.monotonic() - started)
+    assert sorted(seconds)[2] < 1.0  # half of that on a quiet machine
+
+
+# The editor.
+
+
+@pytest.fixture
+def grid(tab):
+    """The code grid of an untouched slice."""
+    visit(tab, "Edit codes")
+    if tab.get_by_role("button", name="Reset", exact=True).is_enabled():
+        tab.get_by_role("button", name="Reset", exact=True).click()
+        tab.wait_for_function(
+            "() => !document.querySelector('[data-testid=stMetricValue]').innerText.localeCompare('0')"
+        )
+    tab.get_by_role("button", name="Paint", exact=True).click()
+    return Grid(tab)
+
+
+class Grid:
+    def __init__(self, tab):
+        self.tab = tab
+        self.picture = tab.locator("canvas.picture")
+        palette = tab.locator("canvas.palette").bounding_box()
+        # The brightest codes: in no cell of the example's background, where the tests paint.
+        tab.mouse.click(palette["x"] + palette["width"] * 0.5, palette["y"] + palette["height"] * 0.98)
+        self.box = self.picture.bounding_box()
+        self.side = 20
+
+    def at(self, row: int, column: int) -> tuple[float, float]:
+        cell = self.box["width"] / self.side
+        return self.box["x"] + (column + 0.5) * cell, self.box["y"] + (row + 0.5) * cell
+
+    def changed(self) -> set[tuple[int, int]]:
+        """Cells with the outline of a changed cell, once the server has acknowledged all that was done."""
+        settle(self.tab)
+        self.tab.wait_for_function(f"({QUEUE_IS_EMPTY})()")
+        marked = self.picture.evaluate(
+            """(canvas, cell) => {
+                const context = canvas.getContext('2d');
+                const found = [];
+                for (let r = 0; r * cell < canvas.height; r++)
+                    for (let c = 0; c * cell < canvas.width; c++) {
+                        const [red, green, blue] = context.getImageData(c * cell + 1, r * cell + 1, 1, 1).data;
+                        if (red > 240 && green > 160 && green < 200 && blue < 90) found.push([r, c]);
+                    }
+                return found;
+            }""",
+            CELL,
+        )
+        assert self.tab.get_by_test_id("stMetricValue").first.inner_text() == str(len(marked))
+        return {tuple(cell) for cell in marked}
+
+
+QUEUE_IS_EMPTY = """() => {
+    const host = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].find(h => h.shadowRoot);
+    return host.shadowRoot.querySelector('canvas.picture').dataset.pending === '0';
+}"""
+
+
+def test_twenty_rapid_clicks_change_exactly_their_cells(tab, grid):
+    cells = [(row, column) for row in (0, 2, 17, 19) for column in (0, 3, 9, 14, 19)]
+    for cell in cells:
+        tab.mouse.click(*grid.at(*cell))
+    assert grid.changed() == set(cells)
+
+
+def test_fast_strokes_leave_no_gap_and_undo_takes_one_each(tab, grid):
+    strokes = [[(row, column) for row in (0, 1, 2)] for column in range(0, 16, 2)]
+    for stroke in strokes:
+        tab.mouse.move(*grid.at(*stroke[0]))
+        tab.mouse.down()
+        tab.mouse.move(*grid.at(*stroke[-1]))
+        tab.mouse.up()
+    assert grid.changed() == {cell for stroke in strokes for cell in stroke}
+    for _ in range(3):
+        tab.get_by_role("button", name="Undo", exact=True).click()
+    assert grid.changed() == {cell for stroke in strokes[:-3] for cell in stroke}
+    tab.get_by_role("button", name="Redo", exact=True).click()
+    assert grid.changed() == {cell for stroke in strokes[:-2] for cell in stroke}
+
+
+def test_a_stroke_is_kept_when_the_page_is_left_at_once(tab, grid):
+    tab.mouse.click(*grid.at(0, 7))
+    visit(tab, "Surprise")
+    visit(tab, "Edit codes")
+    assert grid.changed() == {(0, 7)}
+
+
+def test_the_keyboard_is_enough(tab, grid):
+    tab.mouse.move(0, 0)
+    grid.picture.focus()
+    for key in ["Home", *["ArrowUp"] * 20, *["ArrowLeft"] * 20, "Space", "ArrowRight", "Space"]:
+        tab.keyboard.press(key)
+    assert grid.changed() == {(0, 0), (0, 1)}
+    tab.keyboard.press("Control+z")
+    assert grid.changed() == {(0, 0)}
+
+
+def test_picked_code_is_painted(tab, grid):
+    tab.get_by_role("button", name="Pick", exact=True).click()
+    tab.mouse.click(*grid.at(0, 0))
+    chosen = tab.locator(".chosen .code").inner_text()
+    assert re.match(r"Code \d+, in \d{2,} cells", chosen)  # the background's code
+    tab.mouse.click(*grid.at(19, 19))
+    assert grid.changed() == set()  # painted with what was there
+
+
+# Drawing.
+
+
+def test_a_draw_appears_and_can_be_stopped(tab):
+    visit(tab, "Generate")
+    tab.get_by_role("button", name="Draw", exact=True).click()
+    tab.get_by_alt_text("Synthetic slice under construction", exact=False).wait_for()
+    tab.get_by_alt_text("Synthetic slice: seed 0", exact=False).wait_for()
+    settle(tab)
+    assert tab.get_by_role("button", name="Stop").count() == 0
+
+    tab.get_by_role("slider", name="How many").press("End")
+    settle(tab)
+    tab.get_by_role("button", name="Draw", exact=True).click()
+    tab.get_by_role("button", name="Stop").click()
+    settle(tab)
+    assert tab.get_by_role("progressbar").count() == 0
+    assert tab.get_by_alt_text("Synthetic slice: seed 0", exact=False).count() == 1
+
+
+def test_no_request_left_for_another_host(tab, server):
+    assert tab.hosts <= {urlparse(server).netloc, ""}
+    assert tab.crashes == []
