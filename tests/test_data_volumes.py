@@ -234,6 +234,19 @@ def test_a_bad_volume_stops_prepare_and_mending_it_goes_on(bids, tmp_path):
     assert (out / "subjects.csv").read_text().count("\n") == 13
 
 
+def test_prepare_rates_oasis_people_from_their_own_table(tmp_path):
+    source = tmp_path / "source"
+    for name in ("OAS1_0001_MR1", "OAS1_0002_MR1", "OAS1_0002_MR2", "OAS1_0042_MR1"):
+        save(source / f"{name}_masked.nii.gz", head((44, 52, 44), 4.0), "RAS", 4.0)
+    table = "ID,Age,CDR\nOAS1_0001_MR1,74,0\nOAS1_0002_MR1,80,0.5\nOAS1_0002_MR2,81,\nOAS1_0042_MR1,25,\n"
+    (source / "oasis_cross-sectional.csv").write_text(table)
+    out = prepare_volumes(source, tmp_path / "out", workers=1, progress=False)
+    with (out / "subjects.csv").open() as lines:
+        rated = {row["source"][:13]: row["cdr"] for row in csv.DictReader(lines)}
+    assert rated == {"OAS1_0001_MR1": "0", "OAS1_0002_MR1": "0.5", "OAS1_0002_MR2": "0.5", "OAS1_0042_MR1": ""}
+    assert str(tmp_path) not in (out / "dataset.json").read_text()
+
+
 def test_too_few_people(tmp_path):
     save(tmp_path / "a" / "one.nii", head((44, 52, 44), 4.0), "RAS", 4.0)
     with pytest.raises(OasisVQError, match="at least 3"):

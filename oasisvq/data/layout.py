@@ -294,7 +294,7 @@ def read_cdr(table: Path) -> dict[str, float]:
                 }
                 for row in csv.DictReader(lines)
             ]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OasisVQError(f"{table}: not a readable table ({error}): save it as comma-separated UTF-8 text") from error
     if not rows or "cdr" not in rows[0] or not {"case", "id"} & set(rows[0]):
         raise OasisVQError(f"{table}: needs a heading line with case (or ID) and cdr, and a line a person")

@@ -98,7 +98,8 @@ def prepare_volumes(
     cdr = {case: grade for table in tables for case, grade in read_cdr(table).items()}
     jobs = []
     for volume in volumes:
-        names = (volume.case, volume.person, stem(volume.file), volume.person.removeprefix("OAS1_")[-3:])
+        number = f"{int(volume.person[5:]):03d}" if volume.person.startswith("OAS1_") else volume.person
+        names = (number, volume.person, stem(volume.file))
         grade = next((cdr[name] for name in names if name in cdr), None)
         jobs.append(
             _Job(volume.case, split_of[volume.person], str(volume.file.relative_to(source)), _Cut(volume, grade))
@@ -106,7 +107,7 @@ def prepare_volumes(
     about = {
         "name": source.resolve().name,
         "description": f"{len(volumes)} skull-stripped T1 volumes of {len(split_of)} people, 32 axial levels each.",
-        "source": str(source),
+        "source": "OASIS-1" if all(person.startswith("OAS1_") for person in split_of) else "NIfTI volumes",
         "seed": seed,
         "levels": 32,
         "people": {split: sum(s == split for s in split_of.values()) for split in SPLITS},
