@@ -1,6 +1,6 @@
 """How much draws look like held-out people: anatomy, Fréchet distance, a fresh classifier, copies.
 
-    python benchmarks/draws.py --weights checkpoints/base --data keras_png_slices_data --count 640 --json draws.json
+    python -m oasisvq benchmark draws --weights checkpoints/base --data keras_png_slices_data --json draws.json
 
 Draws are made at the levels and grades of the held-out (test) people, those of each slice equally often. The figures
 are those of `oasisvq.realism`; temperature and top-k stand beside them.
@@ -123,8 +123,8 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark draws", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
     parser.add_argument("--count", type=int, default=640, help="draws (default 640)")
@@ -138,7 +138,7 @@ def main() -> None:
         help="write a contact sheet here: draws, reconstructions and held-out slices at the same levels. "
         "IT SHOWS SLICES OF REAL PEOPLE when the data are real: do not share it, do not commit it",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.count < 32:
         parser.error("--count: give at least 32 draws")
     try:

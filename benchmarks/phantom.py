@@ -1,6 +1,6 @@
 """How much the phantom cohort looks like real slices: the same figures of both, side by side.
 
-    python benchmarks/phantom.py --phantom data/phantom --real keras_png_slices_data
+    python -m oasisvq benchmark phantom --phantom data/phantom --real keras_png_slices_data
 
 Both folders are in the PNG layout. Figures are of the training people, at 80x80, brightness as the models see it.
 """
@@ -69,13 +69,13 @@ def _nearest(stacks: dict[str, np.ndarray]) -> tuple[list[float], float]:
     return similar.max(1).tolist(), float(np.mean(differences))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark phantom", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--phantom", type=Path, required=True, help="a cohort made by `python -m oasisvq prepare`")
     parser.add_argument("--real", type=Path, required=True, help="real slices in the PNG layout")
     parser.add_argument("--people", type=int, default=40, help="people of each to compare (default 40)")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     phantom, phantom_histogram = figures(load_split(args.phantom, "train"), args.people)
     real, real_histogram = figures(load_split(args.real, "train"), args.people)

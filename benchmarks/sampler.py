@@ -87,7 +87,8 @@ def synchronize() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Prints a row for every grid, batch and number of threads asked for."""
     parser = argparse.ArgumentParser(
-        description="Speed of the cached sampler beside one forward pass and naive drawing."
+        "python -m oasisvq benchmark sampler",
+        description="Speed of the cached sampler beside one forward pass and naive drawing.",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="base")
     parser.add_argument("--grid", type=int, nargs="+", default=[20], help="sides of the grid, in codes")

@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,15 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * side**3 / min(seconds(product) for _ in range(10))
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Print the table; return and, with --json, write its figures."""
-    parser = argparse.ArgumentParser("benchmark training", description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    """Print a row for each precision."""
+    parser = argparse.ArgumentParser(
+        "python -m oasisvq benchmark training", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     slices = (torch.rand(args.batch, 1, 80, 80) - 0.5).to(device)
     torch.manual_seed(0)
@@ -145,7 +147,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else value for key, value in row.items()))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
 
 
 if __name__ == "__main__":

@@ -287,8 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("repo", nargs="?", metavar="REPO", help="owner/name (default: OASISVQ_HUB_REPO)")
     sub.add_argument("--revision", help="commit, tag or branch (default: OASISVQ_HUB_REVISION, else the newest)")
 
-    sub = commands.add_parser("benchmark", help="measure speed", description="Options after the name are its own.")
-    sub.add_argument("what", choices=("sampler", "training"))
+    sub = commands.add_parser(
+        "benchmark",
+        help="measure speed, draws or the phantom cohort",
+        description="Options after the name are its own: see `benchmark NAME --help`.",
+    )
+    sub.add_argument("what", choices=("draws", "phantom", "sampler", "training"))
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=again, json=None)
     return parser
