@@ -28,7 +28,7 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
 
 # Side of the windows that sweeps of `refill` redraw: small enough that a few proposals find a good one.
-WINDOW = 3
+WINDOW = 4
 
 
 class _Layer:
@@ -334,8 +334,8 @@ def refill(
     *,
     seed: int = 0,
     first: int = 0,
-    proposals: int = 8,
-    sweeps: int = 1,
+    proposals: int = 16,
+    sweeps: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
     level: Condition = None,
@@ -356,7 +356,7 @@ def refill(
         mask: (h, w) bool, True is drawn again, the rest is kept exactly.
         seed, first: not negative.
         proposals: at least 1. One proposal and no sweeps is plain raster drawing.
-        sweeps: over all windows; 0 for none.
+        sweeps: over all windows. Each window costs about one pass of the whole region.
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
 
