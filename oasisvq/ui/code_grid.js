@@ -209,6 +209,10 @@ class CodeGrid {
       this.show();
     });
     picture.addEventListener("keydown", (event) => this.pictureKey(event));
+    picture.addEventListener("blur", () => {
+      if (this.byKeyboard) this.cursor = null;
+      this.show();
+    });
     palette.addEventListener("click", (event) => this.choose(this.codeAt(event)));
     palette.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -PALETTE_COLUMNS, ArrowDown: PALETTE_COLUMNS }[event.key];
