@@ -59,14 +59,14 @@ def settings() -> tuple[int, dict]:
     return count, {"seed": seed, "temperature": temperature, "top_k": top_k, "level": level, "grade": grade}
 
 
-@st.fragment
 def studio() -> None:
     """Controls, the draw under way, and the gallery."""
     count, wanted = settings()
     left, right = st.columns([1, 5])
     stop, stage = right.empty(), st.empty()
     if left.button("Draw", type="primary", icon=":material/draw:", width="stretch"):
-        # Any click ends a draw at its next picture: the button needs no code of its own.
+        # Any click ends a draw at its next picture: the button needs no code of its own. (Not so inside a fragment,
+        # whose reruns wait for the run under way.)
         stop.button("Stop", icon=":material/stop:")
         with stage.container():
             drawn = live(count, wanted)
