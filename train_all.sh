@@ -6,14 +6,14 @@
 #   --out DIR    where the weights go (default runs/base, or runs/smoke)
 #   --smoke      everything small, to see that it works
 set -euo pipefail
-cd "$(dirname "$0")"
+here=$(cd "$(dirname "$0")" && pwd)
 
 data="" out="" preset=base people=(302 35 17)
 while [ $# -gt 0 ]; do
   case $1 in
     --data | --out)
       [ $# -ge 2 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
-      declare "${1#--}=$2"
+      declare "${1#--}=$(realpath -m "$2")"
       shift 2
       ;;
     --smoke)
@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      sed -n '2,7s/^# \{0,1\}//p' "$here/train_all.sh"
       exit
       ;;
     *)
@@ -31,6 +31,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 out=${out:-runs/$preset}
+cd "$here"
 
 # glibc gives freed memory back at once by default, and training pays for it in page faults (a third of its time).
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296

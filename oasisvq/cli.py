@@ -126,6 +126,8 @@ def reconstruct(args: argparse.Namespace) -> Figures:
             raise OasisVQError(
                 f"two files are called {name}: their reconstructions would have one name, do one at a time"
             )
+    if any((args.out / f"{name}.png").resolve() == f.resolve() for f, name in zip(args.files, names, strict=True)):
+        raise OasisVQError(f"{args.out}: would overwrite the pictures themselves: choose another --out")
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -317,11 +319,11 @@ def _read(files: Sequence[Path], size: int) -> np.ndarray:
     """Pictures of single slices as the model reads them: float32 (N, size, size) in [-0.5, 0.5]."""
     import numpy as np
 
-    from oasisvq.data.slices import normalise, to_model
+    from oasisvq.data.slices import to_model
     from oasisvq.data.upload import read_image
 
     return np.concatenate(
-        [to_model(normalise(read_image(f.read_bytes(), str(f)))[None], size) for f in _progress(files, "reading")]
+        [to_model(read_image(f.read_bytes(), str(f))[None], size) for f in _progress(files, "reading")]
     )
 
 
@@ -338,6 +340,10 @@ def _trained(folder: Path) -> tuple[Preset, str]:
     presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found]
     if presets[0] != presets[1]:
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
+    for model, metadata in zip(("vqvae", "prior"), found, strict=True):
+        done, wanted = len(json.loads(metadata["history"])), getattr(presets[0], f"{model}_epochs")
+        if done < wanted:
+            raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
     return presets[0], ", ".join(dict.fromkeys(metadata["precision"] for metadata in found))
 
 

@@ -108,9 +108,10 @@ def prior_curves(history: Sequence[Mapping[str, float]]) -> go.Figure:
     return curves(in_bits, "train_bits", "val_nll_bits", "bits per code")
 
 
-def by_level(values: Sequence[float], label: str) -> go.Figure:
-    """One figure per level of the head, lowest level first."""
-    figure = go.Figure(go.Scatter(y=list(values), mode="lines+markers", line={"color": VALIDATION}))
+def by_level(values: Mapping[str, float], label: str) -> go.Figure:
+    """One figure per level of the head, by the number of the level."""
+    levels = [int(level) for level in values]
+    figure = go.Figure(go.Scatter(x=levels, y=list(values.values()), mode="lines+markers", line={"color": VALIDATION}))
     figure.update_layout(
         height=280,
         margin={"l": 0, "r": 0, "t": 8, "b": 0},

@@ -6,6 +6,7 @@ and augmentation follow from the seed and the epoch alone, so a run that was kil
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.layout import describe, load_split
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
@@ -103,7 +104,7 @@ class VQVAETask:
                 ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5)
             )
             used.append(quantised.indices.flatten())
-        share = torch.bincount(torch.cat(used), minlength=self.preset.codebook_size).double()
+        share = torch.bincount(torch.cat(used), minlength=self.preset.codebook_size).cpu().double()
         share /= share.sum()
         return {
             "val_loss": torch.stack(losses).mean().item(),
@@ -186,16 +187,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
 class Checkpoint:
     """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history, best figure."""
 
-    def __init__(self, path: Path, preset: Preset, precision: str) -> None:
+    def __init__(self, path: Path, preset: Preset, saw: str, precision: str) -> None:
         self.path = path
-        self.preset = json.dumps(preset.to_dict())
+        self.identity = {"preset": json.dumps(preset.to_dict()), "saw": saw}
         self.precision = precision
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
         for i, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t.contiguous() for name, t in values.items()}
-        metadata = {"preset": self.preset, "precision": self.precision, "history": json.dumps(history)}
+        metadata = self.identity | {"precision": self.precision, "history": json.dumps(history)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save(tensors, metadata))
 
@@ -205,8 +206,9 @@ class Checkpoint:
             return []
         with safe_open(self.path, "pt") as file:
             metadata = file.metadata()
-        if metadata["preset"] != self.preset:
-            raise OasisVQError(f"{self.path} belongs to a run of another preset: choose another --out or delete it")
+        for key, what in (("preset", "another preset"), ("saw", "other data, or on another VQ-VAE")):
+            if metadata[key] != self.identity[key]:
+                raise OasisVQError(f"{self.path} belongs to a run of {what}: choose another --out or delete it")
         state: dict[int, dict[str, Tensor]] = {}
         weights = {}
         for name, tensor in load_file(self.path).items():
@@ -221,8 +223,10 @@ class Checkpoint:
         return json.loads(metadata["history"])
 
 
-def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Path, precision: str) -> Path:
+def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: str) -> Path:
     """Train to the end of the schedule, going on from the checkpoint in `out` if there is one.
+
+    `saw` names what is learned from: a checkpoint of a run on anything else is refused.
 
     After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a
     line an epoch) and the checkpoint. Returns the path of the weights.
@@ -234,9 +238,12 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, used)
+    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used)
     weights = out / f"{task.name}.safetensors"
     history = checkpoint.load(model, optimiser)
+    if preset.batch % accelerator.num_processes:
+        raise OasisVQError(f"a batch of {preset.batch} does not divide by {accelerator.num_processes} processes")
+    train, validate = (load_split(data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate"))
     loader = DataLoader(train, preset.batch, shuffle=True, drop_last=True)
     if not len(loader):
         raise OasisVQError(f"{len(train)} training slices do not fill one batch of {preset.batch}: give more people")
@@ -294,14 +301,13 @@ def fit(task: Task, preset: Preset, train: SliceSet, validate: SliceSet, out: Pa
 def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
     """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`."""
     set_seed(preset.seed)
-    sets = [load_split(data, split, preset.size, preset.levels) for split in ("train", "validate")]
-    return fit(VQVAETask(preset), preset, sets[0], sets[1], out, precision)
+    return fit(VQVAETask(preset), preset, data, describe(data)["fingerprint"], out, precision)
 
 
 def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
     """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`."""
     vqvae = VQVAE(preset)
     load_weights(vqvae, out / "vqvae.safetensors")
+    codes = hashlib.sha256((out / "vqvae.safetensors").read_bytes()).hexdigest()
     set_seed(preset.seed)
-    sets = [load_split(data, split, preset.size, preset.levels) for split in ("train", "validate")]
-    return fit(PriorTask(preset, vqvae), preset, sets[0], sets[1], out, precision)
+    return fit(PriorTask(preset, vqvae), preset, data, f"{describe(data)['fingerprint']} {codes}", out, precision)

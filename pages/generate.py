@@ -54,7 +54,7 @@ def settings() -> tuple[int, dict]:
         format_func=wording.grade,
         key="grade",
         persist_state="session",
-        help="As known of the people the weights saw; it has no effect where they came without grades.",
+        help="Means something only as far as the people that the weights saw came with ratings; few had the highest.",
     )
     return count, {"seed": seed, "temperature": temperature, "top_k": top_k, "level": level, "grade": grade}
 

@@ -58,7 +58,10 @@ st.markdown(f"{wording.saw(info['data'])} {info['data']['description']}")
 st.header("What was measured")
 results = info["results"]
 if results:
-    st.caption(f"On {results['people']} held-out people ({results['slices']:,} slices), none of them seen in training.")
+    st.caption(
+        f"On {results['people']} people ({results['slices']:,} slices) of the split `{results['split']}` of "
+        f"{results['data']['name']}."
+    )
     shown = [m for m in wording.MEASURES if m.key in results][:8]
     for row in (shown[:4], shown[4:]):
         for column, measure in zip(st.columns(4), row, strict=False):

@@ -37,7 +37,7 @@ if results:
     )
     st.subheader("SSIM by level")
     st.plotly_chart(
-        figures.by_level(list(results["ssim_by_level"].values()), "SSIM"),
+        figures.by_level(results["ssim_by_level"], "SSIM"),
         key="levels",
         config={"displaylogo": False},
         alt="SSIM of the reconstruction for each level of the head, lowest level first",
@@ -78,7 +78,7 @@ st.header("Limits")
 st.markdown(wording.LIMITS)
 
 st.header("Cite")
-st.markdown(f"The data these weights come from:\n{wording.CITATION}")
+st.markdown(f"OASIS-1, if the weights above saw slices of it:\n{wording.CITATION}")
 
 st.header("The example slices")
 with st.expander("Where they come from, and the template's notice"):

@@ -27,7 +27,9 @@ with turn():
     bits = model.surprise(model.encode(chosen.tensor), level=level)[0].numpy()
 
 columns = st.columns(3)
-beside = f"held-out people {results['nll_bits_per_code']:.2f}" if "nll_bits_per_code" in results else None
+# Held-out people were measured with level and rating told: without the level the two would not compare.
+told = level is not None and "nll_bits_per_code" in results
+beside = f"held-out {results['nll_bits_per_code']:.2f}, level and rating known" if told else None
 columns[0].metric(
     "Bits per code",
     f"{bits.mean():.2f}",

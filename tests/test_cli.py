@@ -12,6 +12,8 @@ import pytest
 import torch
 from hub_server import TOKEN, HubServer, Repository
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_weights import REPO, TINY, forget_the_hub, point_at, write_weights
 
 from oasisvq import OasisVQ, cli, weights
@@ -224,3 +226,26 @@ def test_a_note_tells_why_other_weights_are_in_use(bundled, tmp_path, monkeypatc
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
     assert run("sample", "--count", 1, "--out", tmp_path / "draws") == 0
     assert "note: http://127.0.0.1:9 failed" in capsys.readouterr().err
+
+
+def test_half_trained_models_are_not_packaged(tiny_cohort, tmp_path, monkeypatch, capsys):
+    preset = replace(TINY, batch=16, vqvae_epochs=1, prior_epochs=1)
+    monkeypatch.setitem(PRESETS, "tiny", preset)
+    out = tmp_path / "out"
+    for model in ("vqvae", "prior"):
+        words = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32")
+        assert run("train", model, *words) == 0
+    state = out / "state" / "prior.safetensors"
+    with safe_open(state, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(state), state, metadata | {"history": "[]"})
+    assert run("package", out, "--data", tiny_cohort) == 2
+    assert "prior has 0 of 1 epochs" in capsys.readouterr().err
+
+
+def test_reconstruct_never_overwrites_the_original(bundled, pictures, tmp_path, capsys):
+    original = tmp_path / "slice.png"
+    original.write_bytes(pictures[0].read_bytes())
+    assert run("reconstruct", original, "--out", tmp_path) == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert original.read_bytes() == pictures[0].read_bytes()

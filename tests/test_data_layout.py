@@ -233,3 +233,15 @@ def test_leftovers_of_file_browsers_are_no_slices(root):
     (root / "keras_png_slices_test" / ".DS_Store").write_bytes(b"x")
     (root / "keras_png_slices_test" / "Thumbs.db").write_bytes(b"x")
     assert len(load_split(root, "test")) == 3
+
+
+def test_a_second_visit_is_the_same_person(root):
+    for file in (root / "keras_png_slices_train").glob("case_002_*"):
+        file.rename(file.with_name(file.name.replace("case_002", "case_001MR2")))
+    assert describe(root)["people"]["train"] == 1
+    assert set(load_split(root, "train").cases) == {"001"}
+    (root / "keras_png_slices_test" / "case_004_slice_0.nii.png").rename(
+        root / "keras_png_slices_test" / "case_001MR3_slice_0.nii.png"
+    )
+    with pytest.raises(OasisVQError, match="also in train"):
+        load_split(root, "test")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,3 +128,18 @@ def test_another_preset_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
 def test_too_few_slices_for_a_batch(tiny_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(OasisVQError, match="do not fill one batch"):
         training.train_vqvae(replace(TINY, batch=64), tiny_cohort, tmp_path, "fp32")
+
+
+def test_other_data_or_another_vqvae_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(tiny_cohort, other)
+    (other / "keras_png_slices_train" / "case_001_slice_0.nii.png").unlink()
+    short = replace(TINY, vqvae_epochs=1, prior_epochs=1)
+    training.train_vqvae(short, tiny_cohort, out, "fp32")
+    training.train_prior(short, tiny_cohort, out, "fp32")
+    with pytest.raises(OasisVQError, match="other data"):
+        training.train_vqvae(short, other, out, "fp32")
+    (out / "state" / "vqvae.safetensors").unlink()
+    training.train_vqvae(short, other, out, "fp32")
+    with pytest.raises(OasisVQError, match="another VQ-VAE"):
+        training.train_prior(short, tiny_cohort, out, "fp32")

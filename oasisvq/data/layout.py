@@ -44,7 +44,7 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     Attributes:
         slices: float32 (N, S, S) in [-0.5, 0.5].
-        cases: N names of people, as in the file names.
+        cases: N names of people, as in the file names; a second visit (042MR2) counts as the person (042).
         levels: int64 (N,), 0 the lowest level.
         grades: int64 (N,), index into the grades (CDR) of the preset; their number means unknown.
     """
@@ -69,6 +69,11 @@ class _Person:
     case: str
     numbers: list[int]
     files: list[Path]
+
+    @property
+    def name(self) -> str:
+        """Whose slices these are: case 042MR2 is a second visit of case 042."""
+        return re.sub(r"(?<=\d)MR\d+$", "", self.case)
 
 
 def load_split(
@@ -99,7 +104,7 @@ def load_split(
     )
     return SliceSet(
         slices=np.concatenate(stacks),
-        cases=[person.case for person in people[split] for _ in person.files],
+        cases=[person.name for person in people[split] for _ in person.files],
         levels=np.concatenate([_levels(person.numbers, levels, by_rank) for person in people[split]]),
         grades=np.array([known.get(p.case, len(grades)) for p in people[split] for _ in p.files], dtype=np.int64),
     )
@@ -150,7 +155,7 @@ def describe(root: Path | str) -> dict[str, Any]:
     return {
         "name": said.get("name", root.resolve().name),
         "description": said.get("description", ""),
-        "people": {split: len(group) for split, group in people.items()},
+        "people": {split: len({person.name for person in group}) for split, group in people.items()},
         "slices": {split: sum(len(person.files) for person in group) for split, group in people.items()},
         "fingerprint": digest.hexdigest(),
     }
@@ -191,11 +196,10 @@ def _index(root: Path, splits: Iterable[str] = SPLITS) -> dict[str, list[_Person
             continue
         people[split] = _read_folder(folder)
         for person in people[split]:
-            if person.case in home:
+            if home.setdefault(person.name, split) != split:
                 raise OasisVQError(
-                    f"{person.files[0]}: this case is also in {home[person.case]}: keep a person in one split"
+                    f"{person.files[0]}: this case is also in {home[person.name]}: keep a person in one split"
                 )
-            home[person.case] = split
     return people
 
 

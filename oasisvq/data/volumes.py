@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,7 +107,7 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
         image = nibabel.as_closest_canonical(_load(file))
         data = np.asarray(image.dataobj, dtype=np.float32)
         voxel = np.array(image.header.get_zooms()[:3], dtype=float)
-    except (OSError, EOFError, ValueError, ImageFileError, HeaderDataError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OasisVQError(f"{file}: not a readable volume ({reason}): copy it again from where you got it") from error
     data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data

@@ -67,6 +67,7 @@ def _uploaded(size: int) -> Chosen | None:
         st.caption(f"Still in use: {kept.name}")
         if st.button("Forget this file"):
             del st.session_state[_KEPT]
+            st.session_state.pop("editor", None)  # may hold its codes
             st.rerun()
     return kept
 
