@@ -81,8 +81,10 @@ def package(args: argparse.Namespace) -> Figures:
     if args.data:
         from oasisvq.data.layout import describe
 
-        preset, precision = _trained(args.folder)
+        preset, precision, saw = _trained(args.folder)
         data, training = describe(args.data), _how_to_repeat(preset, precision)
+        if saw != data["fingerprint"]:
+            raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
     else:
         old = weights.read_manifest(args.folder)
         preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
@@ -327,8 +329,8 @@ def _read(files: Sequence[Path], size: int) -> np.ndarray:
     )
 
 
-def _trained(folder: Path) -> tuple[Preset, str]:
-    """The preset that both trainings in a folder were run with, and their precision."""
+def _trained(folder: Path) -> tuple[Preset, str, str]:
+    """The preset that both trainings in a folder were run with, their precision, the fingerprint of their data."""
     from safetensors import safe_open
 
     found = []
@@ -344,7 +346,8 @@ def _trained(folder: Path) -> tuple[Preset, str]:
         done, wanted = len(json.loads(metadata["history"])), getattr(presets[0], f"{model}_epochs")
         if done < wanted:
             raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
-    return presets[0], ", ".join(dict.fromkeys(metadata["precision"] for metadata in found))
+    precision = ", ".join(dict.fromkeys(metadata["precision"] for metadata in found))
+    return presets[0], precision, found[0]["saw"]
 
 
 def _how_to_repeat(preset: Preset, precision: str) -> Figures:
