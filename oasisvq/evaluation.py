@@ -22,13 +22,13 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
 
     Means are over the slices of a person, then over people; intervals are bootstraps over people. The rivals of the
     prior (code histogram, two-neighbour table) count the codes of the training people of `data`, mirrored ones too, as
-    the prior trained on both.
+    the prior trained on both; they are left out where `data` has no training people.
 
-    Returns plain values, ready for JSON. Raises OasisVQError when `data` lacks the split or the training people.
+    Returns plain values, ready for JSON. Raises OasisVQError when `data` lacks the split.
     """
     preset = model.preset
-    held_out = load_split(data, split, preset.size, preset.levels)
-    train = load_split(data, "train", preset.size, preset.levels)
+    held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
+    about = describe(data)
 
     indices, pictures = _reconstruct(model, held_out)
     rows = [
@@ -47,12 +47,12 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures |= _codebook_figures(indices, brain, preset.codebook_size)
 
     nll = _prior_bits(model, indices, held_out)
-    table = metrics.NeighbourTable(_mirrored_codes(model, train), preset.codebook_size)
-    for name, bits in {
-        "nll_bits": nll,
-        "table_bits": table.bits(indices),
-        "histogram_bits": table.histogram_bits(indices),
-    }.items():
+    rivals = {}
+    if "train" in about["people"]:
+        train = load_split(data, "train", preset.size, preset.levels, preset.grades)
+        table = metrics.NeighbourTable(_mirrored_codes(model, train), preset.codebook_size)
+        rivals = {"table_bits": table.bits(indices), "histogram_bits": table.histogram_bits(indices)}
+    for name, bits in {"nll_bits": nll, **rivals}.items():
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
         on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
         figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
@@ -60,7 +60,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures["bits_per_pixel"] = codes * math.log2(preset.codebook_size) / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
-    figures["data"] = describe(data)
+    figures["data"] = about
     hashes = {name: file["sha256"] for name, file in model.info["files"].items()}
     figures["weights_sha256"] = {name: hashes[name] for name in ("vqvae.safetensors", "prior.safetensors")}
     return figures
