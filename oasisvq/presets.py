@@ -32,7 +32,7 @@ class Preset:
     codebook_decay: float = 0.99
     codebook_warmup: int = 200
 
-    # PixelCNN: gated layers, channels, heads of the causal attention after every second third of the layers.
+    # PixelCNN: channels, gated layers, heads of the causal attention after the first and the second third of them.
     prior_channels: int = 96
     prior_layers: int = 12
     prior_heads: int = 4

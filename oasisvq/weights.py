@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from oasisvq.card import write_card
@@ -288,7 +288,7 @@ def _read_checked(path: Path, stamp: Any) -> bytes:
 def _read_tensors(path: Path, content: bytes, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a safetensors file, exactly those of `expected` in name and shape, in its types."""
     try:
-        state = safetensors.torch.load(content)
+        state = parse_safetensors(content)
     except SafetensorError as error:
         raise OasisVQError(
             f"{path}: not a safetensors file ({_line(error)}): refused, nothing else is opened"
