@@ -246,6 +246,10 @@ def test_prepare_rates_oasis_people_from_their_own_table(tmp_path):
     assert rated == {"OAS1_0001_MR1": "0", "OAS1_0002_MR1": "0.5", "OAS1_0002_MR2": "0.5", "OAS1_0042_MR1": ""}
     assert str(tmp_path) not in (out / "dataset.json").read_text()
 
+    (source / "oasis_cross-sectional.csv").write_text(table.replace("74,0", "74,1"))
+    with pytest.raises(OasisVQError, match="holds something else already"):
+        prepare_volumes(source, out, workers=1, progress=False)
+
 
 def test_too_few_people(tmp_path):
     save(tmp_path / "a" / "one.nii", head((44, 52, 44), 4.0), "RAS", 4.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -97,10 +98,14 @@ def prepare_volumes(
         tables = [source / "subjects.csv"]
     cdr = {case: grade for table in tables for case, grade in read_cdr(table).items()}
     jobs = []
+    inputs = hashlib.sha256()  # of names, sizes and ratings: a replaced volume or a corrected table is another set
     for volume in volumes:
         number = f"{int(volume.person[5:]):03d}" if volume.person.startswith("OAS1_") else volume.person
         names = (number, volume.person, stem(volume.file))
         grade = next((cdr[name] for name in names if name in cdr), None)
+        voxels = volume.file.with_suffix(".img") if volume.file.suffix == ".hdr" else volume.file
+        size = voxels.stat().st_size if voxels.is_file() else 0
+        inputs.update(f"{volume.file.relative_to(source)}\0{size}\0{grade}\0".encode())
         jobs.append(
             _Job(volume.case, split_of[volume.person], str(volume.file.relative_to(source)), _Cut(volume, grade))
         )
@@ -111,6 +116,7 @@ def prepare_volumes(
         "seed": seed,
         "levels": 32,
         "people": {split: sum(s == split for s in split_of.values()) for split in SPLITS},
+        "inputs": inputs.hexdigest(),
     }
     return _write(Path(out), about, jobs, workers, progress, "volumes")
 
