@@ -27,9 +27,6 @@ from oasisvq.pixelcnn import CausalAttention, PixelCNN, shift_down, shift_right
 OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
 
-# Side of the windows that sweeps of `refill` redraw: small enough that a few proposals find a good one.
-WINDOW = 4
-
 
 class _Layer:
     """A `GatedLayer` for n draws: one row of the vertical stack, one position of the horizontal stack.
@@ -335,7 +332,6 @@ def refill(
     seed: int = 0,
     first: int = 0,
     proposals: int = 16,
-    sweeps: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
     level: Condition = None,
@@ -345,9 +341,8 @@ def refill(
 
     Drawn in raster order alone, a region ignores what comes after it and leaves seams. So several proposals are drawn
     together as a particle filter: each is weighed by the likelihood of the kept codes that it meets, the unlikely give
-    way to the likely after a row, and one is drawn by its weight in the end. Sweeps then redraw small windows of the
-    region with the grid as it stands among the proposals (particle Gibbs, Andrieu et al. 2010), which brings the result
-    closer to a draw from p(region | rest).
+    way to the likely after a row, and one is drawn by its weight in the end. The more proposals, the closer the result
+    is to a draw from p(region | rest).
 
     Args:
         prior: in eval mode.
@@ -355,8 +350,7 @@ def refill(
             from (seed, first + its number).
         mask: (h, w) bool, True is drawn again, the rest is kept exactly.
         seed, first: not negative.
-        proposals: at least 1. One proposal and no sweeps is plain raster drawing.
-        sweeps: over all windows. Each window costs about one pass of the whole region.
+        proposals: at least 1, which is plain raster drawing.
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
 
@@ -366,20 +360,19 @@ def refill(
     Raises:
         OasisVQError: shape or range of an argument is wrong.
     """
-    if proposals < 1 or sweeps < 0:
-        raise OasisVQError(f"refill needs at least 1 proposal and 0 sweeps, not {proposals} and {sweeps}")
+    if proposals < 1:
+        raise OasisVQError(f"refill needs at least 1 proposal, not {proposals}")
     _check_settings(prior, temperature, top_k)
     indices, mask = _check_grids(prior, indices, mask)
     n, height, width = indices.shape
     levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
     shape = (height * width + height + 1, proposals)  # for each position, each row's end, and the choice at last
     distribution = partial(_probabilities, temperature=temperature, top_k=top_k)
-    filled = indices.clone()
-    if mask.any():
-        for number, region in enumerate([mask, *_windows(mask) * sweeps]):
-            uniforms = _uniforms(seed, range(first, first + n), shape, number + 1).to(indices.device)
-            filled.copy_(_redraw(prior, filled, region, number > 0, uniforms, levels, grades, distribution))
-    return filled
+    if not mask.any():
+        return indices.clone()
+    # Numbers of their own: a refill must not repeat the luck of the draw with the same seed.
+    uniforms = _uniforms(seed, range(first, first + n), shape, 1).to(indices.device)
+    return _redraw(prior, indices, mask, uniforms, levels, grades, distribution)
 
 
 @torch.inference_mode()
@@ -387,13 +380,12 @@ def _redraw(
     prior: PixelCNN,
     filled: Tensor,
     region: Tensor,
-    keep: bool,
     uniforms: Tensor,
     levels: Tensor,
     grades: Tensor,
     distribution: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One particle filter over a region of (n, h, w) grids. With `keep`, a grid as it stands is its first proposal.
+    """One particle filter over a region of (n, h, w) grids.
 
     uniforms is (positions + rows + 1, n, proposals); distribution takes logits to probabilities.
     """
@@ -413,16 +405,12 @@ def _redraw(
         here = grids[:, row, column]
         if position in drawn:
             here.copy_(_pick(distribution(sampler.logits()), uniforms[position].view(-1, 1))[:, 0])
-            if keep:
-                here[::proposals] = filled[:, row, column]
         elif position > min(drawn):
             likelihood = sampler.logits().double().log_softmax(1).gather(1, here[:, None])
             weights += likelihood.view(n, proposals)
         if column == width - 1:
             shares = weights.softmax(1)
             survivors = groups + _pick(shares, uniforms[height * width + row])
-            if keep:
-                survivors[:, 0] = everyone[:, 0]
             # Only where the effective number of proposals has fallen under a half: each exchange loses variety.
             poor = shares.square().sum(1, keepdim=True) > 2 / proposals
             weights.masked_fill_(poor, 0)
@@ -433,17 +421,6 @@ def _redraw(
     weights -= after.view(n, proposals) * math.log(2)
     chosen = groups + _pick(weights.softmax(1), uniforms[-1, :, :1].contiguous())
     return grids[chosen[:, 0]]
-
-
-def _windows(mask: Tensor) -> list[Tensor]:
-    """The mask in pieces of WINDOW x WINDOW, without empty ones."""
-    pieces = []
-    for top in range(0, mask.shape[0], WINDOW):
-        for left in range(0, mask.shape[1], WINDOW):
-            window = torch.zeros_like(mask)
-            window[top : top + WINDOW, left : left + WINDOW] = True
-            pieces.append(mask & window)
-    return [piece for piece in pieces if piece.any()]
 
 
 def _probabilities(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:

@@ -185,7 +185,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 class Checkpoint:
-    """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history, best figure."""
+    """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history."""
 
     def __init__(self, path: Path, preset: Preset, saw: str, precision: str) -> None:
         self.path = path

@@ -14,6 +14,7 @@ from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.data.upload import read_image
 from oasisvq.errors import OasisVQError
+from oasisvq.ui import code_grid
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
 SHOWN_FIRST = 2  # of the examples: a level with ventricles, which everybody recognises
@@ -67,7 +68,7 @@ def _uploaded(size: int) -> Chosen | None:
         st.caption(f"Still in use: {kept.name}")
         if st.button("Forget this file"):
             del st.session_state[_KEPT]
-            st.session_state.pop("editor", None)  # may hold its codes
+            code_grid.close()  # may hold its codes
             st.rerun()
     return kept
 

@@ -43,6 +43,11 @@ def store(state: Editor) -> None:
     st.session_state[_EDITOR] = state
 
 
+def close() -> None:
+    """Forget the picture, its codes and its history."""
+    st.session_state.pop(_EDITOR, None)
+
+
 def catch_up(codebook_size: int) -> Editor:
     """Apply whatever the browser has sent."""
     state = st.session_state[_EDITOR]
