@@ -96,7 +96,7 @@ def package(args: argparse.Namespace) -> Figures:
 def verify(args: argparse.Namespace) -> Figures:
     from oasisvq import weights
 
-    return _files(weights.verify(args.folder or weights.BUNDLED))
+    return _files(weights.verify(_folder(args.folder)))
 
 
 def evaluate(args: argparse.Namespace) -> Figures:
@@ -186,7 +186,7 @@ def sample(args: argparse.Namespace) -> Figures:
 def publish(args: argparse.Namespace) -> Figures:
     from oasisvq import weights
 
-    revision = weights.publish(args.weights or weights.BUNDLED, args.repo, private=args.private)
+    revision = weights.publish(_folder(args.weights), args.repo, private=args.private)
     return {"repo": args.repo, "revision": revision}
 
 
@@ -224,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def takes_weights(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--weights", metavar="DIR|REPO", help="folder or Hub repository (default: as configured)")
+        sub.add_argument(
+            "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
+        )
         sub.add_argument("--revision", help="commit of the Hub repository")
 
     sub = command(
@@ -252,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
 
     sub = command("verify", verify, "check weights against their manifest")
-    sub.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="(default: the bundled weights)")
+    sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
 
     sub = command("evaluate", evaluate, "measure reconstruction and prior on people")
     sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of slices")
@@ -284,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("publish", publish, "upload weights and model card to the Hugging Face Hub in one commit")
     sub.add_argument("repo", metavar="REPO", help="owner/name")
-    sub.add_argument("--weights", type=Path, metavar="DIR", help="(default: the bundled weights)")
+    sub.add_argument("--weights", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
     sub.add_argument("--private", action="store_true", help="if the repository is made now")
 
     sub = command("pull", pull, "download weights from the Hub, or find them in the cache, and verify them")
@@ -307,6 +309,16 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
     return value
+
+
+def _folder(source: str | None) -> Path:
+    from oasisvq import weights
+
+    folder = weights.at_hand(source or weights.DEFAULT)
+    if folder is None:
+        names = ", ".join(weights.bundled()) or "nothing is"
+        raise OasisVQError(f"{source or weights.BUNDLED}: no such folder, and not bundled: {names}")
+    return folder
 
 
 def _load(args: argparse.Namespace) -> OasisVQ:

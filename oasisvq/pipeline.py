@@ -40,7 +40,8 @@ class OasisVQ:
         """Load verified weights.
 
         Args:
-            source: a folder, a Hugging Face Hub repository, or None: as `oasisvq.weights.resolve` finds them.
+            source: the name of bundled weights (`oasisvq.weights.bundled`), a folder, a Hugging Face Hub repository,
+                or None: as `oasisvq.weights.resolve` finds them.
             revision: commit of the repository.
             device: "auto" takes a GPU where there is one; or any name that torch knows.
 

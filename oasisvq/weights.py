@@ -37,7 +37,8 @@ CARD = "README.md"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
 RESULTS = "results.json"
 RECORDS = (RESULTS, "vqvae.jsonl", "prior.jsonl")
-BUNDLED = Path(__file__).parent.parent / "checkpoints" / "base"
+BUNDLED = Path(__file__).parent.parent / "checkpoints"
+DEFAULT = "base"
 
 # Seconds for all that the Hub may keep somebody waiting who did not ask for it by name. Its own client, left alone,
 # retries a dead Hub for 23.
@@ -140,25 +141,42 @@ def verify(folder: Path) -> dict[str, Any]:
     return load(folder).manifest
 
 
+def bundled() -> list[str]:
+    """Names of the weights that come with this copy of oasisvq, the default first, each a folder in BUNDLED."""
+    found = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+    return sorted(found, key=lambda name: name != DEFAULT)
+
+
+def at_hand(source: str | Path) -> Path | None:
+    """The folder that is meant by a bundled name or a path, not verified; None when there is none of either."""
+    path = BUNDLED / source if source in bundled() else Path(source)
+    return path if path.is_dir() else None
+
+
 def resolve(source: str | Path | None = None, revision: str | None = None) -> Resolved:
     """Find weights that pass `verify`.
 
-    An existing folder given as `source` is used, or refused. A Hub id (`owner/name`) is taken from the local cache when
-    the wanted commit is there, else from the Hub; a revision that is no commit, but a branch or tag, is looked up on
-    the Hub first, and in the cache if the Hub does not answer. With no source, the environment variables
-    OASISVQ_HUB_REPO and OASISVQ_HUB_REVISION name the repository; why it will not do goes to `notes`, and the bundled
-    weights are next.
+    The name of bundled weights (see `bundled`) or an existing folder given as `source` is used, or refused. A Hub id
+    (`owner/name`) is taken from the local cache when the wanted commit is there, else from the Hub; a revision that is
+    no commit, but a branch or tag, is looked up on the Hub first, and in the cache if the Hub does not answer. With no
+    source, the environment variables OASISVQ_HUB_REPO and OASISVQ_HUB_REVISION name the repository; why it will not do
+    goes to `notes`, and the bundled weights are next, the default first.
 
     A dead Hub costs PATIENCE seconds at most. When the environment named the repository, so does a slow one: the
     download then goes on in the background, and the next start finds it in the cache.
 
     Raises OasisVQError when what was asked for by argument cannot be had, or nothing can.
     """
-    if source is not None and Path(source).is_dir():
-        verify(Path(source))
-        return Resolved(Path(source), "folder")
+    if source is not None and (folder := at_hand(source)) is not None:
+        if revision:
+            raise OasisVQError(f"{source} is on this disk and has no revisions: leave out revision {revision}")
+        verify(folder)
+        return Resolved(folder, "bundled" if folder.parent == BUNDLED else "folder")
     if source is not None and not _REPO.fullmatch(str(source)):
-        raise OasisVQError(f"{source}: no such folder, and not a Hub id of the form owner/name")
+        raise OasisVQError(
+            f"{source}: no such folder, not bundled ({', '.join(bundled()) or 'nothing is'}), and not a Hub id of the "
+            "form owner/name"
+        )
     notes: list[str] = []
     repo = str(source) if source is not None else os.environ.get("OASISVQ_HUB_REPO")
     if repo and source is None:
@@ -174,13 +192,16 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Re
         found = None
     if found is not None:
         return found
-    try:
-        if not BUNDLED.is_dir():
-            raise OasisVQError(f"no bundled weights at {BUNDLED}: give a folder of weights or set OASISVQ_HUB_REPO")
-        verify(BUNDLED)
-    except OasisVQError as error:
-        raise OasisVQError("; ".join([*notes, str(error)])) from error
-    return Resolved(BUNDLED, "bundled", notes=notes)
+    for name in bundled():
+        try:
+            verify(BUNDLED / name)
+        except OasisVQError as error:
+            notes.append(str(error))
+        else:
+            return Resolved(BUNDLED / name, "bundled", notes=notes)
+    if not bundled():
+        notes.append(f"no bundled weights at {BUNDLED}: give a folder of weights or set OASISVQ_HUB_REPO")
+    raise OasisVQError("; ".join(notes))
 
 
 def describe(found: Resolved) -> dict[str, Any]:

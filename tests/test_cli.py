@@ -30,8 +30,8 @@ def nobody(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
-    path = write_weights(tmp_path / "bundled")
-    monkeypatch.setattr(weights, "BUNDLED", path)
+    path = write_weights(tmp_path / "bundled" / "base")
+    monkeypatch.setattr(weights, "BUNDLED", path.parent)
     return path
 
 

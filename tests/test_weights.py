@@ -41,8 +41,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
-    path = write_weights(tmp_path / "bundled", seed=1)
-    monkeypatch.setattr(weights, "BUNDLED", path)
+    path = write_weights(tmp_path / "bundled" / "base", seed=1)
+    monkeypatch.setattr(weights, "BUNDLED", path.parent)
     return path
 
 
@@ -186,6 +186,28 @@ def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_without_any_wish_the_bundled_weights_are_used(bundled):
     assert weights.resolve() == weights.Resolved(bundled, "bundled")
+
+
+def test_bundled_weights_go_by_name_the_default_first(bundled):
+    for name in ("clear", "abacus"):
+        write_weights(bundled.parent / name)
+    (bundled.parent / "notes").mkdir()
+    assert weights.bundled() == ["base", "abacus", "clear"]
+    assert weights.resolve("clear") == weights.Resolved(bundled.parent / "clear", "bundled")
+    with pytest.raises(OasisVQError, match=r"notes: no such folder, not bundled \(base, abacus, clear\)"):
+        weights.resolve("notes")
+    with pytest.raises(OasisVQError, match="has no revisions"):
+        weights.resolve("clear", "main")
+
+
+def test_damaged_bundled_weights_give_way_to_the_next_but_not_when_named(bundled):
+    other = write_weights(bundled.parent / "clear")
+    (bundled / "prior.safetensors").write_bytes(b"")
+    found = weights.resolve()
+    assert found.folder == other
+    assert "prior.safetensors: 0 bytes" in found.notes[0]
+    with pytest.raises(OasisVQError, match="0 bytes"):
+        weights.resolve("base")
 
 
 def test_a_folder_is_used_or_refused_but_never_replaced(folder, bundled):
