@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from oasisvq.presets import Preset
+
 RECONSTRUCTION = {
     "ssim_mean": "SSIM",
     "ssim_foreground_mean": "SSIM, brain only",
@@ -63,7 +65,7 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         front=front.to_yaml().strip(),
         name=name,
         size=preset["size"],
-        grid=preset["size"] // 4,
+        grid=Preset.from_dict(preset).grid,
         codes=preset["codebook_size"],
         data_name=data["name"],
         description=data["description"],

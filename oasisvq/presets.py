@@ -14,16 +14,14 @@ class Preset:
 
     name: str
 
-    # The slice and its grid: two stride-2 convolutions, so a grid is a quarter of the slice.
+    # The slice and its codes.
     size: int = 80
     codebook_size: int = 512
     code_dim: int = 32
 
-    # VQ-VAE: channels at half and at quarter resolution, residual blocks there a side.
-    channels_fine: int = 64
-    channels_coarse: int = 128
-    blocks_fine: int = 1
-    blocks_coarse: int = 3
+    # VQ-VAE: an entry for each halving, the finest first: channels, and residual blocks a side, at that resolution.
+    channels: tuple[int, ...] = (64, 128)
+    blocks: tuple[int, ...] = (1, 3)
 
     # VQ-VAE losses and codebook (van den Oord et al. 2017; Razavi et al. 2019 for the moving averages).
     foreground_weight: float = 3.0
@@ -53,12 +51,12 @@ class Preset:
 
     @property
     def grid(self) -> int:
-        """Side of the index grid: (grid, grid) codes a slice."""
-        return self.size // 4
+        """Side of the index grid: (grid, grid) codes a slice. Each halving of the slice is a stride-2 convolution."""
+        return self.size >> len(self.channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"grades": list(self.grades)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
@@ -69,16 +67,15 @@ class Preset:
             raise OasisVQError(
                 f"preset has unknown or missing fields {odd}: these weights need another oasisvq version"
             )
-        return cls(**(values | {"grades": tuple(values["grades"])}))
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     "smoke": Preset(
         name="smoke",
-        channels_fine=24,
-        channels_coarse=32,
-        blocks_coarse=1,
+        channels=(24, 32),
+        blocks=(1, 1),
         prior_channels=32,
         prior_layers=4,
         codebook_warmup=20,

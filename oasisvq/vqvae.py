@@ -60,44 +60,39 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """(B, 1, S, S) -> (B, D, S/4, S/4)."""
+    """(B, 1, S, S) -> (B, D, h, w), halved once for each entry of the preset's channels."""
 
     def __init__(self, preset: Preset) -> None:
-        fine, coarse = preset.channels_fine, preset.channels_coarse
-        super().__init__(
-            conv(1, fine, 4, stride=2),  # (B, fine, S/2, S/2)
-            *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
-            ChannelNorm(fine),
-            nn.SiLU(),
-            conv(fine, coarse, 4, stride=2),  # (B, coarse, S/4, S/4)
-            *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
-            ChannelNorm(coarse),
-            nn.SiLU(),
-            nn.Conv2d(coarse, preset.code_dim, 1),
-        )
+        layers: list[nn.Module] = []
+        before = 1
+        for channels, blocks in zip(preset.channels, preset.blocks, strict=True):
+            layers += [
+                conv(before, channels, 4, stride=2),  # (B, channels, half, half)
+                *(ResidualBlock(channels) for _ in range(blocks)),
+                ChannelNorm(channels),
+                nn.SiLU(),
+            ]
+            before = channels
+        super().__init__(*layers, nn.Conv2d(before, preset.code_dim, 1))
 
 
 class Decoder(nn.Module):
-    """(B, D, S/4, S/4) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards."""
+    """(B, D, h, w) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards."""
 
     def __init__(self, preset: Preset) -> None:
-        fine, coarse = preset.channels_fine, preset.channels_coarse
         super().__init__()
-        self.trunk = nn.Sequential(
-            conv(preset.code_dim, coarse, 3),
-            *(ResidualBlock(coarse) for _ in range(preset.blocks_coarse)),
-            ChannelNorm(coarse),
-            nn.SiLU(),
-            conv(coarse, 4 * fine, 3),
-            nn.PixelShuffle(2),  # (B, fine, S/2, S/2)
-            *(ResidualBlock(fine) for _ in range(preset.blocks_fine)),
-            ChannelNorm(fine),
-            nn.SiLU(),
-            conv(fine, fine, 3),
-            nn.PixelShuffle(2),  # (B, fine/4, S, S)
-            nn.SiLU(),
-        )
-        self.last = conv(fine // 4, 1, 3)
+        layers: list[nn.Module] = [conv(preset.code_dim, preset.channels[-1], 3)]
+        finer = [preset.channels[0] // 4, *preset.channels]
+        for channels, blocks, after in reversed(list(zip(preset.channels, preset.blocks, finer, strict=False))):
+            layers += [
+                *(ResidualBlock(channels) for _ in range(blocks)),
+                ChannelNorm(channels),
+                nn.SiLU(),
+                conv(channels, 4 * after, 3),
+                nn.PixelShuffle(2),  # (B, after, double, double)
+            ]
+        self.trunk = nn.Sequential(*layers, nn.SiLU())
+        self.last = conv(finer[0], 1, 3)
 
     def forward(self, codes: Tensor) -> Tensor:
         features = self.trunk(codes)
@@ -191,7 +186,7 @@ class VectorQuantiser(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, S/4, S/4) in [0, K)."""
+    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w) in [0, K)."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()

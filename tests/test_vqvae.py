@@ -8,7 +8,7 @@ import torch
 from oasisvq.presets import PRESETS
 from oasisvq.vqvae import VQVAE, VectorQuantiser
 
-TINY = replace(PRESETS["smoke"], channels_fine=8, channels_coarse=8, code_dim=4, codebook_size=16)
+TINY = replace(PRESETS["smoke"], channels=(8, 8), code_dim=4, codebook_size=16)
 
 
 @pytest.fixture
@@ -90,16 +90,18 @@ def test_a_code_in_use_never_restarts(quantiser: VectorQuantiser) -> None:
     assert changed.nonzero().flatten().tolist() == [3]
 
 
-@pytest.mark.parametrize("size", [80, 128])
-def test_shapes_range_and_agreement_of_the_verbs(size: int) -> None:
+@pytest.mark.parametrize(("size", "channels", "grid"), [(80, (8, 8), 20), (80, (8,), 40), (128, (4, 8, 8), 16)])
+def test_shapes_range_and_agreement_of_the_verbs(size: int, channels: tuple[int, ...], grid: int) -> None:
     torch.manual_seed(0)
-    model = VQVAE(replace(TINY, size=size)).train()
+    preset = replace(TINY, size=size, channels=channels, blocks=(1,) * len(channels))
+    assert preset.grid == grid
+    model = VQVAE(preset).train()
     slices = torch.rand(2, 1, size, size) - 0.5
     model(slices)  # seeds the codebook
     model.eval()
     output, quantised = model(slices)
     indices = model.encode(slices)
-    assert indices.shape == (2, size // 4, size // 4)
+    assert indices.shape == (2, grid, grid)
     assert indices.dtype == torch.int64
     assert torch.equal(indices, quantised.indices)
     decoded = model.decode(indices)
