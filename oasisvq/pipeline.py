@@ -35,7 +35,7 @@ class OasisVQ:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path | None = None, revision: str | None = None, device: str = "auto"
+        cls, source: str | Path | None = None, revision: str | None = None, device: str = "auto", wait: bool = True
     ) -> OasisVQ:
         """Load verified weights.
 
@@ -44,10 +44,11 @@ class OasisVQ:
                 or None: as `oasisvq.weights.resolve` finds them.
             revision: commit of the repository.
             device: "auto" takes a GPU where there is one; or any name that torch knows.
+            wait: for the Hub, where the environment names a repository; see `oasisvq.weights.resolve`.
 
         Raises OasisVQError when no source holds whole and genuine weights.
         """
-        found = weights.resolve(source, revision)
+        found = weights.resolve(source, revision, wait)
         preset, vqvae_state, prior_state, _ = weights.load(found.folder)
         vqvae, prior = VQVAE(preset), PixelCNN(preset)
         vqvae.load_state_dict(vqvae_state)

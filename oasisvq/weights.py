@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
+from tqdm import tqdm
 
 from oasisvq.card import write_card
 from oasisvq.errors import OasisVQError
@@ -44,10 +45,18 @@ DEFAULT = "base"
 # retries a dead Hub for 23.
 PATIENCE = 4.0
 
+# Seconds between two tries in the background: the pause doubles from the first to the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
+
+# The Hub's client counts in pieces of 10 MB, which is more than a file of ours: too coarse to show progress by, and
+# all of a piece is lost with the connection.
+PIECE = 2**18
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 T = TypeVar("T")
+Report = Callable[[str, int, int], None]
 
 
 class Loaded(NamedTuple):
@@ -153,7 +162,7 @@ def at_hand(source: str | Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def resolve(source: str | Path | None = None, revision: str | None = None) -> Resolved:
+def resolve(source: str | Path | None = None, revision: str | None = None, wait: bool = True) -> Resolved:
     """Find weights that pass `verify`.
 
     The name of bundled weights (see `bundled`) or an existing folder given as `source` is used, or refused. A Hub id
@@ -163,7 +172,8 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Re
     goes to `notes`, and the bundled weights are next, the default first.
 
     A dead Hub costs PATIENCE seconds at most. When the environment named the repository, so does a slow one: the
-    download then goes on in the background, and the next start finds it in the cache.
+    download then goes on in the background, and the next start finds it in the cache. Without `wait` the environment's
+    repository is looked for on this disk alone, which costs no time: `fetch` asks the Hub behind the scenes.
 
     Raises OasisVQError when what was asked for by argument cannot be had, or nothing can.
     """
@@ -178,20 +188,22 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Re
             "form owner/name"
         )
     notes: list[str] = []
-    repo = str(source) if source is not None else os.environ.get("OASISVQ_HUB_REPO")
-    if repo and source is None:
-        deadline = time.monotonic() + PATIENCE
-        found = _from_hub(repo, revision or os.environ.get("OASISVQ_HUB_REVISION"), notes, deadline)
-    elif repo:
-        found = _from_hub(repo, revision, notes, None)
+    if source is not None:
+        found = _from_hub(str(source), revision, notes)
         if found is None:
-            raise OasisVQError(f"{repo} is not a folder here, and as a Hub id: {'; '.join(notes)}")
+            raise OasisVQError(f"{source} is not a folder here, and as a Hub id: {'; '.join(notes)}")
+        return found
+    repo, wanted = _wish()
+    if repo:
+        wanted = revision or wanted
+        if wait:
+            found = _from_hub(repo, wanted, notes, deadline=time.monotonic() + PATIENCE)
+        else:
+            found, _ = _from_cache(repo, wanted, notes)
+        if found is not None:
+            return found
     elif revision:
         raise OasisVQError(f"revision {revision} of what? Name a Hub repository too, or set OASISVQ_HUB_REPO")
-    else:
-        found = None
-    if found is not None:
-        return found
     for name in bundled():
         try:
             verify(BUNDLED / name)
@@ -202,6 +214,48 @@ def resolve(source: str | Path | None = None, revision: str | None = None) -> Re
     if not bundled():
         notes.append(f"no bundled weights at {BUNDLED}: give a folder of weights or set OASISVQ_HUB_REPO")
     raise OasisVQError("; ".join(notes))
+
+
+class Fetch:
+    """Weights of the Hub, fetched in the background while others are in use: tried again and again until they are here.
+
+    Attributes:
+        status: one line for the screen, what is being waited for and why; empty in the end.
+    """
+
+    def __init__(self, repo: str, revision: str | None, in_use: str | None, arrived: Callable[[], None]) -> None:
+        """`arrived` is called once, from another thread, when verified weights of another commit than `in_use` lie in
+        the cache."""
+        self.status = f"Asking the Hub for {repo}."
+        threading.Thread(target=self._run, args=(repo, revision, in_use, arrived), daemon=True).start()
+
+    def _run(self, repo: str, revision: str | None, in_use: str | None, arrived: Callable[[], None]) -> None:
+        pause = FIRST_PAUSE
+        while (found := self._try(repo, revision, pause)) is None:
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        if found.revision != in_use:
+            arrived()
+        self.status = ""
+
+    def _try(self, repo: str, revision: str | None, pause: float) -> Resolved | None:
+        def report(name: str, done: int, size: int) -> None:
+            self.status = f"Downloading {repo}: {name}, {done / max(size, 1):.0%} of {size / 1e6:.1f} MB."
+
+        notes: list[str] = []
+        found = _from_hub(repo, revision, notes, report=report)
+        if found is not None and (found.source == "hub" or not notes):
+            return found
+        self.status = f"{'; '.join(notes)}. Next try within {pause:.0f} s."
+        return None
+
+
+def fetch(in_use: str | None, arrived: Callable[[], None]) -> Fetch | None:
+    """Begin to fetch what the environment asks for; None where it asks for nothing, or for the commit in use."""
+    repo, revision = _wish()
+    if not repo or (revision is not None and revision == in_use):
+        return None
+    return Fetch(repo, revision, in_use, arrived)
 
 
 def describe(found: Resolved) -> dict[str, Any]:
@@ -327,12 +381,35 @@ def _read_tensors(path: Path, content: bytes, expected: Mapping[str, Tensor]) ->
     return {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
 
 
-def _from_hub(repo: str, revision: str | None, notes: list[str], deadline: float | None) -> Resolved | None:
-    """The cached or downloaded weights of a repository; None, and why in `notes`, when neither can be had."""
+def _wish() -> tuple[str | None, str | None]:
+    """Repository and revision that the environment names."""
+    return os.environ.get("OASISVQ_HUB_REPO") or None, os.environ.get("OASISVQ_HUB_REVISION") or None
 
-    def left() -> float | None:
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
+def _from_cache(repo: str, revision: str | None, notes: list[str]) -> tuple[Resolved | None, bool]:
+    """The cached weights of a repository, and whether there are some that were refused, which `notes` tell of."""
+    try:
+        folder = _gather(repo, revision, local_files_only=True)
+        verify(folder)
+    except FileNotFoundError:
+        return None, False
+    except OasisVQError as error:
+        notes.append(f"the cached copy of {repo} was refused: {error}")
+        return None, True
+    return Resolved(folder, "cache", repo, folder.name, notes), False  # the cache names folders after commits
+
+
+def _from_hub(
+    repo: str,
+    revision: str | None,
+    notes: list[str],
+    deadline: float | None = None,
+    report: Report | None = None,
+) -> Resolved | None:
+    """The cached or downloaded weights of a repository; None, and why in `notes`, when neither can be had.
+
+    `report` is told of a download: file, bytes that are here, bytes in all. Without it a bar shows on a terminal.
+    """
     pinned = bool(revision and _COMMIT.fullmatch(revision))
     commit = revision if pinned else None
     if not pinned:
@@ -340,23 +417,17 @@ def _from_hub(repo: str, revision: str | None, notes: list[str], deadline: float
             commit = _ask_commit(repo, revision)
         except OasisVQError as error:
             notes.append(str(error))
-    damaged = False
-    try:
-        folder = _gather(repo, commit or revision, local_files_only=True)
-        verify(folder)
-        return Resolved(folder, "cache", repo, folder.name, notes)  # the cache names folders after commits
-    except FileNotFoundError:
-        pass
-    except OasisVQError as error:
-        damaged = True
-        notes.append(f"the cached copy of {repo} was refused: {error}")
-    if commit is None:
-        return None
+    cached, damaged = _from_cache(repo, commit or revision, notes)
+    if cached is not None or commit is None:
+        return cached
     try:
         if pinned:
             _ask_commit(repo, revision)
         # By the name it was asked for: the cache then remembers what a branch stood for, for when the Hub is away.
-        folder = _within(left(), lambda: _gather(repo, revision, force_download=damaged))
+        folder = _within(
+            None if deadline is None else max(0.0, deadline - time.monotonic()),
+            lambda: _gather(repo, revision, report, force_download=damaged),
+        )
         verify(folder)
         return Resolved(folder, "hub", repo, folder.name, notes)
     except TimeoutError:
@@ -364,6 +435,22 @@ def _from_hub(repo: str, revision: str | None, notes: list[str], deadline: float
     except OasisVQError as error:
         notes.append(str(error))
     return None
+
+
+def _meter(name: str, report: Report) -> type[tqdm]:
+    """A progress bar that is never drawn: it tells `report` of every step."""
+
+    class Meter(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": True})
+            self.done = int(options.get("initial") or 0)
+            self.update(0)
+
+        def update(self, n: float | None = 1) -> None:
+            self.done += int(n or 0)
+            report(name, self.done, int(self.total or 0))
+
+    return Meter
 
 
 def _ask_commit(repo: str, revision: str | None) -> str:
@@ -380,24 +467,30 @@ def _ask_commit(repo: str, revision: str | None) -> str:
     return info.sha
 
 
-def _gather(repo: str, revision: str | None, **options: Any) -> Path:
+def _gather(repo: str, revision: str | None, report: Report | None = None, **options: Any) -> Path:
     """Folder in the Hub's cache with the manifest of a revision and all that it lists, after download if need be.
 
     Raises FileNotFoundError when it may only look at the cache and a file is not there, OasisVQError otherwise.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
+
+    constants.DOWNLOAD_CHUNK_SIZE = PIECE
+
+    def get(name: str) -> Path:
+        bar = report and _meter(name, report)
+        return Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar, **options))
 
     try:
-        manifest = Path(hf_hub_download(repo, MANIFEST, revision=revision, **options))
-        for name in read_manifest(manifest.parent)["files"]:
-            hf_hub_download(repo, name, revision=revision, **options)
+        folder = get(MANIFEST).parent
+        for name in read_manifest(folder)["files"]:
+            get(name)
     except OasisVQError:
         raise
     except Exception as error:  # see publish
         if options.get("local_files_only") and isinstance(error, FileNotFoundError):
             raise
         raise _hub_error(error, repo, revision) from error
-    return manifest.parent
+    return folder
 
 
 def _within(seconds: float | None, call: Callable[[], T]) -> T:

@@ -55,6 +55,9 @@ class HubServer(ThreadingHTTPServer):
         self.delay = 0.0  # seconds before any answer
         self.status = 0  # answer everything with this status
         self.cut = 0  # hang up after so many bytes of a large file, once
+        self.hold: threading.Event | None = None  # send half of a large file, the rest when this is set
+        self.lose = 0  # hang up in the middle of so many uploads
+        self.ranges: list[str] = []  # what downloads that went on asked for
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def __exit__(self, *args: Any) -> None:
@@ -78,6 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
+        if self.server.lose and self.path.startswith("/upload/"):
+            self.server.lose -= 1
+            self.rfile.read(length // 2)
+            self.connection.close()
+            return None
         body = self.rfile.read(length)
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
@@ -96,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if status == 200 and (wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")):
             status, start = 206, int(wanted[1])
+            self.server.ranges.append(wanted[0])
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self.send_response(status)
         for name, value in headers.items():
@@ -109,6 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.cut = 0
             self.close_connection = True
             return
+        if self.server.hold and self.path.startswith("/cdn/"):
+            half = (start + len(body)) // 2
+            self.wfile.write(body[start:half])
+            self.server.hold.wait(10)
+            start = half
         self.wfile.write(body[start:])
 
     def refuse(self, status: int, code: str) -> None:
@@ -188,9 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, {"files": modes})
 
     def batch(self, body: bytes, name: str) -> None:
+        """Where to upload what is not here yet."""
         if self.may_write():
             objects = [
-                {**wanted, "actions": {"upload": {"href": f"{self.server.url}/upload/{wanted['oid']}"}}}
+                wanted
+                if wanted["oid"] in self.server.uploads
+                else {**wanted, "actions": {"upload": {"href": f"{self.server.url}/upload/{wanted['oid']}"}}}
                 for wanted in json.loads(body)["objects"]
             ]
             self.answer(200, {"transfer": "basic", "objects": objects})

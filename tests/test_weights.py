@@ -3,7 +3,9 @@
 import hashlib
 import json
 import pickle
+import re
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -269,23 +271,55 @@ def test_a_damaged_cache_is_fetched_again(hub, folder):
     assert (found.folder / "prior.safetensors").read_bytes() == (folder / "prior.safetensors").read_bytes()
 
 
-def test_bad_weights_on_the_hub_are_refused_and_the_bundled_ones_used(hub, folder, bundled, monkeypatch):
+def flip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def with_tensors(folder: Path, change) -> None:
+    state = load_file(folder / "prior.safetensors")
+    change(state)
+    save_file(state, folder / "prior.safetensors")
+    restamp(folder)
+
+
+def disguise(folder: Path) -> None:
     (folder / "vqvae.safetensors").write_bytes(pickle.dumps(Bomb()))
     restamp(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: flip(folder / "prior.safetensors"), "its sha256 is not the manifest's"),
+        (lambda folder: (folder / "vqvae.safetensors").write_bytes(b"short"), "5 bytes, the manifest says"),
+        (lambda folder: edit_manifest(folder, preset=TINY.to_dict() | {"towers": 3}), "towers"),
+        (lambda folder: with_tensors(folder, lambda state: state.update(extra=torch.zeros(1))), "unknown tensor extra"),
+        (lambda folder: with_tensors(folder, lambda state: state.pop(min(state))), "lacks tensor"),
+        (disguise, "not a safetensors file"),
+        (lambda folder: (folder / "manifest.json").write_text("<html>busy</html>"), "cannot be read"),
+    ],
+)
+def test_bad_weights_on_the_hub_are_refused_with_the_reason_and_the_next_source_used(
+    hub, folder, bundled, monkeypatch, damage, reason
+):
+    damage(folder)
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
     monkeypatch.setenv("OASISVQ_HUB_REVISION", serve(hub, folder))
-    found = weights.resolve()
-    assert (found.source, found.folder) == ("bundled", bundled)
-    assert "not a safetensors file" in found.notes[0]
-    with pytest.raises(OasisVQError, match="not a safetensors file"):
+    for _ in range(2):  # from the Hub, then from the cache and the Hub again
+        found = weights.resolve()
+        assert (found.source, found.folder) == ("bundled", bundled)
+        assert reason in found.notes[0]
+    assert weights.resolve(wait=False).source == "bundled"
+    with pytest.raises(OasisVQError, match=reason):
         weights.resolve(REPO)
 
 
-def test_a_lost_connection_is_resumed_where_it_broke(hub, folder):
+def test_a_lost_connection_is_resumed_where_it_broke(hub, folder, monkeypatch):
+    monkeypatch.setattr(weights, "PIECE", 100)
     commit = serve(hub, folder)
     hub.cut = 1000
     assert weights.resolve(REPO, commit).source == "hub"
-    assert hub.cut == 0
+    assert hub.ranges == ["bytes=1000-"]
     downloads = [line for line in hub.requests if line.startswith("GET /cdn/")]
     assert len(downloads) == 3, "two files, one of them in two parts"
 
@@ -364,6 +398,74 @@ def test_a_slow_hub_goes_on_in_the_background(hub, folder, bundled, monkeypatch)
     assert (found.source, found.revision) == ("cache", commit)
 
 
+# Behind the scenes
+
+
+@pytest.fixture
+def wished(monkeypatch):
+    monkeypatch.setattr(weights, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(weights, "PATIENCE", 0.5)
+    monkeypatch.setattr(weights, "PIECE", 100)
+    monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def test_without_waiting_what_is_at_hand_is_used_and_the_hub_never_asked(hub, folder, bundled, wished):
+    commit = serve(hub, folder)
+    hub.delay = 30
+    started = time.monotonic()
+    assert weights.resolve(wait=False) == weights.Resolved(bundled, "bundled")
+    assert time.monotonic() - started < 1
+    assert not hub.requests
+    hub.delay = 0
+    weights.resolve(REPO)
+    hub.requests.clear()
+    found = weights.resolve(wait=False)
+    assert (found.source, found.revision) == ("cache", commit)
+    assert not hub.requests
+
+
+def test_a_dead_hub_is_asked_again_until_its_weights_are_here(hub, folder, bundled, wished):
+    hub.status = 500
+    arrived = threading.Event()
+    waiting = weights.fetch(None, arrived.set)
+    until(lambda: "the Hub answered 500 for lab/brains" in waiting.status and "Next try within" in waiting.status)
+    hub.status, hub.hold = 0, threading.Event()
+    commit = serve(hub, folder)
+    until(lambda: re.search(r"Downloading lab/brains: .*safetensors, [1-9]\d% of 0.0 MB", waiting.status))
+    assert not arrived.is_set()
+    hub.hold.set()
+    assert arrived.wait(10)
+    until(lambda: waiting.status == "")
+    found = weights.resolve(wait=False)
+    assert (found.source, found.revision) == ("cache", commit)
+
+
+def test_a_branch_in_use_is_exchanged_only_when_it_moved(hub, folder, wished, tmp_path):
+    commit = serve(hub, folder)
+    weights.resolve()
+    arrived = threading.Event()
+    same = weights.fetch(commit, arrived.set)
+    until(lambda: same.status == "")
+    assert not arrived.is_set()
+    serve(hub, write_weights(tmp_path / "newer", seed=5))
+    weights.fetch(commit, arrived.set)
+    assert arrived.wait(10)
+
+
+def test_nothing_is_fetched_where_nothing_is_missing(wished, monkeypatch):
+    monkeypatch.setenv("OASISVQ_HUB_REVISION", "a" * 40)
+    assert weights.fetch("a" * 40, pytest.fail) is None
+    monkeypatch.delenv("OASISVQ_HUB_REPO")
+    assert weights.fetch(None, pytest.fail) is None
+
+
 def test_describe_says_what_is_in_use(hub, folder):
     commit = serve(hub, folder)
     info = weights.describe(weights.resolve(REPO, commit))
@@ -394,6 +496,35 @@ def test_publishing_needs_a_token(hub, folder):
     with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*HF_TOKEN"):
         weights.publish(folder, REPO)
     assert not hub.repos
+
+
+def test_a_token_that_is_no_good_is_named(hub, folder, monkeypatch):
+    serve(hub, folder, private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_stolen")
+    with pytest.raises(OasisVQError, match=r"or it is private.*HF_TOKEN"):
+        weights.resolve(REPO)
+    with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*token that may do this"):
+        weights.publish(folder, REPO)
+    assert len(hub.repos[REPO].commits) == 1
+
+
+def test_a_connection_lost_while_publishing_leaves_no_half_and_goes_on(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between its tries
+    hub.lose = 1
+    weights.publish(folder, REPO)
+    (folder / "results.json").unlink()
+    save_file({k: t + 1 for k, t in load_file(folder / "prior.safetensors").items()}, folder / "prior.safetensors")
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    hub.lose = 100
+    with pytest.raises(OasisVQError, match="failed"):
+        weights.publish(folder, REPO)
+    assert len(hub.repos[REPO].commits) == 2, "the old ones are whole, the new ones are not there"
+    hub.lose = 0
+    hub.requests.clear()
+    commit = weights.publish(folder, REPO)
+    assert len([line for line in hub.requests if line.startswith("PUT")]) == 1, "one file is new to the Hub"
+    assert weights.resolve(REPO, commit).source == "hub"
 
 
 def test_damaged_weights_are_not_published(hub, folder, monkeypatch):
