@@ -1,4 +1,4 @@
-"""One picture from a stranger: bytes in, a slice out, nothing touches the disk, limits hold before decoding."""
+"""One file from a stranger: bytes in, slices out, nothing touches the disk, limits hold before decoding."""
 
 from __future__ import annotations
 
@@ -7,21 +7,58 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from oasisvq.data import dicom, nifti, scan
 from oasisvq.data.layout import as_grey
+from oasisvq.data.scan import Scan
 from oasisvq.data.slices import normalise, square
 from oasisvq.errors import OasisVQError
 
-MAX_BYTES = 20_000_000
+MAX_BYTES = 20_000_000  # of a picture
+MAX_VOLUME_BYTES = 100_000_000  # of a volume or a zip
 _MAX_SIDE = 4096
 _MIN_SIDE = 32
+
+
+def read(data: bytes, name: str) -> Scan:
+    """Read a picture (PNG, JPEG, TIFF), a NIfTI volume (.nii, .nii.gz), a DICOM file, or a zip of a DICOM series.
+
+    What it is, is told by its first bytes, not by its name; `name` is for messages only.
+    Raises OasisVQError in one sentence, `name` first, for anything that shows no axial slice of one brightness a pixel.
+    """
+    if data[128:132] == b"DICM" or data[:4] == b"PK\x03\x04" or nifti.is_nifti(data):
+        try:
+            return _volume(data)
+        except OasisVQError as error:
+            raise OasisVQError(f"{name}: {error}") from error
+    picture, notes = _picture(data, name)
+    return scan.single(picture, notes)
 
 
 def read_image(data: bytes, name: str) -> np.ndarray:
     """Read one greyscale PNG, JPEG or TIFF of 8 or 16 bits (or more): float32 (H, H) in [0, 1], centred on a square.
 
-    Brightness is normalised as in training, background 0. `name` is for messages only.
+    Brightness is normalised as in training, background 0; a bright background is taken for an inverted picture.
+    `name` is for messages only.
     Raises OasisVQError in one sentence for anything else: coloured, too large or small, broken, blank, many pages.
     """
+    return _picture(data, name)[0]
+
+
+def _volume(data: bytes) -> Scan:
+    if len(data) > MAX_VOLUME_BYTES:
+        raise OasisVQError(
+            f"{len(data) / 1e6:.0f} MB: a volume has at most {MAX_VOLUME_BYTES // 1_000_000} MB, give one series"
+        )
+    if nifti.is_nifti(data) and data[128:132] != b"DICM":
+        volume = nifti.read(data)
+        return scan.axial(volume.voxels, volume.affine, volume.oriented, [])
+    series = dicom.read_apart(data)
+    if series.affine is None:
+        return scan.single(square(_bright(series.voxels[:, :, 0].T)), series.notes)
+    return scan.axial(series.voxels, series.affine, True, series.notes)
+
+
+def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
     if len(data) > MAX_BYTES:
         raise OasisVQError(f"{name}: {len(data) / 1e6:.0f} MB: one slice has at most {MAX_BYTES // 1_000_000} MB")
     try:
@@ -38,8 +75,30 @@ def read_image(data: bytes, name: str) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise OasisVQError(f"{name}: too many pixels: a slice has {_MIN_SIDE} to {_MAX_SIDE} a side") from error
     except Exception as error:  # decoders given hostile bytes raise almost anything
-        raise OasisVQError(f"{name}: not a readable PNG, JPEG or TIFF picture: export the slice again") from error
+        raise OasisVQError(
+            f"{name}: not a readable PNG, JPEG or TIFF picture, nor a NIfTI volume, DICOM file or zip of a series: "
+            "export it again"
+        ) from error
+    notes = []
+    if _inverted(pixels):
+        pixels = np.nanmax(pixels) - pixels
+        notes = ["The background is bright: the picture was inverted."]
+    try:
+        return square(_bright(pixels)), notes
+    except OasisVQError as error:
+        raise OasisVQError(f"{name}: {error}") from error
+
+
+def _bright(pixels: np.ndarray) -> np.ndarray:
     slice01 = normalise(pixels)
     if np.ptp(slice01) == 0:
-        raise OasisVQError(f"{name}: every pixel is equally bright: choose a picture that shows a brain")
-    return square(slice01)
+        raise OasisVQError("every pixel is equally bright: choose a picture that shows a brain")
+    return slice01
+
+
+def _inverted(pixels: np.ndarray) -> bool:
+    """Whether the rim of a picture is evenly bright, as that of a negative is."""
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = values.min(), values.max()
+    rim = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    return bool(high > low and np.percentile(rim, 20) > low + 0.9 * (high - low))

@@ -11,16 +11,15 @@ Analyze file, second axis to the front and third to the top. Which side is left 
 from __future__ import annotations
 
 import io
+import logging
+import math
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
 from oasisvq.data.slices import CANVAS, FOREGROUND
@@ -30,7 +29,10 @@ from oasisvq.errors import OasisVQError
 _DEPTH = 0.375
 
 # Litres. Adult brains with the water in them hold 1 to 2.1; a head with skull and scalp more than 3.
-_BRAIN = (0.7, 2.5)
+BRAIN = (0.7, 2.5)
+
+# 512 voxels a side.
+_MAX_VOXELS = 2**27
 
 # Codes for unsigned 16-bit numbers: SPM's and NIfTI's, both seen in Analyze headers.
 _UNSIGNED = (132, 512)
@@ -38,6 +40,9 @@ _UNSIGNED = (132, 512)
 _SESSION = re.compile(r"OAS1_(\d{4})_MR(\d)")
 _MASKED = re.compile(r"OAS1_(\d{4})_MR(\d)_mpr_n\d_anon_111_t88_masked_gfc\.hdr")
 _PERSON = re.compile(r"OAS1_\d{4}|sub-[0-9A-Za-z]+")
+
+# Its warnings repeat what stands in headers, which logs must not hold.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,14 @@ def _oasis(folder: Path) -> Volume:
 def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one volume: float32 (X, Y, Z), y to the front and z to the top, and its voxel size in mm, (3,)."""
     try:
-        image = nibabel.as_closest_canonical(_load(file))
+        image = _load(file)
+        # The header is read, the voxels are not: a small file may promise a huge volume.
+        if not 0 < math.prod(image.shape) <= _MAX_VOXELS or min(image.shape) < 1:
+            raise ValueError(f"{'x'.join(map(str, image.shape))} voxels")
+        image = nibabel.as_closest_canonical(image)
         data = np.asarray(image.dataobj, dtype=np.float32)
         voxel = np.array(image.header.get_zooms()[:3], dtype=float)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except Exception as error:  # readers given hostile bytes raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OasisVQError(f"{file}: not a readable volume ({reason}): copy it again from where you got it") from error
     data = data[..., 0] if data.ndim == 4 and data.shape[3] == 1 else data
@@ -146,19 +155,18 @@ def axial_slices(volume: np.ndarray, voxel: np.ndarray, name: str, levels: int =
     litres = brain.sum() * voxel.prod() / 1e6
     if len(np.unique(positive[:100_000])) < 16:
         raise OasisVQError(f"{name}: only a few different values: a mask or label map, take it out of the folder")
-    if litres > _BRAIN[1]:
+    if litres > BRAIN[1]:
         raise OasisVQError(
-            f"{name}: {litres:.1f} litres are not background, a brain has under {_BRAIN[1]}: not skull-stripped, "
+            f"{name}: {litres:.1f} litres are not background, a brain has under {BRAIN[1]}: not skull-stripped, "
             "strip it first (SynthStrip, HD-BET or FSL bet)"
         )
-    if litres < _BRAIN[0]:
+    if litres < BRAIN[0]:
         raise OasisVQError(
             f"{name}: only {litres:.2f} litres of brain: a whole adult brain is needed, voxel size in mm"
         )
 
-    _, (back, front), (_, top) = (_extent(brain, axis) for axis in range(3))
-    middle = top - _DEPTH * (front - back + 1) * voxel[1] / voxel[2]
-    z = np.round(middle) + (np.arange(levels) - levels // 2) * (32 / levels) / voxel[2]
+    _, (back, front), (_, top) = (extent(brain, axis) for axis in range(3))
+    z = middle_level(top, back, front, voxel) + (np.arange(levels) - levels // 2) * (32 / levels) / voxel[2]
     if z[0] < 0:
         raise OasisVQError(
             f"{name}: the volume ends {-z[0] * voxel[2]:.0f} mm above the lowest level: a whole brain is needed"
@@ -166,14 +174,19 @@ def axial_slices(volume: np.ndarray, voxel: np.ndarray, name: str, levels: int =
 
     band = brain[:, :, int(z[0]) : int(z[-1]) + 1]
     x, y = (
-        sum(_extent(band, axis)) // 2 + sign * (np.arange(CANVAS) - CANVAS // 2) / voxel[axis]
+        sum(extent(band, axis)) // 2 + sign * (np.arange(CANVAS) - CANVAS // 2) / voxel[axis]
         for axis, sign in ((0, 1), (1, -1))
     )
     where = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]))
     return ndimage.map_coordinates(volume, where, order=1)
 
 
-def _extent(brain: np.ndarray, axis: int) -> tuple[int, int]:
+def middle_level(top: int, back: int, front: int, voxel: np.ndarray) -> float:
+    """The slice, counted in voxels from below, that is level 16 of 32 in a brain of this top, back and front."""
+    return float(np.round(top - _DEPTH * (front - back + 1) * voxel[1] / voxel[2]))
+
+
+def extent(brain: np.ndarray, axis: int) -> tuple[int, int]:
     """First and last voxel of the brain along an axis; planes with under 5 % of the fullest one's voxels are specks."""
     profile = brain.sum(axis=tuple(other for other in range(3) if other != axis))
     inside = np.flatnonzero(profile >= 0.05 * profile.max())
