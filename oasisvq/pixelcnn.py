@@ -4,8 +4,9 @@ Two stacks after van den Oord et al. 2016 (arXiv:1606.05328): the vertical one s
 the codes to the left, and together they have no blind spot. Instead of masking kernels, the inputs are shifted by one
 row and one column once (as PixelCNN++ does, Salimans et al. 2017, arXiv:1701.05517), after which every layer may look
 at its own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763)
-carries what convolutions reach late: the other hemisphere, the outline far above. A learned map tells positions apart,
-and a gate bias tells which level of the head, and which dementia grade, is wanted.
+carries what convolutions reach late, such as the outline far above. A head is nearly its own mirror image, so right of
+the middle a position also looks at the mirrored columns of its row. A learned map tells positions apart, and a gate
+bias tells which level of the head, and which dementia grade, is wanted.
 
 `oasisvq.sampling` holds the same computation one position at a time; a change here is a change there.
 """
@@ -76,6 +77,31 @@ class CausalAttention(nn.Module):
         return h + seen.transpose(1, 2).view(b, c, height, width)
 
 
+class Mirror(nn.Module):
+    """Right of the middle, position (r, c) adds its mirror image: columns w - 1 - c to w + 1 - c of row r.
+
+    The last two of these know the mirrored code itself, and all lie at or left of c.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, (1, 3))
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    @staticmethod
+    def start(width: int) -> int:
+        """The first column with a mirror image."""
+        return width // 2 + 1
+
+    def forward(self, h: Tensor) -> Tensor:
+        start = self.start(h.shape[3])
+        if start >= h.shape[3]:
+            return h
+        seen = self.conv(h.flip(3)[:, :, :, start - 2 :])  # (B, C, h, w - start)
+        return torch.cat([h[:, :, :, :start], h[:, :, :, start:] + seen], dim=3)
+
+
 class PixelCNN(nn.Module):
     """log p(indices | level, grade) as logits for each code given those before it in raster order."""
 
@@ -86,12 +112,14 @@ class PixelCNN(nn.Module):
         # The last row of each table stands for "unknown".
         self.level = nn.Embedding(preset.levels + 1, c)
         self.grade = nn.Embedding(len(preset.grades) + 1, c)
+        nn.init.zeros_(self.grade.weight)  # a grade that few people have begins as no difference
         self.position_v = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.position_h = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
-        # Attention follows the layers that end the first and the second third.
-        after = {preset.prior_layers // 3 - 1, 2 * preset.prior_layers // 3 - 1}
-        self.attention = nn.ModuleDict({str(i): CausalAttention(c, preset.prior_heads) for i in sorted(after)})
+        # Looking far follows the layers that end the first and the second third.
+        after = [str(i) for i in sorted({preset.prior_layers // 3 - 1, 2 * preset.prior_layers // 3 - 1})]
+        self.attention = nn.ModuleDict({i: CausalAttention(c, preset.prior_heads) for i in after if preset.prior_heads})
+        self.mirror = nn.ModuleDict({i: Mirror(c) for i in after})
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, preset.codebook_size, 1)
         )
@@ -115,4 +143,6 @@ class PixelCNN(nn.Module):
             v, h = layer(v, h, condition)
             if str(i) in self.attention:
                 h = self.attention[str(i)](h)
+            if str(i) in self.mirror:
+                h = self.mirror[str(i)](h)
         return self.head(h)

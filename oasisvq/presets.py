@@ -30,7 +30,8 @@ class Preset:
     codebook_decay: float = 0.99
     codebook_warmup: int = 200
 
-    # PixelCNN: channels, gated layers, heads of the causal attention after the first and the second third of them.
+    # PixelCNN: channels, gated layers, heads of the causal attention after the first and the second third of them (0:
+    # no attention, whose cost grows with the square of a grid's codes).
     prior_channels: int = 96
     prior_layers: int = 12
     prior_heads: int = 4
@@ -41,10 +42,11 @@ class Preset:
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
 
     # Schedules: one warm-up and cosine cycle each.
-    batch: int = 32
     vqvae_epochs: int = 26
+    vqvae_batch: int = 32
     vqvae_rate: float = 1e-3
-    prior_epochs: int = 16
+    prior_epochs: int = 14
+    prior_batch: int = 16
     prior_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
@@ -67,7 +69,8 @@ class Preset:
             raise OasisVQError(
                 f"preset has unknown or missing fields {odd}: these weights need another oasisvq version"
             )
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**plain)
 
 
 PRESETS: dict[str, Preset] = {

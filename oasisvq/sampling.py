@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import CausalAttention, PixelCNN, shift_down, shift_right
+from oasisvq.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
@@ -129,6 +129,26 @@ class _Attention:
             by_draw.copy_(by_draw[draws])
 
 
+class _Mirror:
+    """A `Mirror` for n draws, with the row so far."""
+
+    def __init__(self, mirror: Mirror, n: int, width: int) -> None:
+        weights = dict(mirror.named_parameters())
+        channels = len(weights["conv.bias"])
+        self.start, self.width = mirror.start(width), width
+        # The parallel view reads the row backwards.
+        self.weight = weights["conv.weight"][:, :, 0].flip(2).permute(2, 1, 0).reshape(3 * channels, channels)
+        self.bias = weights["conv.bias"]
+        self.row = self.bias.new_empty(n, width, channels)
+
+    def position(self, column: int, h: Tensor) -> None:
+        """Adds to h (n, C), this column of the horizontal stack, what stands at its mirror image."""
+        self.row[:, column] = h
+        if column >= self.start:
+            image = self.row[:, self.width - 1 - column : self.width + 2 - column].flatten(1)  # (n, 3C)
+            h.addmm_(image, self.weight).add_(self.bias)
+
+
 class Sampler:
     """The prior, position by position, for n draws at once. Use under `torch.inference_mode`.
 
@@ -164,6 +184,8 @@ class Sampler:
         self.attention = {
             i: _Attention(attention[str(i)], n, height * width) for i in range(depth) if str(i) in attention
         }
+        mirror = cast(Mapping[str, Mirror], prior.mirror)
+        self.mirror = {i: _Mirror(mirror[str(i)], n, width) for i in range(depth) if str(i) in mirror}
         head = dict(prior.head.named_parameters())
         self.head = [(head[f"{i}.bias"], head[f"{i}.weight"][:, :, 0, 0].T.contiguous()) for i in (1, 3)]
 
@@ -201,6 +223,8 @@ class Sampler:
                 attention = cast(CausalAttention, prior.attention[str(i)])
                 self.attention[i].remember(attention, h, copies)
                 h = attention(h)
+            if i in self.mirror:
+                h = prior.mirror[str(i)](h)
 
     def select(self, draws: Tensor) -> None:
         """At a row's end: draw d goes on from the past of draw draws[d], (n,) int64. The caller moves `indices`."""
@@ -232,6 +256,8 @@ class Sampler:
             layer.position(column, out)
             if i in self.attention:
                 self.attention[i].position(position, out)
+            if i in self.mirror:
+                self.mirror[i].position(column, out)
 
 
 def sample(

@@ -41,16 +41,21 @@ Batch = Mapping[str, Tensor]
 Figures = dict[str, float]
 
 
+def mirror(slices: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the slices, at random, as in a mirror: (B, 1, S, S), same out."""
+    chosen = torch.rand(len(slices), generator=generator) < 0.5
+    return torch.where(chosen.to(slices.device)[:, None, None, None], slices.flip(3), slices)
+
+
 def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
     """Random mirror, shift by whole pixels and gain, one of each a slice. (B, 1, S, S) in [-0.5, 0.5], same out.
 
     Whole pixels, because interpolation would teach the models its blur.
     """
     b, _, size, _ = slices.shape
-    mirror = torch.rand(b, generator=generator) < 0.5
+    slices = mirror(slices, generator)
     shifts = torch.randint(0, 2 * SHIFT + 1, (b, 2), generator=generator)
     gains = 1 + GAIN * (2 * torch.rand(b, generator=generator) - 1)
-    slices = torch.where(mirror.to(slices.device)[:, None, None, None], slices.flip(3), slices)
     padded = F.pad(slices, (SHIFT,) * 4, value=-0.5)
     moved = torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, shifts.tolist(), strict=True)])
     return ((moved + 0.5) * gains.to(slices.device)[:, None, None, None]).clamp(0, 1) - 0.5
@@ -62,6 +67,7 @@ class Task(Protocol):
     name: str
     model: nn.Module
     epochs: int
+    batch: int
     rate: float
     judge: str  # the validation figure that picks the epoch to keep, lower is better
 
@@ -79,7 +85,7 @@ class VQVAETask:
     def __init__(self, preset: Preset) -> None:
         self.preset = preset
         self.model: nn.Module = VQVAE(preset)
-        self.epochs, self.rate = preset.vqvae_epochs, preset.vqvae_rate
+        self.epochs, self.batch, self.rate = preset.vqvae_epochs, preset.vqvae_batch, preset.vqvae_rate
 
     def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
         weight = 1 + (self.preset.foreground_weight - 1) * (slices > FOREGROUND - 0.5)
@@ -115,7 +121,10 @@ class VQVAETask:
 
 
 class PriorTask:
-    """Cross-entropy of the codes that a finished VQ-VAE gives to augmented slices."""
+    """Cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
+
+    Nothing else is varied: what the prior sees shifted, or dimmed, it draws shifted, or dimmed.
+    """
 
     name = "prior"
     judge = "val_nll_bits"
@@ -124,10 +133,10 @@ class PriorTask:
         self.preset = preset
         self.vqvae = vqvae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: nn.Module = PixelCNN(preset)
-        self.epochs, self.rate = preset.prior_epochs, preset.prior_rate
+        self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        slices = augment(batch["slice"], generator)
+        slices = mirror(batch["slice"], generator)
         # In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
         with torch.no_grad(), torch.autocast(slices.device.type, enabled=False):
             indices = self.vqvae.encode(slices)
@@ -241,16 +250,16 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used)
     weights = out / f"{task.name}.safetensors"
     history = checkpoint.load(model, optimiser)
-    if preset.batch % accelerator.num_processes:
-        raise OasisVQError(f"a batch of {preset.batch} does not divide by {accelerator.num_processes} processes")
+    if task.batch % accelerator.num_processes:
+        raise OasisVQError(f"a batch of {task.batch} does not divide by {accelerator.num_processes} processes")
     train, validate = (load_split(data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate"))
-    loader = DataLoader(train, preset.batch, shuffle=True, drop_last=True)
+    loader = DataLoader(train, task.batch, shuffle=True, drop_last=True)
     if not len(loader):
-        raise OasisVQError(f"{len(train)} training slices do not fill one batch of {preset.batch}: give more people")
+        raise OasisVQError(f"{len(train)} training slices do not fill one batch of {task.batch}: give more people")
     model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
     # The loop enters autocast itself, so that validation, which picks the epoch to keep, runs in full precision.
     raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    held_out = [{k: v.to(accelerator.device) for k, v in b.items()} for b in DataLoader(validate, preset.batch)]
+    held_out = [{k: v.to(accelerator.device) for k, v in b.items()} for b in DataLoader(validate, task.batch)]
     if isinstance(task, PriorTask):
         task.vqvae.to(accelerator.device)
     steps = task.epochs * len(loader)

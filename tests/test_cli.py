@@ -99,7 +99,9 @@ def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, m
 
 
 def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(PRESETS, "tiny", replace(TINY, levels=8, batch=8, vqvae_epochs=2, prior_epochs=1))
+    monkeypatch.setitem(
+        PRESETS, "tiny", replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=2, prior_epochs=1)
+    )
     out, figures = tmp_path / "run", tmp_path / "figures.json"
     common = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32", "--json", figures)
     assert run("train", "vqvae", *common) == 0
@@ -229,7 +231,7 @@ def test_a_note_tells_why_other_weights_are_in_use(bundled, tmp_path, monkeypatc
 
 
 def test_half_trained_models_are_not_packaged(tiny_cohort, tmp_path, monkeypatch, capsys):
-    preset = replace(TINY, batch=16, vqvae_epochs=1, prior_epochs=1)
+    preset = replace(TINY, vqvae_batch=16, prior_batch=16, vqvae_epochs=1, prior_epochs=1)
     monkeypatch.setitem(PRESETS, "tiny", preset)
     out = tmp_path / "out"
     for model in ("vqvae", "prior"):

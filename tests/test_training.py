@@ -22,7 +22,8 @@ TINY = replace(
     prior_channels=8,
     prior_heads=2,
     levels=8,
-    batch=16,
+    vqvae_batch=16,
+    prior_batch=16,
     codebook_warmup=4,
     vqvae_epochs=3,
     prior_epochs=2,
@@ -126,7 +127,7 @@ def test_another_preset_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
 
 def test_too_few_slices_for_a_batch(tiny_cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(OasisVQError, match="do not fill one batch"):
-        training.train_vqvae(replace(TINY, batch=64), tiny_cohort, tmp_path, "fp32")
+        training.train_vqvae(replace(TINY, vqvae_batch=64), tiny_cohort, tmp_path, "fp32")
 
 
 def test_other_data_or_another_vqvae_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
