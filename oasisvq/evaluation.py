@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from oasisvq import metrics
+from oasisvq import metrics, unlike
 from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.pipeline import OasisVQ
 
 BATCH = 64
+PERCENTILES = ("ssim", "ssim_foreground", "psnr", "sharpness", "bits_per_code", "bits_per_brain_code")
 
 
 def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
@@ -22,7 +23,9 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
 
     Means are over the slices of a person, then over people; intervals are bootstraps over people. The rivals of the
     prior (code histogram, two-neighbour table) count the codes of the training people of `data`, mirrored ones too, as
-    the prior trained on both; they are left out where `data` has no training people.
+    the prior trained on both; they are left out where `data` has no training people. `percentiles` (0 to 100) are over
+    slices, bits in them with level and grade unknown, as for an upload. `unlike` is calibrated on the validation people
+    of `data` and left out where there are none; its false alarms are counted on the split.
 
     Returns plain values, ready for JSON. Raises OasisVQError when `data` lacks the split.
     """
@@ -43,10 +46,17 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         int(level): float(np.mean([row["ssim"] for row, at in zip(rows, held_out.levels, strict=True) if at == level]))
         for level in np.unique(held_out.levels)
     }
+    figures["ssim_by_grade"] = _by_grade(rows, held_out, preset.grades)
     brain = metrics.brain_cells(held_out.slices + 0.5, preset.grid)
-    figures |= _codebook_figures(indices, brain, preset.codebook_size)
+    black = metrics.background_cells(held_out.slices + 0.5, preset.grid)
+    figures |= _codebook_figures(indices, brain, black, preset.codebook_size)
 
     nll = _prior_bits(model, indices, held_out)
+    untold = unlike.measure(model, torch.from_numpy(held_out.slices)[:, None])
+    by_slice = untold | {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
+    if "validate" in about["people"]:
+        figures["unlike"] = _unlike(model, data, untold, held_out.cases)
     rivals = {}
     if "train" in about["people"]:
         train = load_split(data, "train", preset.size, preset.levels, preset.grades)
@@ -67,9 +77,10 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
 
 
 def _score(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
+    whole, brain = metrics.similarities(original, reconstruction)
     return {
-        "ssim": metrics.ssim(original, reconstruction),
-        "ssim_foreground": metrics.foreground_ssim(original, reconstruction),
+        "ssim": whole,
+        "ssim_foreground": brain,
         "psnr": metrics.psnr(original, reconstruction),
         "sharpness": metrics.sharpness(original, reconstruction),
     }
@@ -83,16 +94,49 @@ def _summary(name: str, per_person: np.ndarray, suffix: str = "_mean") -> dict[s
     }
 
 
-def _codebook_figures(indices: np.ndarray, brain: np.ndarray, size: int) -> dict[str, Any]:
-    # A code belongs to the background when it is seen there and makes up at least one cell in a thousand of it:
-    # cells at the rim hold a little brain and use the brain's codes.
-    on_background = np.bincount(indices[~brain], minlength=size) / max(1, (~brain).sum())
+def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float, ...]) -> dict[str, Any]:
+    """Means over the people of each grade, their number beside them."""
+    names = [*(f"{grade:g}" for grade in grades), "unknown"]
+    figures = {}
+    for grade, name in enumerate(names):
+        chosen = np.flatnonzero(data.grades == grade).tolist()
+        people = [data.cases[i] for i in chosen]
+        if people:
+            means = {
+                key: float(metrics.by_person([rows[i][key] for i in chosen], people).mean())
+                for key in ("ssim", "ssim_foreground")
+            }
+            figures[name] = {"people": len(set(people)), **means}
+    return figures
+
+
+def _unlike(model: OasisVQ, data: Path, measured: dict[str, np.ndarray], cases: list[str]) -> dict[str, Any]:
+    """The calibration of `oasisvq.unlike`, and how often it is wrong about the people measured."""
+    preset = model.preset
+    validation = load_split(data, "validate", preset.size, preset.levels, preset.grades)
+    calibration = unlike.calibrate(unlike.measure(model, torch.from_numpy(validation.slices)[:, None]))
+    alarms = metrics.by_person([verdict.unlike for verdict in unlike.judge(measured, calibration)], cases)
+    return {
+        **calibration,
+        "people": len(set(validation.cases)),
+        "slices": len(validation),
+        **_summary("false_alarms", alarms, suffix=""),
+    }
+
+
+def _codebook_figures(indices: np.ndarray, brain: np.ndarray, black: np.ndarray, size: int) -> dict[str, Any]:
+    # Cells at the rim and beside it say where the outline runs and need codes for that, so the background proper is
+    # what lies beyond them. A code belongs to a part when it makes up at least one cell in a thousand of it.
+    background = np.sort(np.bincount(indices[black], minlength=size))[::-1] / max(1, black.sum())
+    outline = np.bincount(indices[~brain & ~black], minlength=size) / max(1, (~brain & ~black).sum())
     return {
         "codebook_size": size,
         "codebook_utilisation": metrics.utilisation(indices, size),
         "codebook_utilisation_brain": metrics.utilisation(indices[brain], size) if brain.any() else 0.0,
-        "background_codes": int((on_background >= 1e-3).sum()),
-        "background_top_code_share": float(on_background.max()),
+        "background_codes": int((background >= 1e-3).sum()),
+        "background_codes_for_99_percent": int(np.searchsorted(background.cumsum(), 0.99) + 1) if black.any() else 0,
+        "background_top_code_share": float(background[0]),
+        "outline_codes": int((outline >= 1e-3).sum()),
         "perplexity": metrics.perplexity(indices, size),
         "perplexity_brain": metrics.perplexity(indices[brain], size) if brain.any() else 1.0,
     }

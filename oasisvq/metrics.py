@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from oasisvq.data.slices import foreground
@@ -33,8 +34,14 @@ def ssim_map(a: Picture, b: Picture) -> Picture:
 
 def foreground_ssim(original: Picture, other: Picture) -> float:
     """Mean of the SSIM map over the brain of the original; NaN when the original holds none."""
+    return similarities(original, other)[1]
+
+
+def similarities(original: Picture, other: Picture) -> tuple[float, float]:
+    """`ssim` and `foreground_ssim` in one go."""
+    whole, local = _similarity(original, other)
     brain = foreground(original)
-    return float(ssim_map(original, other)[brain].mean()) if brain.any() else float("nan")
+    return float(whole), float(local[brain].mean()) if brain.any() else float("nan")
 
 
 def psnr(a: Picture, b: Picture) -> float:
@@ -82,9 +89,19 @@ def bootstrap_ci95(per_person: NDArray[np.float64], draws: int = 10_000, seed: i
 
 def brain_cells(slices01: NDArray[np.floating], grid: int) -> NDArray[np.bool_]:
     """Cells of the code grid of which at least half is brain: (N, S, S) in [0, 1] -> (N, grid, grid)."""
+    return _brain_share(slices01, grid) >= 0.5
+
+
+def background_cells(slices01: NDArray[np.floating], grid: int) -> NDArray[np.bool_]:
+    """Cells without brain and with none in the eight cells round them: (N, S, S) in [0, 1] -> (N, grid, grid)."""
+    near = np.ones((1, 3, 3))
+    return ~ndimage.binary_dilation(_brain_share(slices01, grid) > 0, near)
+
+
+def _brain_share(slices01: NDArray[np.floating], grid: int) -> NDArray[np.floating]:
     n, size, _ = slices01.shape
     masks = np.stack([foreground(s) for s in slices01]).reshape(n, grid, size // grid, grid, size // grid)
-    return masks.mean((2, 4)) >= 0.5
+    return masks.mean((2, 4))
 
 
 class NeighbourTable:

@@ -26,6 +26,7 @@ BATCH = 64
 
 # What is said of a slice below and above the usual range of a measure; None where that side is never a reason.
 MEASURES: dict[str, tuple[str | None, str | None]] = {
+    "bits_per_code": (None, "the prior did not expect its codes"),
     "bits_per_brain_code": (None, "the prior did not expect its codes"),
     "code_distance": (None, "the codebook has no close code for parts of it"),
     "ssim_foreground": ("its reconstruction is poorer than usual", None),
@@ -136,6 +137,7 @@ def _measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
         brain = foreground(picture)
         rows_at, columns_at = np.nonzero(brain)
         values = {
+            "bits_per_code": _mean(bits[i]),
             "bits_per_brain_code": _mean(bits[i][cells[i]]),
             "code_distance": _mean(distance[i][cells[i]]),
             "ssim_foreground": metrics.foreground_ssim(picture, other),

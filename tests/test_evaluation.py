@@ -11,6 +11,7 @@ from tiny_weights import TINY, write_weights
 from oasisvq import OasisVQ, metrics
 from oasisvq.data.layout import load_split
 from oasisvq.evaluation import evaluate
+from oasisvq.unlike import calibrate, judge, measure
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,29 @@ def test_figures_agree_with_a_plain_loop(model: OasisVQ, tiny_cohort: Path) -> N
     assert figures["codebook_utilisation"] == len(coded.indices.unique()) / TINY.codebook_size
     assert set(figures["weights_sha256"]) == {"vqvae.safetensors", "prior.safetensors"}
 
+    scores = [metrics.ssim(a + 0.5, b + 0.5) for a, b in zip(held_out.slices, coded.slices[:, 0].numpy(), strict=True)]
+    untold = model.surprise(coded.indices).mean((1, 2)).numpy()
+    for name, values in {"ssim": scores, "bits_per_code": untold}.items():
+        percentiles = figures["percentiles"][name]
+        assert len(percentiles) == 101
+        assert percentiles[0] == pytest.approx(min(values), rel=1e-4)
+        assert percentiles[50] == pytest.approx(np.median(values), rel=1e-4)
+    assert list(figures["ssim_by_grade"]) == ["unknown"]
+    assert figures["ssim_by_grade"]["unknown"]["ssim"] == pytest.approx(figures["ssim_mean"])
+
+
+def test_validation_people_set_the_threshold_and_the_split_counts_false_alarms(
+    model: OasisVQ, tiny_cohort: Path
+) -> None:
+    found = evaluate(model, tiny_cohort, "test")["unlike"]
+    validation = load_split(tiny_cohort, "validate", TINY.size)
+    calibration = calibrate(measure(model, torch.from_numpy(validation.slices)[:, None]))
+    assert {key: found[key] for key in calibration} == calibration
+    assert found["people"] == 2
+    held_out = load_split(tiny_cohort, "test", TINY.size)
+    verdicts = judge(measure(model, torch.from_numpy(held_out.slices)[:, None]), calibration)
+    assert found["false_alarms"] == pytest.approx(np.mean([verdict.unlike for verdict in verdicts]))
+
 
 def test_a_set_without_training_people_is_enough(model: OasisVQ, tiny_cohort: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_cohort / "keras_png_slices_test", tmp_path / "keras_png_slices_test")
@@ -45,4 +69,4 @@ def test_a_set_without_training_people_is_enough(model: OasisVQ, tiny_cohort: Pa
     assert alone["ssim_mean"] == whole["ssim_mean"]
     assert alone["nll_bits_per_code"] == whole["nll_bits_per_code"]
     assert "table_bits_per_code" in whole
-    assert "table_bits_per_code" not in alone
+    assert not {"table_bits_per_code", "unlike"} & set(alone)

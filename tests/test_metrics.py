@@ -118,3 +118,11 @@ def test_neighbour_table_is_a_distribution() -> None:
         changed[0, 4, 4] = code
         total = total + 2.0 ** -table.bits(changed)[0, 4, 4]
     assert total == pytest.approx(1)
+
+
+def test_background_begins_two_cells_from_the_brain() -> None:
+    picture = np.zeros((1, 48, 48))
+    picture[0, 21, 21] = 1.0  # one pixel, in cell (5, 5) of 12 x 12
+    far = metrics.background_cells(picture, 12)[0]
+    rows, columns = np.indices(far.shape)
+    assert np.array_equal(far, np.maximum(abs(rows - 5), abs(columns - 5)) > 1)

@@ -15,7 +15,13 @@ from oasisvq.unlike import FALSE_ALARMS, MEASURES, calibrate, judge, measure, un
 
 def people(n: int = 400, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    usual = {"bits_per_brain_code": 6.0, "code_distance": 2.0, "ssim_foreground": 0.9, "brain_area": 0.3}
+    usual = {
+        "bits_per_code": 2.0,
+        "bits_per_brain_code": 6.0,
+        "code_distance": 2.0,
+        "ssim_foreground": 0.9,
+        "brain_area": 0.3,
+    }
     usual |= {"brightness": 0.5, "centre_row": 0.5, "centre_column": 0.5}
     return {name: usual[name] + 0.02 * rng.standard_normal(n) for name in MEASURES}
 
@@ -30,7 +36,11 @@ def test_only_the_bad_side_of_a_one_sided_measure_counts() -> None:
     calibration = calibrate(people())
     easy, hard = ({name: np.array([0.5]) for name in MEASURES} for _ in range(2))
     for slice_, bits, likeness in ((easy, 1.0, 1.0), (hard, 20.0, 0.1)):
-        slice_ |= {"bits_per_brain_code": np.array([bits]), "code_distance": np.array([2.0])}
+        slice_ |= {
+            "bits_per_brain_code": np.array([bits]),
+            "bits_per_code": np.array([1.0]),
+            "code_distance": np.array([2.0]),
+        }
         slice_ |= {"ssim_foreground": np.array([likeness]), "brain_area": np.array([0.3])}
     assert not judge(easy, calibration)[0].unlike
     reasons = judge(hard, calibration)[0].reasons
