@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # From data to verified weights, measured results and a model card. Run again after an interruption, it goes on.
 #
-# usage: train_all.sh [--data DIR] [--out DIR] [--smoke]
-#   --data DIR   slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
-#   --out DIR    where the weights go (default runs/base, or runs/smoke)
-#   --smoke      everything small, to see that it works
+# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke]
+#   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
+#   --out DIR       where the weights go (default runs/PRESET)
+#   --preset NAME   base (default), clear or large, as oasisvq/presets.py describes them
+#   --smoke         everything small, to see that it works
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -16,12 +17,17 @@ while [ $# -gt 0 ]; do
       declare "${1#--}=$(realpath -m "$2")"
       shift 2
       ;;
+    --preset)
+      [ $# -ge 2 ] || { echo "error: $1 needs a name" >&2; exit 2; }
+      preset=$2
+      shift 2
+      ;;
     --smoke)
       preset=smoke people=(12 4 4)
       shift
       ;;
     -h | --help)
-      sed -n '2,7s/^# \{0,1\}//p' "$here/train_all.sh"
+      sed -n '2,8s/^# \{0,1\}//p' "$here/train_all.sh"
       exit
       ;;
     *)
@@ -39,11 +45,12 @@ python=${PYTHON:-python}
 oasisvq() { "$python" -m oasisvq "$@"; }
 
 if [ -z "$data" ]; then
-  data=data/phantom-$preset
+  data=data/phantom
+  [ "$preset" != smoke ] || data=data/phantom-smoke
   oasisvq prepare --out "$data" --people "${people[@]}"
 fi
-oasisvq train vqvae --preset $preset --data "$data" --out "$out"
-oasisvq train prior --preset $preset --data "$data" --out "$out"
+oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
+oasisvq train prior --preset "$preset" --data "$data" --out "$out"
 oasisvq package "$out" --data "$data"
 oasisvq evaluate --weights "$out" --data "$data" --split test --json "$out/results.json"
 oasisvq package "$out" --data "$data"

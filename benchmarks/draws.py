@@ -2,8 +2,9 @@
 
     python -m oasisvq benchmark draws --weights checkpoints/base --data keras_png_slices_data --json draws.json
 
-Draws are made at the levels and grades of the held-out (test) people, those of each slice equally often. The figures
-are those of `oasisvq.realism`; temperature and top-k stand beside them.
+Draws are made at the levels and grades of the held-out people, those of each slice equally often. The figures are those
+of `oasisvq.realism`; temperature and top-k stand beside them. Choose settings with `--split validate`; report the test
+people.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m oasisvq benchmark draws", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
+    parser.add_argument("--split", choices=("validate", "test"), default="test", help="held-out people (default test)")
     parser.add_argument("--count", type=int, default=640, help="draws (default 640)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -154,7 +156,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Draw, judge, and write the sheet where one is asked for."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
-    held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in ("test", "train"))
+    held_out, train = (
+        load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in (args.split, "train")
+    )
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k)
     again = reconstruct(model, held_out, "held-out people")
     if args.sheet:
@@ -171,7 +175,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,
-        "split": "test",
+        "split": args.split,
         "people": len(set(held_out.cases)),
         "slices": len(held_out),
         **{name: section | {"temperature": args.temperature, "top_k": args.top_k} for name, section in figures.items()},

@@ -24,7 +24,7 @@ def train_all(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_from_any_folder(tmp_path: Path) -> None:
     told = train_all("--help", cwd=tmp_path)
     assert told.returncode == 0
-    assert "usage: train_all.sh [--data DIR] [--out DIR] [--smoke]" in told.stdout
+    assert "usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke]" in told.stdout
 
 
 @pytest.mark.parametrize("words", [("--fast",), ("--data",)])
