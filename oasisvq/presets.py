@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from oasisvq.errors import OasisVQError
@@ -62,7 +62,7 @@ class Preset:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
-        """Inverse of `to_dict`. Raises OasisVQError when a field is unknown or missing."""
+        """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -70,7 +70,27 @@ class Preset:
                 f"preset has unknown or missing fields {odd}: these weights need another oasisvq version"
             )
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**plain)
+        preset = cls(**plain)
+        for field in fields(cls):
+            if not _plausible(plain[field.name], "" if field.default is MISSING else field.default):
+                raise OasisVQError(f"preset has a {field.name} that no model can have: get the weights again")
+        if sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.grid > _LARGEST_GRID:
+            raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
+        return preset
+
+
+# A preset may come from anywhere: it must not ask for models that would never be built, or not fit in memory.
+_LARGEST, _MOST_BLOCKS, _LARGEST_GRID = 2**16, 128, 64
+
+
+def _plausible(value: Any, example: Any) -> bool:
+    """Whether a value is of the kind of an example, and of a size that is not absurd."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and len(value) <= 8 and all(_plausible(one, example[0]) for one in value)
+    if isinstance(example, str):
+        return isinstance(value, str) and value.isprintable() and len(value) <= 64
+    kinds = (int, float) if isinstance(example, float) else int
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 PRESETS: dict[str, Preset] = {

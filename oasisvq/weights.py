@@ -37,7 +37,10 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
 RESULTS = "results.json"
-RECORDS = (RESULTS, "vqvae.jsonl", "prior.jsonl")
+RATE = "rate.json"
+FAILURES = "failures.json"
+MEASURED = (RESULTS, RATE, FAILURES)
+RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
 DEFAULT = "base"
 
@@ -54,6 +57,14 @@ PIECE = 2**18
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+# What model cards and pages say of weights, so every manifest must say it.
+_SAID: dict[str, dict[str, type]] = {
+    "data": {"name": str, "description": str, "people": dict, "slices": dict, "fingerprint": str},
+    "training": {"command": str, "precision": str, "versions": dict, "threads": int, "seed": int},
+}
+
+_LONGEST = 160  # characters of somebody else's words in a message of ours
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]
@@ -112,7 +123,7 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
         path = folder / name
         if path.is_file():
             content = path.read_bytes()
-            if name != RESULTS or _measured(content, files, path):
+            if name not in MEASURED or _measured(content, files, path):
                 files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         elif name in MODELS:
             raise OasisVQError(f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {folder}` first")
@@ -133,11 +144,14 @@ def load(folder: Path) -> Loaded:
     """
     manifest = read_manifest(folder)
     content = {name: _read_checked(folder / name, stamp) for name, stamp in manifest["files"].items()}
+    for name in RECORDS:
+        if name in content and not _is_record(name, content[name]):
+            raise OasisVQError(f"{folder / name}: not what oasisvq writes there: get the weights again")
     try:
         preset = Preset.from_dict(manifest["preset"])
         with torch.device("meta"):
             models = VQVAE(preset), PixelCNN(preset)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # layers of hostile sizes raise almost anything
         raise OasisVQError(f"{folder / MANIFEST}: no model can be made of its preset ({_line(error)})") from error
     states = [
         _read_tensors(folder / name, content[name], m.state_dict()) for name, m in zip(MODELS, models, strict=True)
@@ -267,7 +281,9 @@ def describe(found: Resolved) -> dict[str, Any]:
         "repo": found.repo,
         "revision": found.revision,
         "notes": found.notes,
-        "results": _results(found.folder, manifest) or None,
+        "results": _read_record(found.folder, manifest, RESULTS),
+        "rate": _read_record(found.folder, manifest, RATE),
+        "failures": _read_record(found.folder, manifest, FAILURES),
         "history": {
             model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
             if f"{model}.jsonl" in manifest["files"]
@@ -306,7 +322,7 @@ def publish(folder: Path, repo: str, private: bool = False) -> str:
 def model_card(folder: Path) -> str:
     """The README.md of a weights folder as the Hub wants it, made from its manifest and `results.json` (if any)."""
     manifest = read_manifest(folder)
-    return write_card(manifest, _results(folder, manifest))
+    return write_card(manifest, _read_record(folder, manifest, RESULTS) or {})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -317,24 +333,45 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise OasisVQError(
             f"{path} is missing: not a folder of weights, or `python -m oasisvq package` never ran"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OasisVQError(f"{path} cannot be read ({_line(error)}): get the weights again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         written = manifest.get("format") if isinstance(manifest, dict) else None
         raise OasisVQError(
-            f"{path}: its format is {written}, this oasisvq reads {FORMAT}: use the version that wrote it"
+            f"{path}: its format is {_line(written)}, this oasisvq reads {FORMAT}: use the version that wrote it"
         )
     for key in ("preset", "data", "training", "files"):
         if not isinstance(manifest.get(key), dict):
             raise OasisVQError(f"{path}: `{key}` is missing: get the weights again")
+    for part, kinds in _SAID.items():
+        for key, kind in kinds.items():
+            if not isinstance(manifest[part].get(key), kind):
+                raise OasisVQError(f"{path}: `{part}` does not say its {key}: get the weights again")
+    people, slices = manifest["data"]["people"], manifest["data"]["slices"]
+    if people.keys() != slices.keys() or not all(isinstance(n, int) for n in (*people.values(), *slices.values())):
+        raise OasisVQError(f"{path}: its numbers of people and slices make no sense: get the weights again")
     names = set(manifest["files"])
     if not set(MODELS) <= names <= {*MODELS, *RECORDS}:
-        raise OasisVQError(f"{path}: lists {', '.join(sorted(names)) or 'nothing'}: expected {', '.join(MODELS)}")
+        listed = _line(", ".join(sorted(names)) or "nothing")
+        raise OasisVQError(f"{path}: lists {listed}: expected {', '.join(MODELS)}")
     return manifest
 
 
-def _results(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads((folder / RESULTS).read_text()) if RESULTS in manifest["files"] else {}
+def _read_record(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Figures that the manifest lists, if it does."""
+    return json.loads((folder / name).read_text()) if name in manifest["files"] else None
+
+
+def _is_record(name: str, content: bytes) -> bool:
+    """Whether results or a training log are what pages and cards can show."""
+    try:
+        rows = [json.loads(line) for line in ([content] if name == RESULTS else content.splitlines())]
+    except (ValueError, RecursionError):
+        return False
+    if not all(isinstance(row, dict) for row in rows):
+        return False
+    kinds = {"data": dict, "split": str, "people": int, "slices": int} if name == RESULTS else {}
+    return all(isinstance(rows[0].get(key), kind) for key, kind in kinds.items())
 
 
 def _measured(results: bytes, files: Mapping[str, Any], path: Path) -> bool:
@@ -373,7 +410,7 @@ def _read_tensors(path: Path, content: bytes, expected: Mapping[str, Tensor]) ->
         ("has the unknown", state.keys() - expected.keys()),
     ):
         if names:
-            raise OasisVQError(f"{path}: {words} tensor {min(names)} ({len(names)} in all): not of this preset")
+            raise OasisVQError(f"{path}: {words} tensor {_line(min(names))} ({len(names)} in all): not of this preset")
     for name, tensor in state.items():
         shape, wanted = tuple(tensor.shape), tuple(expected[name].shape)
         if shape != wanted or not tensor.is_floating_point():
@@ -536,6 +573,7 @@ def _hub_error(error: Exception, repo: str, revision: str | None) -> OasisVQErro
     return OasisVQError(f"{constants.ENDPOINT} failed ({_line(error.__cause__ or error)}): try again later")
 
 
-def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _line(said: object) -> str:
+    """The first line of what an error or a stranger says, short and printable: pages and terminals show it."""
+    first = (str(said).splitlines() or [type(said).__name__])[0]
+    return "".join(letter if letter.isprintable() else "?" for letter in first[:_LONGEST])
