@@ -122,12 +122,7 @@ def reconstruct(args: argparse.Namespace) -> Figures:
 
     from oasisvq import metrics
 
-    names = [file.name.split(".")[0] for file in args.files]
-    for name in names:
-        if names.count(name) > 1:
-            raise OasisVQError(
-                f"two files are called {name}: their reconstructions would have one name, do one at a time"
-            )
+    names = _names(args.files)
     if any((args.out / f"{name}.png").resolve() == f.resolve() for f, name in zip(args.files, names, strict=True)):
         raise OasisVQError(f"{args.out}: would overwrite the pictures themselves: choose another --out")
     model = _load(args)
@@ -149,6 +144,45 @@ def reconstruct(args: argparse.Namespace) -> Figures:
         _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.grid}² codes")
     means = {f"{key}_mean": float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "file"}
     return {"slices": len(rows), **means, "out": str(args.out), "rows": rows}
+
+
+def compress(args: argparse.Namespace) -> Figures:
+    import math
+
+    import numpy as np
+    import torch
+
+    from oasisvq.compress import SUFFIX, compress
+
+    names = _names(args.files)
+    model = _load(args)
+    preset = model.preset
+    if args.level is not None and not 0 <= args.level < preset.levels:
+        raise OasisVQError(f"level {args.level} does not exist: choose 0 (lowest) to {preset.levels - 1}")
+    sizes = []
+    for start in _progress(range(0, len(names), 64), "compressing"):
+        part = slice(start, start + 64)
+        indices = model.encode(torch.from_numpy(_read(args.files[part], preset.size))[:, None])
+        levels = None if args.level is None else [args.level] * len(indices)
+        for name, content in zip(names[part], compress(model, indices, levels), strict=True):
+            _write(args.out / f"{name}{SUFFIX}", content)
+            sizes.append(len(content))
+    plain = preset.grid**2 * math.log2(preset.codebook_size) / 8
+    return {"slices": len(sizes), "bytes_mean": float(np.mean(sizes)), "bytes_plain": plain, "out": str(args.out)}
+
+
+def decompress(args: argparse.Namespace) -> Figures:
+    from oasisvq.compress import decompress
+
+    names = _names(args.files)
+    model = _load(args)
+    for start in _progress(range(0, len(names), 64), "decompressing"):
+        part = slice(start, start + 64)
+        indices = decompress(model, {str(file): file.read_bytes() for file in args.files[part]})
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, picture in zip(names[part], model.decode(indices)[:, 0].numpy() + 0.5, strict=True):
+            _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.grid}² codes")
+    return {"slices": len(names), "out": str(args.out)}
 
 
 def sample(args: argparse.Namespace) -> Figures:
@@ -271,6 +305,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
     takes_weights(sub)
 
+    sub = command("compress", compress, "turn pictures of slices into files of about a hundred bytes")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a file")
+    sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all these slices: smaller files, where it is known")
+    takes_weights(sub)
+
+    sub = command("decompress", decompress, "turn files of compress into pictures again, with the same weights")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
+    takes_weights(sub)
+
     rest = "the draws so far are kept; draw the rest with --first and --count"
     sub = command("sample", sample, "draw new slices from the prior", rest)
     sub.add_argument("--count", type=_count, required=True, help="how many draws")
@@ -298,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure speed, draws or the phantom cohort",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    sub.add_argument("what", choices=("draws", "phantom", "sampler", "training"))
+    sub.add_argument("what", choices=("draws", "failures", "phantom", "rate", "sampler", "training"))
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=again, json=None)
     return parser
@@ -408,6 +453,17 @@ def _write_png(path: Path, picture: np.ndarray, how: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=words)
     _write(path, buffer.getvalue())
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """What files are called without their endings. Raises OasisVQError when two would be written as one."""
+    names = [file.name.split(".")[0] for file in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise OasisVQError(
+                f"two files are called {name}: what is made of them would have one name, do one at a time"
+            )
+    return names
 
 
 def _progress(items: Any, label: str) -> Any:

@@ -19,6 +19,9 @@ BITS_LIMIT = 12.0  # bits a code on the surprise scale; more shows as this
 # Without its first colour, #000004: Streamlit takes #000001 to #000040 for names of its theme's colours.
 HEAT = sequential.Inferno[1:]
 TRAINING, VALIDATION = "#7a8794", "#0f7d74"
+# Okabe and Ito's, which colour-blind people tell apart.
+CODECS = {"JPEG": "#7a8794", "JPEG 2000": "#cc79a7", "AVIF": "#e69f00", "WebP": "#0072b2"}
+OURS = "#d55e00"
 
 
 def comparison(original: Picture, reconstruction: Picture, similarity: Picture) -> go.Figure:
@@ -119,6 +122,60 @@ def by_level(values: Mapping[str, float], label: str) -> go.Figure:
         yaxis_title=label,
     )
     return figure
+
+
+def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
+    """SSIM, whole and brain only, against bytes a slice: codecs as lines, our models as points.
+
+    Args:
+        figures: what `benchmarks/rate.py` wrote.
+        size: side of the slices in pixels; one of `figures["sizes"]`.
+    """
+    found = figures["sizes"][str(size)]
+    figure = make_subplots(1, 2, subplot_titles=("SSIM", "SSIM, brain only"), horizontal_spacing=0.08)
+    for column, key in enumerate(("ssim", "ssim_foreground"), start=1):
+        for where, dash, note in (("codecs", "solid", ""), ("together", "dot", ", 32 slices in one picture")):
+            for name, points in found[where].items():
+                told = f"{name}{note}"
+                look = {"mode": "lines", "line": {"color": CODECS[name], "dash": dash, "width": 2}}
+                _add_rate(figure, column, key, points, told, [p["setting"] for p in points], look)
+        for name, model in found["models"].items():
+            both = [model["prior"], model["fixed"]]
+            marker = {"color": OURS, "size": 11, "symbol": ["star", "circle-open"]}
+            look = {"mode": "lines+markers", "marker": marker, "line": {"color": OURS, "dash": "dash", "width": 1}}
+            settings = ["a file under the prior", "codes of fixed length"]
+            _add_rate(figure, column, key, both, f"oasisvq, {name}", settings, look)
+    figure.update_xaxes(type="log", title="bytes a slice", dtick="D2")
+    figure.update_yaxes(range=[0.5, 1.005])
+    figure.update_layout(
+        height=440,
+        margin={"l": 0, "r": 0, "t": 28, "b": 0},
+        legend={"orientation": "h", "y": -0.2},
+    )
+    return figure
+
+
+def _add_rate(
+    figure: go.Figure,
+    column: int,
+    key: str,
+    points: Sequence[Mapping[str, Any]],
+    name: str,
+    settings: Sequence[str],
+    look: dict[str, Any],
+) -> None:
+    figure.add_scatter(
+        x=[p["bytes"] for p in points],
+        y=[p[key] for p in points],
+        customdata=[(setting, *p[f"{key}_ci95"]) for setting, p in zip(settings, points, strict=True)],
+        hovertemplate="%{customdata[0]}: %{x:.0f} bytes, %{y:.3f} (%{customdata[1]:.3f} to %{customdata[2]:.3f})",
+        name=name,
+        legendgroup=name,
+        showlegend=column == 1,
+        row=1,
+        col=column,
+        **look,
+    )
 
 
 def _panel(picture: Picture, coloraxis: str, hover: str) -> go.Heatmap:

@@ -1,0 +1,264 @@
+"""Rate against clarity: held-out slices through JPEG, WebP, AVIF and JPEG 2000, and through our codes.
+
+    python -m oasisvq benchmark rate --weights checkpoints/base --data keras_png_slices_data
+
+Sizes are those of whole files, headers included: ours as `python -m oasisvq compress` writes them, told the level of
+each slice (and the grade where it is known), and as codes of fixed length without any header. Classical codecs get the
+slice at the model's size in 8 bits, each with its best settings for small grey pictures, over its whole range; beside
+that, one picture of all slices of a person, in which a codec pays for its header once. Clarity is SSIM and its mean
+over the brain against the slice, means over people with their 95 % interval by bootstrap.
+
+The figures go to rate.json beside each of the weights (`package` then lists them in the manifest), and to --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from oasisvq import OasisVQ, OasisVQError, compress, metrics
+from oasisvq import figures as plots
+from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.weights import MODELS, RATE, write_atomically
+
+BATCH = 64
+CHROMIUM = "/usr/bin/chromium"
+CLARITY = ("ssim", "ssim_foreground")
+
+Setting = tuple[str, str, dict[str, Any]]  # what it is called, Pillow's format, Pillow's options
+
+# The smallest files first.
+CODECS: dict[str, list[Setting]] = {
+    "JPEG": [
+        (f"quality {q}", "JPEG", {"quality": q, "optimize": True}) for q in (1, 5, 10, 20, 30, 45, 60, 75, 85, 92, 96)
+    ],
+    "WebP": [(f"quality {q}", "WEBP", {"quality": q, "method": 6}) for q in (0, 5, 15, 30, 45, 60, 70, 80, 88, 94, 98)],
+    "AVIF": [
+        (f"quality {q}", "AVIF", {"quality": q, "speed": 4, "subsampling": "4:0:0"})
+        for q in (0, 5, 10, 20, 30, 40, 50, 65, 80, 94)
+    ],
+    "JPEG 2000": [
+        (
+            f"ratio {r}",
+            "JPEG2000",
+            {"quality_mode": "rates", "quality_layers": [r], "no_jp2": True, "irreversible": True},
+        )
+        for r in (100, 70, 50, 35, 25, 18, 13, 9, 6, 4, 3)
+    ],
+}
+
+
+def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, Any]:
+    """All figures: codecs once for each size, then every model. `file` keeps what is done, and what it holds stays."""
+    about = describe(data)
+    figures: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if (figures.get("split"), figures.get("data")) != (split, about):
+        figures = {"split": split, "data": about, "sizes": {}}
+
+    def keep() -> None:
+        write_atomically(file, (json.dumps(figures, indent=1) + "\n").encode())
+
+    for model in models:
+        preset = model.preset
+        held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
+        figures |= {"people": len(set(held_out.cases)), "slices": len(held_out)}
+        found = figures["sizes"].setdefault(str(preset.size), {"codecs": {}, "together": {}, "models": {}})
+        for where in ("codecs", "together"):
+            for name, settings in CODECS.items():
+                points = found[where].setdefault(name, [])
+                left = settings[len(points) :]
+                for setting in tqdm(left, f"{name}, {where}, {preset.size} pixels", disable=None, leave=False):
+                    points.append(codec(held_out, setting, where == "together"))
+                    keep()
+        if found["models"].get(preset.name, {}).get("weights_sha256") != hashes(model):
+            found["models"][preset.name] = ours(model, held_out)
+            keep()
+    return figures
+
+
+def hashes(model: OasisVQ) -> dict[str, str]:
+    """What tells the weights from others."""
+    return {name: model.info["files"][name]["sha256"] for name in MODELS}
+
+
+def codec(data: SliceSet, setting: Setting, together: bool = False) -> dict[str, Any]:
+    """One setting of a classical codec on every slice, or on every person in one picture."""
+    label, kind, options = setting
+    originals = data.slices + 0.5
+    pictures = np.round(originals * 255).astype(np.uint8)
+    sizes, again = np.empty(len(data)), np.empty_like(originals)
+    if together:
+        for case in dict.fromkeys(data.cases):
+            rows = np.array([c == case for c in data.cases])
+            shape = pictures[rows].shape
+            size, decoded = through(tile(pictures[rows]), kind, options)
+            sizes[rows], again[rows] = size / shape[0], untile(decoded, shape)
+    else:
+        for i, picture in enumerate(pictures):
+            sizes[i], again[i] = through(picture, kind, options)
+    return {"setting": label, **point(data, sizes, again)}
+
+
+def through(picture: np.ndarray, kind: str, options: dict[str, Any]) -> tuple[int, np.ndarray]:
+    """Size of the file in bytes, and what it decodes to, in [0, 1]."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    with Image.open(file) as decoded:
+        return len(file.getvalue()), np.asarray(decoded.convert("L"), np.float32) / 255
+
+
+def tile(pictures: np.ndarray) -> np.ndarray:
+    """(N, S, S) as one picture, eight a row; what is left over of the last row is black."""
+    n, side, _ = pictures.shape
+    rows = math.ceil(n / 8)
+    grid = np.zeros((rows * 8, side, side), pictures.dtype)
+    grid[:n] = pictures
+    return grid.reshape(rows, 8, side, side).transpose(0, 2, 1, 3).reshape(rows * side, 8 * side)
+
+
+def untile(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Inverse of `tile`, to (N, S, S)."""
+    n, side, _ = shape
+    rows = picture.shape[0] // side
+    return picture.reshape(rows, side, 8, side).transpose(0, 2, 1, 3).reshape(rows * 8, side, side)[:n]
+
+
+def ours(model: OasisVQ, data: SliceSet) -> dict[str, Any]:
+    """Codes at their fixed length, and as files that are decoded again, every one of them."""
+    preset, sizes, again, exact = model.preset, [], [], 0
+    for start in tqdm(range(0, len(data), BATCH), f"{preset.name}: coding", disable=None, leave=False):
+        part = slice(start, start + BATCH)
+        indices = model.encode(torch.from_numpy(data.slices[part])[:, None])
+        files = compress.compress(model, indices, data.levels[part], data.grades[part])
+        decoded = compress.decompress(model, {str(i): file for i, file in enumerate(files)})
+        exact += int((decoded == indices).all((1, 2)).sum())
+        sizes += [len(file) for file in files]
+        again.append(model.decode(decoded)[:, 0].numpy() + 0.5)
+    if exact != len(data):
+        raise OasisVQError(f"{len(data) - exact} of {len(data)} files did not decode to the codes that went in")
+    pictures = np.concatenate(again)
+    plain = math.ceil(preset.grid**2 * math.log2(preset.codebook_size) / 8)
+    return {
+        "fixed": point(data, np.full(len(data), float(plain)), pictures),
+        "prior": point(data, np.array(sizes, float), pictures),
+        "decoded_exactly": exact,
+        "weights_sha256": hashes(model),
+    }
+
+
+def point(data: SliceSet, sizes: np.ndarray, again: np.ndarray) -> dict[str, Any]:
+    """Bytes a slice, SSIM and brain-only SSIM, each with its interval."""
+    scores = [metrics.similarities(a + 0.5, b) for a, b in zip(data.slices, again, strict=True)]
+    values = {
+        "bytes": sizes,
+        "ssim": np.array([whole for whole, _ in scores]),
+        "ssim_foreground": np.array([brain for _, brain in scores]),
+    }
+    found: dict[str, Any] = {}
+    for name, column in values.items():
+        people = metrics.by_person(column, data.cases)
+        found |= {name: round(float(people.mean()), 5)}
+        found[f"{name}_ci95"] = [round(end, 5) for end in metrics.bootstrap_ci95(people)]
+    return found
+
+
+def at(points: Iterable[dict[str, Any]], bytes_: float, key: str) -> float:
+    """A codec's figure at a size, on straight lines between its points; NaN outside its range."""
+    ordered = sorted(points, key=lambda p: p["bytes"])
+    return float(np.interp(bytes_, [p["bytes"] for p in ordered], [p[key] for p in ordered], left=np.nan, right=np.nan))
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    lines = [f"{figures['slices']} slices of {figures['people']} people, split {figures['split']}; bytes a slice"]
+
+    def row(name: str, setting: str, p: dict[str, Any]) -> str:
+        whole, brain = (f"{p[k]:8.4f} ({p[f'{k}_ci95'][0]:.3f}-{p[f'{k}_ci95'][1]:.3f})" for k in CLARITY)
+        return f"  {name:22}{setting:14}{p['bytes']:9.1f}{whole}{brain}"
+
+    for size, found in figures["sizes"].items():
+        lines += ["", f"{size}x{size}{'':35}{'bytes':>6}    SSIM (95 %)           brain only (95 %)"]
+        for name, model in found["models"].items():
+            lines += [row(name, kind, model[kind]) for kind in ("prior", "fixed")]
+        for name, points in found["codecs"].items():
+            lines += [row(name, p["setting"], p) for p in points]
+        for name, points in found["together"].items():
+            lines += [row(f"{name}, person whole", p["setting"], p) for p in points]
+        for name, model in found["models"].items():
+            mine = model["prior"]
+            lines += ["", f"at the {mine['bytes']:.0f} bytes of {name}, SSIM and brain only (ours, then codecs):"]
+            lines += [f"  {name:22}{mine['ssim']:8.4f}{mine['ssim_foreground']:8.4f}"]
+            for where, suffix in (("codecs", ""), ("together", ", person whole")):
+                for rival, points in found[where].items():
+                    there = [at(points, mine["bytes"], key) for key in CLARITY]
+                    told = "not so small" if math.isnan(there[0]) else f"{there[0]:8.4f}{there[1]:8.4f}"
+                    lines += [f"  {rival + suffix:22}{told:>16}"]
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """The figure of the model card as a picture, PNG or SVG, drawn by Chromium as the browser tests run it."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise OasisVQError("--figure draws with Playwright: pip install -r requirements-dev.txt") from error
+
+    size = next(iter(figures["sizes"]))
+    figure = plots.rate(figures, int(size)).update_layout(template="plotly_white")
+    kind = "svg" if path.suffix == ".svg" else "png"
+    page_text = figure.to_html(include_plotlyjs=True, full_html=True, div_id="rate")
+    script = f"Plotly.toImage('rate', {{format: '{kind}', width: 1000, height: 440, scale: 2}})"
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page()
+            page.set_content(page_text)
+            picture = page.evaluate(script)
+            browser.close()
+    except Error as error:
+        raise OasisVQError(f"--figure draws with Chromium: {str(error).splitlines()[0]}") from error
+    _, encoded = picture.split(",", 1)
+    write_atomically(path, base64.b64decode(encoded) if kind == "png" else unquote(encoded).encode())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark rate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, metavar="DIR", help="folders of weights")
+    parser.add_argument("--data", type=Path, help="slices in the PNG layout; without: show what was measured before")
+    parser.add_argument("--split", choices=("train", "validate", "test"), default="test")
+    parser.add_argument("--figure", type=Path, help="draw the figure of the model card here, PNG or SVG")
+    parser.add_argument(
+        "--json", type=Path, help="keep the figures here too; what this file holds of the same slices is not done again"
+    )
+    args = parser.parse_args(arguments)
+    kept = args.json or args.weights[0] / RATE
+    try:
+        if args.data:
+            models = [OasisVQ.from_pretrained(folder) for folder in args.weights]
+            figures = run(models, args.data, args.split, kept)
+            for folder, model in zip(args.weights, models, strict=True):
+                text = json.dumps(figures | {"weights_sha256": hashes(model)}, indent=1) + "\n"
+                write_atomically(folder / RATE, text.encode())
+        else:
+            figures = json.loads(kept.read_text())
+        if args.figure:
+            draw(figures, args.figure)
+    except (OasisVQError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()

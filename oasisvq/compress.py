@@ -1,0 +1,205 @@
+"""A slice as a file of about a hundred bytes: its codes, arithmetic-coded with the probabilities that the prior gives.
+
+The decoder must work with exactly the probabilities of the encoder, and floating point does not promise that: another
+processor, batch size or order of additions moves the last digits, and one digit is enough to turn the rest of a slice
+into noise. So both sides agree on whole numbers. The prior runs in double precision and its logits are rounded to
+sixteenths of a bit, after a shift by one of 32 amounts that the encoder chooses such that no logit lies within MARGIN
+of where rounding turns. The whole numbers are then the same wherever logits are off by less than MARGIN, and the
+encoder may take one parallel pass where the decoder goes code by code.
+
+The content of a file: MAGIC; the first 2 bytes of the sha256 of the weights' own; CRC-32 of weights, conditions and
+codes; the level; the grade and the shift in one byte; what the range coder wrote (Martin 1979, in the library
+`constriction`, Bamler 2022, arXiv:2201.01741), cut where zeros may follow.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from constriction import stream
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oasisvq.errors import OasisVQError
+from oasisvq.pipeline import OasisVQ
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.sampling import Sampler
+
+Numbers = Sequence[int] | NDArray[np.int64]
+
+SUFFIX = ".ovq"
+MAGIC = b"Q\x01"
+MARGIN = 1e-9  # in nats
+BATCH = 16  # grids at a time; changes memory and speed alone
+
+_HEADER = struct.Struct(">2s2sIBB")
+_SHIFTS = 32
+_STEPS = 16  # to a bit
+# Weight of a code whose logit lies so many steps under the likeliest one's; the last stands for all below.
+_WEIGHTS = np.array([math.floor(2 ** (22 - step / _STEPS)) for step in range(22 * _STEPS + 1)], np.float64)
+_FAMILY = stream.model.Categorical(perfect=False)
+
+
+def compress(
+    model: OasisVQ, indices: Tensor, levels: Numbers | None = None, grades: Numbers | None = None
+) -> list[bytes]:
+    """Grids of codes to the contents of files, one each.
+
+    Args:
+        model: its prior sets the price of each code.
+        indices: (B, h, w) int64 in [0, K), as `OasisVQ.encode` returns them.
+        levels, grades: (B,) each, in [0, levels] and [0, number of grades], the last meaning unknown, as `SliceSet`
+            has them. None: all unknown. What is known makes files smaller.
+
+    Raises OasisVQError when a shape or a range is wrong.
+    """
+    preset = model.preset
+    side, unknown = preset.grid, (preset.levels, len(preset.grades))
+    if indices.shape[1:] != (side, side) or ((indices < 0) | (indices >= preset.codebook_size)).any():
+        raise OasisVQError(f"codes must be (B, {side}, {side}) whole numbers from 0 to {preset.codebook_size - 1}")
+    known = [most if told is None else told for told, most in zip((levels, grades), unknown, strict=True)]
+    conditions = np.stack([np.broadcast_to(values, len(indices)) for values in known])  # (2, B)
+    if ((conditions < 0) | (conditions > np.array(unknown)[:, None])).any():
+        raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")
+    prior, signature = _in_double(model.prior), _signature(model)
+    files = []
+    for start in range(0, len(indices), BATCH):
+        some = slice(start, start + BATCH)
+        told = torch.from_numpy(conditions[:, some]).long()
+        with torch.inference_mode():
+            logits = prior(indices[some], *told).flatten(2).mT.numpy()  # (b, h * w, K)
+        for grid, (level, grade), table in zip(indices[some].numpy(), told.T.tolist(), logits, strict=True):
+            shift = _safe_shift(table)
+            condition = bytes((level, grade * _SHIFTS + shift))
+            header = _HEADER.pack(MAGIC, signature[:2], _checksum(signature, condition, grid), *condition)
+            files.append(header + _write(grid.ravel(), _weights(table, shift)))
+    return files
+
+
+def decompress(model: OasisVQ, files: Mapping[str, bytes]) -> Tensor:
+    """The codes in the contents of files that `compress` made: (B, h, w) int64, exactly those that went in.
+
+    The names of the files are for messages only. Raises OasisVQError naming the file when one is something else, was
+    made with other weights, or is damaged.
+    """
+    prior, signature, side = _in_double(model.prior), _signature(model), model.preset.grid
+    opened = [_open(model, signature, name, content) for name, content in files.items()]
+    grids = torch.zeros(len(opened), side, side, dtype=torch.int64)
+    for start in range(0, len(opened), BATCH):
+        some, part = opened[start : start + BATCH], grids[start : start + BATCH]
+        shifts = np.array([[file.shift] for file in some])
+        with torch.inference_mode():
+            sampler = Sampler(prior, part, *torch.tensor([[file.level, file.grade] for file in some]).T)
+            for _, row, column in sampler.walk(0, side * side):
+                weights = _weights(sampler.logits().numpy(), shifts)
+                part[:, row, column] = torch.tensor([_next(file, w) for file, w in zip(some, weights, strict=True)])
+    for file, grid in zip(opened, grids.numpy(), strict=True):
+        if _checksum(signature, file.condition, grid) != file.checksum:
+            raise _damaged(file.name)
+    return grids
+
+
+class _Opened(NamedTuple):
+    name: str
+    decoder: stream.queue.RangeDecoder
+    checksum: int
+    condition: bytes
+    level: int
+    grade: int
+    shift: int
+
+
+def _open(model: OasisVQ, signature: bytes, name: str, content: bytes) -> _Opened:
+    if len(content) < _HEADER.size or not content.startswith(MAGIC):
+        raise OasisVQError(f"{name}: not a file that `python -m oasisvq compress` wrote")
+    _, made_with, checksum, level, packed = _HEADER.unpack_from(content)
+    if made_with != signature[:2]:
+        raise OasisVQError(
+            f"{name}: made with weights {made_with.hex()}, these are {signature[:2].hex()}: name the right --weights"
+        )
+    grade, shift = divmod(packed, _SHIFTS)
+    if level > model.preset.levels or grade > len(model.preset.grades):
+        raise _damaged(name)
+    decoder = stream.queue.RangeDecoder(_words(content[_HEADER.size :]))
+    return _Opened(name, decoder, checksum, bytes((level, packed)), level, grade, shift)
+
+
+def _damaged(name: str) -> OasisVQError:
+    return OasisVQError(f"{name}: damaged, does not decode to what went in: get the file again")
+
+
+def _signature(model: OasisVQ) -> bytes:
+    """What stands for the weights: the sha256 over those of both models."""
+    files = model.info["files"]
+    return hashlib.sha256(
+        b"".join(bytes.fromhex(files[f"{name}.safetensors"]["sha256"]) for name in ("vqvae", "prior"))
+    ).digest()
+
+
+def _checksum(signature: bytes, condition: bytes, grid: NDArray[np.int64]) -> int:
+    return zlib.crc32(signature + condition + grid.astype(">u4").tobytes())
+
+
+def _in_double(prior: PixelCNN) -> PixelCNN:
+    # On the CPU: not every accelerator has double precision.
+    return copy.deepcopy(prior).cpu().double()
+
+
+def _safe_shift(logits: NDArray[np.float64]) -> int:
+    """The first shift with which no logit is rounded one way here and could be rounded the other way elsewhere."""
+    steps = logits * (_STEPS / math.log(2))
+    margin = MARGIN * _STEPS / math.log(2)
+    for shift in range(_SHIFTS):
+        moved = steps + shift / _SHIFTS
+        if (np.abs(moved - np.rint(moved)) > margin).all():
+            return shift
+    raise OasisVQError("no rounding of this slice's logits is safe: the prior gives numbers that are not finite")
+
+
+def _weights(logits: NDArray[np.float64], shift: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Whole numbers in proportion to the probabilities, (n, K) from (n, K)."""
+    steps = np.floor(logits * (_STEPS / math.log(2)) + shift / _SHIFTS)
+    under = steps.max(1, keepdims=True) - steps
+    return _WEIGHTS[np.minimum(under, len(_WEIGHTS) - 1).astype(int)]
+
+
+def _write(codes: NDArray[np.int64], weights: NDArray[np.float64]) -> bytes:
+    """What the range coder makes of codes (n,) with weights (n, K): the shortest of what decodes to them."""
+    encoder = stream.queue.RangeEncoder()
+    encoder.encode(codes.astype(np.int32), _FAMILY, weights)
+    whole = encoder.get_compressed().astype(">u4").tobytes()
+    for shorter in _cut(whole):
+        try:
+            if np.array_equal(stream.queue.RangeDecoder(_words(shorter)).decode(_FAMILY, weights), codes):
+                return shorter
+        except AssertionError:  # what `constriction` raises of bytes that no message makes
+            continue
+    return whole
+
+
+def _cut(whole: bytes) -> Iterator[bytes]:
+    """The number that bytes spell, rounded down and up to fewer bytes, the fewest first."""
+    for length in range(max(0, len(whole) - 7), len(whole)):
+        down = int.from_bytes(whole[:length])
+        yield whole[:length]
+        if down + 1 < 256**length:
+            yield (down + 1).to_bytes(length)
+
+
+def _words(content: bytes) -> NDArray[np.uint32]:
+    return np.frombuffer(content + bytes(-len(content) % 4), ">u4").astype(np.uint32)
+
+
+def _next(file: _Opened, weights: NDArray[np.float64]) -> int:
+    try:
+        return int(file.decoder.decode(_FAMILY, weights[None])[0])
+    except AssertionError as error:  # as above
+        raise _damaged(file.name) from error

@@ -1,0 +1,156 @@
+"""Files of codes: what comes out is what went in, and its size is what the prior promises."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_weights import TINY, write_weights
+
+from oasisvq import OasisVQ, OasisVQError, compress, sampling
+from oasisvq.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> OasisVQ:
+    loaded = OasisVQ.from_pretrained(folder, device="cpu")
+    torch.manual_seed(0)
+    for weights in loaded.prior.parameters():  # an untrained prior is nearly flat: sharpen it
+        weights.mul_(2)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def drawn(model: OasisVQ) -> torch.Tensor:
+    return model.sample(20, seed=1, level=3).indices
+
+
+def back(model: OasisVQ, files: list[bytes]) -> torch.Tensor:
+    return compress.decompress(model, {str(i): file for i, file in enumerate(files)})
+
+
+def test_codes_come_back_from_one_pass_and_from_another_batch_size(model: OasisVQ, drawn: torch.Tensor) -> None:
+    levels, grades = np.arange(20) % (TINY.levels + 1), np.arange(20) % (len(TINY.grades) + 1)
+    files = compress.compress(model, drawn, levels, grades)
+    assert torch.equal(back(model, files), drawn)
+    assert torch.equal(back(model, files[7:8])[0], drawn[7])
+    assert compress.compress(model, drawn[7:8], levels[7:8], grades[7:8]) == files[7:8]
+
+
+def test_codes_that_the_prior_finds_all_but_impossible_come_back_too(model: OasisVQ) -> None:
+    unlikely = torch.stack([torch.zeros(TINY.grid, TINY.grid), torch.full((TINY.grid, TINY.grid), 7)]).long()
+    assert torch.equal(back(model, compress.compress(model, unlikely)), unlikely)
+
+
+def test_size_is_the_bits_of_the_prior_and_a_fixed_header(model: OasisVQ, drawn: torch.Tensor) -> None:
+    levels = np.full(20, 3)
+    sizes = np.array([len(file) for file in compress.compress(model, drawn, levels)])
+    ideal = sampling.surprise(model.prior, drawn, level=3).sum((1, 2)).numpy() / 8
+    assert (sizes - ideal).min() > 9
+    assert (sizes - ideal).max() < 11.5
+
+
+def test_whole_numbers_survive_a_prior_that_is_a_little_off(model: OasisVQ, drawn: torch.Tensor) -> None:
+    with torch.inference_mode():
+        unknown = torch.full((20,), TINY.levels), torch.full((20,), len(TINY.grades))
+        logits = compress._in_double(model.prior)(drawn, *unknown).flatten(2).mT.numpy()
+    rng = np.random.default_rng(0)
+    for table in logits:
+        shift = compress._safe_shift(table)
+        off = table + rng.uniform(-compress.MARGIN, compress.MARGIN, table.shape)
+        assert np.array_equal(compress._weights(off, shift), compress._weights(table, shift))
+
+
+def test_a_logit_on_the_border_makes_the_encoder_shift() -> None:
+    sixteenth = math.log(2) / 16
+    table = np.array([[0.0, -3.0, -5 * sixteenth]])
+    shift = compress._safe_shift(table)
+    assert shift > 0
+    for off in (-compress.MARGIN, compress.MARGIN):
+        assert np.array_equal(compress._weights(table + np.array([0, 0, off]), shift), compress._weights(table, shift))
+
+
+def test_weights_are_powers_of_two_by_sixteenths() -> None:
+    weights = compress._weights(np.array([[0.0, -math.log(2) - 1e-3, -100.0]]), 0)
+    assert weights.tolist() == [[2**22, math.floor(2 ** (22 - 17 / 16)), 1]]
+    # None so near a whole number that another machine could round it differently.
+    exact = 2.0 ** (22 - np.arange(353) / 16)
+    assert (np.abs(exact - np.rint(exact))[np.arange(353) % 16 != 0] > 1e-6).all()
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_every_byte_of_header_and_message_is_guarded(model: OasisVQ, drawn: torch.Tensor, at: int) -> None:
+    (file,) = compress.compress(model, drawn[:1])
+    broken = file[:at] + bytes([file[at] ^ 0x41]) + file[at + 1 :]
+    with pytest.raises(OasisVQError):
+        back(model, [broken])
+
+
+def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, tmp_path: Path) -> None:
+    (file,) = compress.compress(model, drawn[:1])
+    for content in (b"", b"Q", b"PNG" * 20, file[:12]):
+        with pytest.raises(OasisVQError):
+            back(model, [content])
+    other = OasisVQ.from_pretrained(write_weights(tmp_path / "other", seed=1), device="cpu")
+    with pytest.raises(OasisVQError, match="--weights"):
+        back(other, [file])
+
+
+def test_codes_and_conditions_out_of_range_are_refused(model: OasisVQ, drawn: torch.Tensor) -> None:
+    for wrong in (drawn[:, 1:], drawn + TINY.codebook_size, -drawn - 1):
+        with pytest.raises(OasisVQError, match="codes must be"):
+            compress.compress(model, wrong)
+    for levels, grades in (([TINY.levels + 1], None), (None, [-1])):
+        with pytest.raises(OasisVQError, match="levels go from"):
+            compress.compress(model, drawn[:1], levels, grades)
+
+
+def test_from_the_command_line_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = np.zeros((64, 64), np.uint8)
+    picture[16:48, 20:44] = 150
+    picture[28:36, 28:36] = 60
+    Image.fromarray(picture).save(tmp_path / "head.png")
+    weights = ["--weights", str(folder)]
+    assert (
+        main(["compress", str(tmp_path / "head.png"), "--out", str(tmp_path / "small"), "--level", "3", *weights]) == 0
+    )
+    small = tmp_path / "small" / "head.ovq"
+    assert str(small.stat().st_size) in capsys.readouterr().out
+    assert main(["decompress", str(small), "--out", str(tmp_path / "back"), *weights]) == 0
+    assert main(["reconstruct", str(tmp_path / "head.png"), "--out", str(tmp_path / "direct"), *weights]) == 0
+    again, direct = (np.asarray(Image.open(tmp_path / where / "head.png")) for where in ("back", "direct"))
+    assert np.array_equal(again, direct)
+
+    capsys.readouterr()
+    small.write_bytes(small.read_bytes()[:-3])
+    assert main(["decompress", str(small), "--out", str(tmp_path / "back"), *weights]) == 2
+    assert "head.ovq" in capsys.readouterr().err
+
+
+def test_other_arithmetic_decodes_the_same(folder: Path, tmp_path: Path) -> None:
+    loaded = OasisVQ.from_pretrained(folder, device="cpu")
+    indices = loaded.sample(3, seed=2).indices
+    for i, content in enumerate(compress.compress(loaded, indices)):
+        (tmp_path / f"{i}.ovq").write_bytes(content)
+    # The kernels that processors without wide vectors get, on two threads.
+    other = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+    command = [sys.executable, "-m", "oasisvq", "decompress", *sorted(map(str, tmp_path.glob("*.ovq")))]
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "back"), "--weights", str(folder)],
+        env=os.environ | other | {"OMP_NUM_THREADS": "2"},
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    for i, picture in enumerate(loaded.decode(indices)[:, 0].numpy() + 0.5):
+        again = np.asarray(Image.open(tmp_path / "back" / f"{i}.png")) / 255
+        assert np.abs(again - picture).max() < 0.6 / 255

@@ -1,0 +1,87 @@
+"""The benchmark of rate and its figure: what is read off is what went in."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from tiny_weights import TINY, write_weights
+
+from oasisvq import OasisVQ, figures, metrics
+from oasisvq.compress import compress
+from oasisvq.data.layout import load_split
+
+
+@pytest.fixture(scope="module")
+def rate() -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / "rate.py"
+    spec = importlib.util.spec_from_file_location("rate", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def measured(rate: ModuleType, tiny_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    model = OasisVQ.from_pretrained(write_weights(tmp_path_factory.mktemp("weights") / "tiny"), device="cpu")
+    rate.CODECS = {name: settings[3:5] for name, settings in rate.CODECS.items()}
+    kept = tmp_path_factory.mktemp("rate") / "rate.json"
+    return {"model": model, "figures": rate.run([model], tiny_cohort, "test", kept), "kept": kept}
+
+
+def test_our_sizes_are_those_of_files_and_clarity_that_of_reconstructions(measured: dict, tiny_cohort: Path) -> None:
+    model, found = measured["model"], measured["figures"]["sizes"][str(TINY.size)]["models"]["tiny"]
+    held_out = load_split(tiny_cohort, "test", TINY.size)
+    coded = model.reconstruct(torch.from_numpy(held_out.slices)[:, None])
+    files = compress(model, coded.indices, held_out.levels, held_out.grades)
+    assert found["prior"]["bytes"] == pytest.approx(np.mean([len(file) for file in files]), abs=1e-4)
+    assert found["fixed"]["bytes"] == TINY.grid**2 * 3 / 8
+    pairs = zip(held_out.slices + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
+    assert found["prior"]["ssim"] == pytest.approx(np.mean([metrics.ssim(a, b) for a, b in pairs]), abs=1e-4)
+    assert found["decoded_exactly"] == len(held_out)
+
+
+def test_what_is_kept_is_not_measured_again(
+    rate: ModuleType, measured: dict, tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rate, "codec", never)
+        patched.setattr(rate, "ours", never)
+        assert rate.run([measured["model"]], tiny_cohort, "test", measured["kept"]) == measured["figures"]
+        with pytest.raises(AssertionError):  # other slices are
+            rate.run([measured["model"]], tiny_cohort, "validate", measured["kept"])
+
+
+def test_codecs_get_clearer_with_size(measured: dict) -> None:
+    for points in measured["figures"]["sizes"][str(TINY.size)]["codecs"].values():
+        assert points[0]["bytes"] <= points[-1]["bytes"]
+        assert points[0]["ssim"] <= points[-1]["ssim"] <= 1
+
+
+@pytest.mark.parametrize("n", [1, 8, 9])
+def test_slices_come_out_of_one_picture_as_they_went_in(rate: ModuleType, n: int) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (n, 4, 4), np.uint8)
+    assert np.array_equal(rate.untile(rate.tile(pictures), pictures.shape), pictures)
+
+
+def test_a_lossless_codec_would_lose_nothing(rate: ModuleType) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    size, again = rate.through(picture, "PNG", {})
+    assert size > 0
+    assert np.array_equal(np.rint(again * 255), picture)
+
+
+def test_the_figure_shows_every_point_once_a_panel(measured: dict) -> None:
+    figure = figures.rate(measured["figures"], TINY.size)
+    found = measured["figures"]["sizes"][str(TINY.size)]
+    for axis, key in (("x", "ssim"), ("x2", "ssim_foreground")):
+        shown = {trace.name: trace for trace in figure.data if (trace.xaxis or "x") == axis}
+        assert len(shown) == 2 * len(found["codecs"]) + 1
+        assert list(shown["WebP"].x) == [p["bytes"] for p in found["codecs"]["WebP"]]
+        assert list(shown["WebP"].y) == [p[key] for p in found["codecs"]["WebP"]]
+        assert shown["oasisvq, tiny"].y[0] == found["models"]["tiny"]["prior"][key]
