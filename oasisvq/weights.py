@@ -39,7 +39,8 @@ MODELS = ("vqvae.safetensors", "prior.safetensors")
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
-MEASURED = (RESULTS, RATE, FAILURES)
+DRAWS = "draws.json"
+MEASURED = (RESULTS, RATE, FAILURES, DRAWS)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
 DEFAULT = "base"
@@ -284,6 +285,7 @@ def describe(found: Resolved) -> dict[str, Any]:
         "results": _read_record(found.folder, manifest, RESULTS),
         "rate": _read_record(found.folder, manifest, RATE),
         "failures": _read_record(found.folder, manifest, FAILURES),
+        "draws": _read_record(found.folder, manifest, DRAWS),
         "history": {
             model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
             if f"{model}.jsonl" in manifest["files"]
@@ -363,9 +365,9 @@ def _read_record(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[s
 
 
 def _is_record(name: str, content: bytes) -> bool:
-    """Whether results or a training log are what pages and cards can show."""
+    """Whether figures or a training log are what pages and cards can show."""
     try:
-        rows = [json.loads(line) for line in ([content] if name == RESULTS else content.splitlines())]
+        rows = [json.loads(line) for line in ([content] if name in MEASURED else content.splitlines())]
     except (ValueError, RecursionError):
         return False
     if not all(isinstance(row, dict) for row in rows):
