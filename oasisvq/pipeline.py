@@ -120,15 +120,20 @@ class OasisVQ:
         """Draw the masked codes again to fit the rest, which is kept exactly.
 
         Args:
-            indices: (B, h, w) int64.
+            indices: (B, h, w) int64; repeat a grid for several fills of it.
             mask: (h, w) bool, True where codes are drawn again.
+            seed: grid i is filled as the seed and i alone say.
         """
         checked = self._checked(indices)
         if mask.shape != checked.shape[1:]:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
-        filled = sampling.refill(
-            self.prior, checked, mask.to(self.device), seed=seed, level=self._level(level), grade=self._grade(grade)
-        )
+        settings = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
+        # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
+        fills = [
+            sampling.refill(self.prior, grid[None], mask.to(self.device), first=i, **settings)
+            for i, grid in enumerate(checked)
+        ]
+        filled = torch.cat([checked[:0], *fills])
         return Coded(filled.cpu(), self.decode(filled))
 
     @torch.inference_mode()

@@ -128,7 +128,7 @@ class PixelCNN(nn.Module):
         """Logits of every code given the codes before it.
 
         Args:
-            indices: (B, h, w) int64 in [0, K).
+            indices: (B, h, w) int64 in [0, K); the first rows of a grid will do.
             level: (B,) int64 in [0, levels]; `levels` means unknown.
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
 
@@ -136,8 +136,9 @@ class PixelCNN(nn.Module):
             (B, K, h, w). Position (r, c) depends on rows above r and on columns left of c in row r alone.
         """
         e = self.embedding(indices).permute(0, 3, 1, 2)  # (B, C, h, w)
-        v = shift_down(e) + self.position_v
-        h = shift_right(e) + self.position_h
+        rows = indices.shape[1]
+        v = shift_down(e) + self.position_v[:, :, :rows]
+        h = shift_right(e) + self.position_h[:, :, :rows]
         condition = F.silu(self.level(level) + self.grade(grade))  # (B, C)
         for i, layer in enumerate(self.layers):
             v, h = layer(v, h, condition)

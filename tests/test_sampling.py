@@ -1,7 +1,9 @@
 """The cached sampler against the naive one, and refills against the distribution they are meant to follow."""
 
+import copy
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oasisvq import sampling
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import PRESETS
@@ -44,8 +47,11 @@ def naive(
     grade: Tensor | None = None,
     given: Tensor | None = None,
     mask: Tensor | None = None,
+    top_k: int | None = None,
 ) -> Tensor:
-    """A full forward pass a position; then the first code whose cumulative probability exceeds a uniform number."""
+    """A full forward pass a position in double precision; then the first code whose cumulative probability exceeds a
+    uniform number."""
+    prior = copy.deepcopy(prior).double()
     height, width = prior.position_v.shape[-2:]
     level = torch.full((n,), TINY.levels) if level is None else level
     grade = torch.full((n,), len(TINY.grades)) if grade is None else grade
@@ -53,7 +59,9 @@ def naive(
     uniforms = [np.random.default_rng((seed, draw)).random(height * width) for draw in range(n)]
     for row, column in itertools.product(range(height), range(width)):
         if mask is None or mask[row, column]:
-            logits = prior(indices, level, grade)[:, :, row, column].double() / temperature
+            logits = prior(indices, level, grade)[:, :, row, column] / temperature
+            if top_k:
+                logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
             for draw in range(n):
                 below = np.cumsum(logits[draw].softmax(0).numpy()) <= uniforms[draw][row * width + column]
                 indices[draw, row, column] = int(below.sum())
@@ -114,6 +122,90 @@ def test_given_codes_are_kept_and_seen(prior: PixelCNN, kept: str) -> None:
     drawn = sample(prior, 3, seed=1, given=given, mask=mask)
     assert torch.equal(drawn[:, ~mask], given[:, ~mask])
     assert torch.equal(drawn, naive(prior, 3, seed=1, given=given, mask=mask))
+
+
+@pytest.mark.parametrize(
+    ("n", "temperature", "top_k", "region"),
+    [(1, 1.0, None, None), (64, 1.0, None, None), (3, 0.7, 4, None), (1, 1.3, 1, None), (5, 1.0, None, slice(2, 4))],
+)
+def test_rounding_changes_no_draw(
+    prior: PixelCNN,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int,
+    temperature: float,
+    top_k: int | None,
+    region: slice | None,
+) -> None:
+    """Rounding a thousand times coarser, and different at every step, still gives the draws of exact arithmetic."""
+    monkeypatch.setattr(sampling, "ROUNDING", 0.002)
+    rounded, calls = Sampler.logits, []
+
+    def noisy(sampler: Sampler) -> Tensor:
+        logits = rounded(sampler)
+        calls.append(logits)
+        noise = 2 * torch.rand(logits.shape, generator=torch.Generator().manual_seed(len(calls))) - 1
+        return logits + 0.4 * 0.002 * logits.std(1, keepdim=True) * noise
+
+    monkeypatch.setattr(Sampler, "logits", noisy)
+    mask = torch.ones(5, 7, dtype=torch.bool)
+    if region:
+        mask[:] = False
+        mask[region, 1:6] = True
+    given = torch.randint(11, (n, 5, 7), generator=torch.Generator().manual_seed(2))
+    settings = {"seed": 8, "temperature": temperature, "top_k": top_k, "given": given, "mask": mask}
+    expected = naive(prior, n, **settings)
+    assert torch.equal(sample(prior, n, **settings), expected)
+    assert len(calls) == mask.sum()
+    if n == 64:  # without the care taken, it shows
+        monkeypatch.setattr(sampling, "ROUNDING", 0.0)
+        assert not torch.equal(sample(prior, n, **settings), expected)
+
+
+@torch.inference_mode()
+def test_rounding_is_as_small_as_it_is_taken_for(prior: PixelCNN) -> None:
+    indices = torch.randint(11, (16, 5, 7), generator=torch.Generator().manual_seed(0))
+    unknown = torch.full((16,), TINY.levels), torch.full((16,), len(TINY.grades))
+    exact = copy.deepcopy(prior).double()(indices, *unknown)
+    expected = exact.softmax(1).cumsum(1)
+    reach = sampling.ROUNDING * exact.std(1, keepdim=True) * expected * (1 - expected)
+    for n in (1, 2, 16):
+        sampler = Sampler(prior, indices[:n], *(x[:n] for x in unknown))
+        for _, row, column in sampler.walk(0, 35):
+            moved = sampler.logits().double().softmax(1).cumsum(1) - expected[:n, :, row, column]
+            assert (moved.abs() <= reach[:n, :, row, column] + 1e-7).all()
+
+
+@torch.inference_mode()
+def test_memory_is_what_is_stated() -> None:
+    """Floats a draw: (4 L + M) w C and 2 A h w C, and a rest that no grid changes."""
+    layers, channels, far = TINY.prior_layers, TINY.prior_channels, 2
+
+    def floats(height: int, width: int) -> int:
+        prior = make_prior(height, width)
+
+        def of(n: int) -> int:
+            indices = torch.zeros(n, height, width, dtype=torch.long)
+            sampler = Sampler(prior, indices, torch.zeros(n).long(), torch.zeros(n).long())
+            held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(sampler)}
+            return sum(held.values()) // 4 - 2 * indices.numel()
+
+        return of(2) - of(1)
+
+    def tensors(value: object) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from tensors(item)
+        elif not isinstance(value, nn.Module) and hasattr(value, "__dict__"):
+            yield from tensors(vars(value))
+
+    rests = {
+        floats(h, w) - (4 * layers + far) * w * channels - 2 * far * h * w * channels
+        for h, w in ((5, 7), (5, 28), (20, 7), (20, 20))
+    }
+    assert len(rests) == 1
+    assert rests.pop() < 20 * layers * channels
 
 
 def test_a_draw_depends_on_seed_and_number_alone(prior: PixelCNN) -> None:
