@@ -98,6 +98,7 @@ VARIANTS = (
     Variant("quantiser", "FSQ, 8 x 8 x 8", quantiser=finite_scalars),
     Variant("capacity", "1 coarse block, not 3", {"blocks": (1, 1)}),
     Variant("capacity", "half the channels", {"channels": (32, 64)}),
+    Variant("schedule", "half the rate", {"vqvae_rate": 5e-4}),
     Variant("augmentation", "none", augmented=False),
 )
 

@@ -109,7 +109,8 @@ PRESETS: dict[str, Preset] = {
         vqvae_epochs=11,
         prior_epochs=8,
     ),
-    # For clinicians, who want the 256 pixels of the original slices.
+    # The sizes of other studies, and of the original slices: 32 x 32 codes, which a prior can still draw.
+    "medium": Preset(name="medium", size=128),
     "large": Preset(name="large", size=256, channels=(32, 64, 128), blocks=(1, 1, 3)),
     "smoke": Preset(
         name="smoke",

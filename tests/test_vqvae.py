@@ -110,6 +110,20 @@ def test_shapes_range_and_agreement_of_the_verbs(size: int, channels: tuple[int,
     torch.testing.assert_close(decoded, output.clamp(-0.5, 0.5))
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "grid"), [("base", 80, 20), ("clear", 80, 40), ("medium", 128, 32), ("large", 256, 32)]
+)
+def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: int, grid: int) -> None:
+    torch.manual_seed(0)
+    model = VQVAE(PRESETS[name]).train()
+    slices = torch.rand(1, 1, size, size) - 0.5
+    output, quantised = model(slices)
+    assert output.shape == slices.shape
+    assert quantised.indices.shape == (1, grid, grid)
+    (output - slices).abs().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_black_border_costs_one_code() -> None:
     """A black slice is the same everywhere for the encoder: padding must not draw a frame round it."""
     torch.manual_seed(0)
