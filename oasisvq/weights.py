@@ -40,7 +40,8 @@ RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
 DRAWS = "draws.json"
-MEASURED = (RESULTS, RATE, FAILURES, DRAWS)
+LESIONS = "lesions.json"
+MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
 DEFAULT = "base"
@@ -286,6 +287,7 @@ def describe(found: Resolved) -> dict[str, Any]:
         "rate": _read_record(found.folder, manifest, RATE),
         "failures": _read_record(found.folder, manifest, FAILURES),
         "draws": _read_record(found.folder, manifest, DRAWS),
+        "lesions": _read_record(found.folder, manifest, LESIONS),
         "history": {
             model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
             if f"{model}.jsonl" in manifest["files"]
