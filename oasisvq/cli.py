@@ -23,10 +23,14 @@ from oasisvq.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
+    from tqdm import tqdm
 
     from oasisvq.pipeline import OasisVQ
 
 Figures = dict[str, Any]
+
+CODES_A_FILE = 4096  # draws: a million of them do not wait in memory for the end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,11 +195,31 @@ def sample(args: argparse.Namespace) -> Figures:
 
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    drawn: list[np.ndarray] = []
-    bar = tqdm(total=args.count * model.preset.grid**2, desc="drawing", unit="code", disable=None, leave=False)
+    mine = _share(range(args.first, args.first + args.count))
+    training = _training_codes(model, args.near) if args.near else None
+    distances: list[float] = []
+    bar = tqdm(total=len(mine) * model.preset.grid**2, desc="drawing", unit="code", disable=None, leave=False)
+    with bar:
+        for start in range(mine.start, mine.stop, CODES_A_FILE):
+            draws = range(start, min(start + CODES_A_FILE, mine.stop))
+            indices = _draw(model, args, draws, bar)
+            if training is not None:
+                distances += model.nearest(indices, training).tolist()
+    figures: Figures = {"draws": args.count, "first": args.first, "seed": args.seed, "out": str(args.out)}
+    if distances:
+        near = {"nearest_least": min(distances), "nearest_median": float(np.median(distances)), "nearest": distances}
+        figures |= near
+    return figures
+
+
+def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]) -> Tensor:
+    """Writes the pictures of draws, and their codes in one file, which what was drawn reaches whatever happens."""
+    import torch
+
+    drawn: list[Tensor] = []
     try:
-        for start in range(args.first, args.first + args.count, args.batch):
-            n = min(args.batch, args.first + args.count - start)
+        for start in range(draws.start, draws.stop, args.batch):
+            n = min(args.batch, draws.stop - start)
             coded = model.sample(
                 n,
                 seed=args.seed,
@@ -209,12 +233,28 @@ def sample(args: argparse.Namespace) -> Figures:
             for i, picture in enumerate(coded.slices[:, 0].numpy() + 0.5, start):
                 how = f"drawn by oasisvq: seed {args.seed}, draw {i}, temperature {args.temperature:g}, no real person"
                 _write_png(args.out / f"draw_{i:05d}.png", picture, how)
-            drawn.append(coded.indices.numpy())
+            drawn.append(coded.indices)
     finally:
-        bar.close()
         if drawn:
-            _write_npz(args.out / f"codes_{args.first:05d}.npz", indices=np.concatenate(drawn), first=args.first)
-    return {"draws": args.count, "first": args.first, "seed": args.seed, "out": str(args.out)}
+            codes = torch.cat(drawn).numpy()
+            _write_npz(args.out / f"codes_{draws.start:05d}.npz", indices=codes, first=draws.start)
+    return torch.cat(drawn)
+
+
+def _share(draws: range) -> range:
+    """The draws of this process: all, or its part where `accelerate launch` started several and numbered them."""
+    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return draws[len(draws) * rank // processes : len(draws) * (rank + 1) // processes]
+
+
+def _training_codes(model: OasisVQ, data: Path) -> Tensor:
+    import torch
+
+    from oasisvq.data.layout import load_split
+
+    preset = model.preset
+    slices = torch.from_numpy(load_split(data, "train", preset.size, preset.levels, preset.grades).slices)[:, None]
+    return torch.cat([model.encode(part) for part in _progress(slices.split(64), "coding the training people")])
 
 
 def publish(args: argparse.Namespace) -> Figures:
@@ -327,6 +367,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=1.0)
     sub.add_argument("--top-k", type=_count, metavar="K", help="only the K likeliest codes at each position")
     sub.add_argument("--batch", type=_count, default=16, help="draws at a time; changes speed alone")
+    sub.add_argument(
+        "--near", type=Path, metavar="DIR", help="tell how far each draw is from the training people of DIR"
+    )
     takes_weights(sub)
 
     sub = command("publish", publish, "upload weights and model card to the Hugging Face Hub in one commit")
@@ -340,10 +383,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser(
         "benchmark",
-        help="measure speed, draws or the phantom cohort",
+        help="measure speed, draws, lesions, refills, rates or the phantom cohort",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    sub.add_argument("what", choices=("draws", "failures", "phantom", "rate", "sampler", "training"))
+    names = ("draws", "failures", "lesions", "phantom", "rate", "refill", "sampler", "training", "transformer")
+    sub.add_argument("what", choices=names)
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=again, json=None)
     return parser

@@ -142,6 +142,26 @@ class OasisVQ:
         checked = self._checked(indices)
         return sampling.surprise(self.prior, checked, level=self._level(level), grade=self._grade(grade)).cpu()
 
+    def nearest(self, indices: Tensor, training: Tensor) -> Tensor:
+        """How far each slice is from the nearest training slice, or its mirror image, both decoded: no copy is near 0.
+
+        Only the distance is told, never which slice it is. Nothing of the training people comes with the weights (codes
+        are pictures too, and whatever finds neighbours tells who took part): bring their slices.
+
+        Args:
+            indices: (B, h, w) int64, of draws or of encoded slices.
+            training: (N, h, w) int64, `encode` of the training slices.
+
+        Returns:
+            (B,) float64: root mean square difference of grey, whose range is 1.
+        """
+        from oasisvq.realism import nearest_distance  # scikit-image and scipy.stats load slowly
+
+        pictures, others = (
+            torch.cat([self.decode(part)[:, 0] for part in codes.split(64)]).numpy() for codes in (indices, training)
+        )
+        return torch.from_numpy(nearest_distance(pictures, others))
+
     def _checked(self, indices: Tensor) -> Tensor:
         grid, size = self.preset.grid, self.preset.codebook_size
         if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or indices.dtype != torch.int64:

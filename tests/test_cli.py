@@ -175,6 +175,52 @@ def test_draws_depend_on_seed_and_number_alone(bundled, tmp_path):
         assert "not for diagnosis" in image.text["Synthetic"]
 
 
+def test_two_processes_draw_what_one_draws(bundled, tmp_path):
+    assert run("sample", "--count", 5, "--first", 3, "--seed", 7, "--out", tmp_path / "one") == 0
+    # Without a GPU too, it is --multi_gpu that makes it start more than one process; --cpu starts one.
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    two = [sys.executable, "-m", *launch, "--module", "oasisvq"]
+    words = ["sample", "--count", "5", "--first", "3", "--seed", "7", "--out", tmp_path / "two", "--weights", bundled]
+    told = subprocess.run([*two, *words], cwd=SOURCE, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.count("draws") == 1  # one of them speaks
+    pictures = [{path.name: path.read_bytes() for path in (tmp_path / k).glob("*.png")} for k in ("one", "two")]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 5
+    parts = {}
+    for path in sorted((tmp_path / "two").glob("*.npz")):
+        with np.load(path) as saved:
+            parts[int(saved["first"])] = saved["indices"]
+    assert [(first, len(codes)) for first, codes in parts.items()] == [(3, 2), (5, 3)]
+    with np.load(tmp_path / "one" / "codes_00003.npz") as saved:
+        assert np.array_equal(saved["indices"], np.concatenate(list(parts.values())))
+
+
+def test_draws_by_the_million_are_split_without_gap_or_overlap(monkeypatch):
+    for processes in (1, 2, 3, 7):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        shares = []
+        for rank in range(processes):
+            monkeypatch.setenv("RANK", str(rank))
+            shares.append(cli._share(range(10, 1_000_010)))
+        assert [i for share in shares for i in (share.start, share.stop)][1:-1:2] == [s.start for s in shares[1:]]
+        assert (shares[0].start, shares[-1].stop) == (10, 1_000_010)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_codes_are_written_file_by_file(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "CODES_A_FILE", 2)
+    assert run("sample", "--count", 3, "--out", tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["codes_00000.npz", "codes_00002.npz"]
+
+
+def test_draws_tell_how_near_training_people_are(bundled, tiny_cohort, tmp_path):
+    figures = tmp_path / "figures.json"
+    assert run("sample", "--count", 2, "--out", tmp_path, "--near", tiny_cohort, "--json", figures) == 0
+    told = json.loads(figures.read_text())
+    assert len(told["nearest"]) == 2
+    assert 0 <= told["nearest_least"] == min(told["nearest"]) < 1
+
+
 def test_an_interrupted_draw_keeps_what_is_drawn(bundled, tmp_path, monkeypatch, capsys):
     drawn = OasisVQ.sample
 

@@ -68,6 +68,18 @@ def test_refill_keeps_the_rest(model: OasisVQ) -> None:
     assert torch.equal(model.refill(indices, ~mask & mask).indices, indices)
 
 
+def test_nearest_is_the_least_distance_between_decoded_slices(model: OasisVQ) -> None:
+    indices = torch.randint(0, TINY.codebook_size, (3, 4, 4))
+    training = torch.randint(0, TINY.codebook_size, (70, 4, 4))
+    training[66] = indices[1]
+    pictures, others = model.decode(indices)[:, 0].double(), model.decode(training)[:, 0].double()
+    both = torch.cat([others, others.flip(2)])
+    expected = (pictures[:, None] - both).square().mean((2, 3)).sqrt().min(1).values
+    found = model.nearest(indices, training)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert found[1] == 0 < found[0]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

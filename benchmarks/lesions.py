@@ -1,0 +1,211 @@
+"""How well surprise finds lesions painted into slices of held-out people: areas under the ROC curve by kind and size.
+
+    python -m oasisvq benchmark lesions --weights checkpoints/base --data DIR --json checkpoints/base/lesions.json
+
+Lesions are discs with an edge of one pixel, wholly inside the brain: bright, dark, displaced (tissue of another place
+in the same slice), missing (black). Each changes its pixels by at least LEAST of the grey range on average: fainter
+ones nobody would call a lesion. Two maps are judged: plain bits per code (`OasisVQ.surprise`) and `oasisvq.unusual`.
+
+Per slice: the largest value of the map in a slice with a lesion against that in every untouched slice of the split.
+Per pixel: the map, spread over pixels by cubic splines, inside against outside the lesion, over the brain of the slices
+with a lesion. The level is told, the grade is not. Settings were chosen on validation people (--split validate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from oasisvq import OasisVQ, OasisVQError, sampling
+from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.slices import foreground
+from oasisvq.unusual import unusual
+
+KINDS = ("bright", "dark", "displaced", "missing")
+SIZES = (3, 4, 6, 9, 12)  # pixels across, of a slice of 80
+BRIGHTNESS = {"bright": 1.0, "dark": 0.3, "missing": 0.0}  # white matter is about 0.9, grey 0.6, water 0.2
+LEAST = 0.15  # mean change inside the disc
+CONTRASTS = (0.15, 0.25, 0.4, 1.0)
+BATCH = 32
+
+Picture = NDArray[np.floating]
+
+
+def disc(size: int, row: float, column: float, across: float) -> Picture:
+    """How much of each pixel of a (size, size) picture a disc covers, about: 1 inside, 0 outside, 0.5 on its edge."""
+    y, x = np.ogrid[:size, :size]
+    return np.clip(across / 2 - np.hypot(y - row, x - column) + 0.5, 0, 1)
+
+
+def paint(
+    picture: Picture, kind: str, across: float, rng: np.random.Generator, tries: int = 200
+) -> tuple[Picture, NDArray[np.bool_], float] | None:
+    """A lesion at a random place: the new picture, where it is, and by how much it changed on average.
+
+    None when no place was found where a disc of this size lies in the brain and shows.
+    """
+    brain = foreground(picture)
+    depth = ndimage.distance_transform_edt(np.pad(brain, 1))[1:-1, 1:-1]
+    places = np.argwhere(depth >= across / 2)
+    for _ in range(tries if len(places) else 0):
+        row, column = places[rng.integers(len(places))]
+        if kind == "displaced":
+            source = places[rng.integers(len(places))]
+            if np.hypot(*(source - (row, column))) < across:
+                continue
+            new = np.roll(picture, (row - source[0], column - source[1]), (0, 1))
+        else:
+            new = np.full_like(picture, BRIGHTNESS[kind])
+        share = disc(len(picture), row, column, across)
+        change = float((np.abs(new - picture) * share).sum() / share.sum())
+        if change >= LEAST:
+            return (picture + share * (new - picture)).astype(np.float32), share >= 0.5, change
+    return None
+
+
+def auroc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Chance that a positive value is larger than a negative one, ties counted half."""
+    ranks = rankdata(np.concatenate([positive, negative]))
+    n = len(positive)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
+
+
+def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str) -> dict[str, Picture]:
+    """Both maps, (N, h, w) each, of slices (N, S, S) in [0, 1]."""
+    rows: dict[str, list[Picture]] = {"bits": [], "unusual": []}
+    shown = torch.from_numpy(slices.astype(np.float32))[:, None] - 0.5
+    told = torch.from_numpy(levels)
+    parts = list(zip(shown.split(BATCH), told.split(BATCH), strict=True))
+    for part, at in tqdm(parts, name, disable=None, leave=False):
+        rows["bits"].append(sampling.surprise(model.prior, model.encode(part), at).cpu().numpy())
+        rows["unusual"].append(unusual(model, part, at).numpy())
+    return {key: np.concatenate(values) for key, values in rows.items()}
+
+
+def per_pixel(values: Picture, size: int) -> Picture:
+    """(h, w) -> (size, size)."""
+    return ndimage.zoom(values, size / len(values), order=3, mode="nearest", grid_mode=True)
+
+
+def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[str, Any]:
+    """Every figure, as plain values ready for JSON; `per_case` lesions of each kind and size."""
+    rng = np.random.default_rng(seed)
+    size = model.preset.size
+    pictures = data.slices + 0.5
+    cases = []
+    for kind in KINDS:
+        for across in SIZES:
+            left = per_case
+            for i in rng.permutation(len(pictures)):
+                painted = paint(pictures[i], kind, across * size / 80, rng)
+                if painted:
+                    cases.append((kind, across, i, *painted))
+                    left -= 1
+                if not left:
+                    break
+    untouched = maps(model, pictures, data.levels, "untouched slices")
+    sources = np.array([case[2] for case in cases])
+    with_lesion = maps(model, np.stack([case[3] for case in cases]), data.levels[sources], "lesions")
+    kinds, sizes = np.array([case[0] for case in cases]), np.array([case[1] for case in cases])
+    changes = np.array([case[5] for case in cases])
+
+    large = sizes >= 6
+    by_contrast = {
+        f"{low:g} to {high:g}": large & (changes >= low) & (changes < high) for low, high in pairwise(CONTRASTS)
+    }
+    figures: dict[str, Any] = {}
+    for name, found in with_lesion.items():
+        slice_score, usual = found.max((1, 2)), untouched[name].max((1, 2))
+        pixel_score = np.empty(len(cases))
+        for k, ((_, _, i, _, where, _), values) in enumerate(zip(cases, found, strict=True)):
+            spread, brain = per_pixel(values, size), foreground(pictures[i])
+            pixel_score[k] = auroc(spread[where], spread[brain & ~where])
+        row = partial(_row, slice_score, usual, pixel_score)
+        figures[name] = {
+            "by_size": {str(across): row(sizes == across) for across in SIZES},
+            "by_kind_and_size": {
+                kind: {str(across): row((kinds == kind) & (sizes == across)) for across in SIZES} for kind in KINDS
+            },
+            "at_6_and_more": row(large),
+            "at_6_and_more_by_change": {key: row(chosen) for key, chosen in by_contrast.items() if chosen.any()},
+            # What untouched slices reach, for a scale to read a map by.
+            "untouched_percentiles": {str(p): float(np.percentile(usual, p)) for p in (5, 25, 50, 75, 95, 99)},
+        }
+    return {"scores": figures}
+
+
+def _row(slice_score: Picture, usual: Picture, pixel_score: Picture, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "lesions": int(chosen.sum()),
+        "auroc_slice": auroc(slice_score[chosen], usual),
+        "auroc_pixel": float(pixel_score[chosen].mean()),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    lines = [
+        f"{figures['people']} people of {figures['split']}, {figures['slices']} untouched slices; "
+        f"{figures['per_case']} lesions of each kind and size, seed {figures['seed']}",
+    ]
+    for name, score in figures["scores"].items():
+        heads = "".join(f"{size:>8}" for size in SIZES)
+        lines += ["", f"{name:22}{heads}   pixels across: AUROC per slice, then per pixel in brackets"]
+        for kind, by_size in {"all kinds": score["by_size"], **score["by_kind_and_size"]}.items():
+            lines.append(f"{kind:22}" + "".join(f"{by_size[str(size)]['auroc_slice']:8.3f}" for size in SIZES))
+            in_brackets = [f"({by_size[str(size)]['auroc_pixel']:.3f})" for size in SIZES]
+            lines.append(f"{'':22}" + "".join(f"{text:>8}" for text in in_brackets))
+        contrasts = ", ".join(
+            f"{key}: {row['auroc_slice']:.3f} ({row['lesions']})"
+            for key, row in score["at_6_and_more_by_change"].items()
+        )
+        lines.append(f"6 and more: {score['at_6_and_more']['auroc_slice']:.3f}; by mean change {contrasts}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Paints, measures, prints, and writes the figures where asked to."""
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark lesions", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", metavar="DIR|REPO", help="folder, bundled name or Hub repository")
+    parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout")
+    parser.add_argument("--split", choices=("validate", "test"), default="test")
+    parser.add_argument("--count", type=int, default=64, help="lesions of each kind and size (default 64)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here; beside the weights, the app shows them")
+    args = parser.parse_args(arguments)
+    try:
+        model = OasisVQ.from_pretrained(args.weights)
+        preset = model.preset
+        data = load_split(args.data, args.split, preset.size, preset.levels, preset.grades)
+        figures = {
+            "split": args.split,
+            "people": len(set(data.cases)),
+            "slices": len(data),
+            "per_case": args.count,
+            "seed": args.seed,
+            "least_change": LEAST,
+            **run(model, data, args.count, args.seed),
+            "weights_sha256": {
+                name: model.info["files"][name]["sha256"] for name in ("vqvae.safetensors", "prior.safetensors")
+            },
+        }
+    except OasisVQError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(table(figures))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
