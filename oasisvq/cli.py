@@ -11,10 +11,8 @@ import importlib.util
 import io
 import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +82,10 @@ def package(args: argparse.Namespace) -> Figures:
 
     if args.data:
         from oasisvq.data.layout import describe
+        from oasisvq.repeat import instructions
 
-        preset, precision, saw = _trained(args.folder)
-        data, training = describe(args.data), _how_to_repeat(preset, precision)
+        preset, runs, saw = _trained(args.folder)
+        data, training = describe(args.data), instructions(preset, runs)
         if saw != data["fingerprint"]:
             raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
     else:
@@ -100,7 +99,9 @@ def package(args: argparse.Namespace) -> Figures:
 def verify(args: argparse.Namespace) -> Figures:
     from oasisvq import weights
 
-    return _files(weights.verify(_folder(args.folder)))
+    folder = _folder(args.folder)
+    figures = _files(weights.verify(folder))
+    return figures | _measured_again(folder, args.data) if args.data else figures
 
 
 def evaluate(args: argparse.Namespace) -> Figures:
@@ -327,8 +328,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
     sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
 
-    sub = command("verify", verify, "check weights against their manifest")
+    sub = command("verify", verify, "check weights against their manifest, and results against a fresh evaluation")
     sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
+    sub.add_argument("--data", type=Path, metavar="DIR", help="measure again on these slices: is results.json true?")
 
     sub = command("evaluate", evaluate, "measure reconstruction and prior on people")
     sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of slices")
@@ -430,9 +432,11 @@ def _read(files: Sequence[Path], size: int) -> np.ndarray:
     )
 
 
-def _trained(folder: Path) -> tuple[Preset, str, str]:
-    """The preset that both trainings in a folder were run with, their precision, the fingerprint of their data."""
+def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
+    """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
     from safetensors import safe_open
+
+    from oasisvq.repeat import circumstances
 
     found = []
     for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
@@ -447,23 +451,27 @@ def _trained(folder: Path) -> tuple[Preset, str, str]:
         done, wanted = len(json.loads(metadata["history"])), getattr(presets[0], f"{model}_epochs")
         if done < wanted:
             raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
-    precision = ", ".join(dict.fromkeys(metadata["precision"] for metadata in found))
-    return presets[0], precision, found[0]["saw"]
+    runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
+        model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
+        for model, metadata in zip(("vqvae", "prior"), found, strict=True)
+    }
+    return presets[0], runs, found[0]["saw"]
 
 
-def _how_to_repeat(preset: Preset, precision: str) -> Figures:
-    import torch
+def _measured_again(folder: Path, data: Path) -> Figures:
+    """Whether `results.json` says what a fresh evaluation says."""
+    from oasisvq.evaluation import evaluate
+    from oasisvq.pipeline import OasisVQ
+    from oasisvq.repeat import TOLERANCE, compare
 
-    names = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
+    model = OasisVQ.from_pretrained(folder)
+    stated = model.info["results"]
+    if stated is None:
+        raise OasisVQError(f"{folder} holds no results: run `python -m oasisvq evaluate --json` and package first")
+    found = compare(stated, evaluate(model, data, stated["split"]))
     return {
-        "command": " && ".join(
-            f"python -m oasisvq train {model} --data DATA --out OUT --preset {preset.name}"
-            for model in ("vqvae", "prior")
-        ),
-        "precision": precision,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "threads": torch.get_num_threads(),
-        "seed": preset.seed,
+        "results": f"all {found['figures']} figures agree within {TOLERANCE:g}, the farthest by "
+        f"{found['largest_difference']:.1%} of that"
     }
 
 

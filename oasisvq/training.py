@@ -30,6 +30,7 @@ from oasisvq.data.slices import FOREGROUND
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import Preset
+from oasisvq.repeat import circumstances
 from oasisvq.vqvae import VQVAE
 from oasisvq.weights import write_atomically
 
@@ -196,16 +197,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
 class Checkpoint:
     """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history."""
 
-    def __init__(self, path: Path, preset: Preset, saw: str, precision: str) -> None:
+    def __init__(self, path: Path, preset: Preset, saw: str, precision: str, made: dict[str, Any]) -> None:
         self.path = path
         self.identity = {"preset": json.dumps(preset.to_dict()), "saw": saw}
-        self.precision = precision
+        self.precision, self.made = precision, made
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
         for i, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t.contiguous() for name, t in values.items()}
-        metadata = self.identity | {"precision": self.precision, "history": json.dumps(history)}
+        metadata = self.identity | {
+            "precision": self.precision,
+            "made": json.dumps(self.made),
+            "history": json.dumps(history),
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save(tensors, metadata))
 
@@ -246,8 +251,9 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     )
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
+    made = circumstances(accelerator.num_processes, accelerator.device.type)
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used)
+    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used, made)
     weights = out / f"{task.name}.safetensors"
     history = checkpoint.load(model, optimiser)
     if task.batch % accelerator.num_processes:

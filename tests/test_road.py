@@ -31,8 +31,11 @@ def test_from_phantom_to_figures_and_draws(tmp_path: Path, monkeypatch: pytest.M
     results = out / "results.json"
     run("evaluate", "--data", data, "--split", "test", "--weights", out, "--json", results)
     run("package", out, "--data", data)
-    run("verify", out)
+    run("verify", out, "--data", data)
 
+    training = json.loads((out / "manifest.json").read_text())["training"]
+    assert {"command", "seed", "precision", "versions", "threads", "processes", "device"} <= set(training)
+    assert "--preset smoke --precision fp32" in training["command"]
     figures = json.loads(results.read_text())
     assert (figures["people"], figures["slices"]) == (2, 64)
     assert figures["ssim_ci95"][0] <= figures["ssim_mean"] <= figures["ssim_ci95"][1]

@@ -1,0 +1,104 @@
+"""Making the same again: under what circumstances a training ran, and whether figures agree with those on record."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oasisvq.errors import OasisVQError
+from oasisvq.presets import Preset
+
+# Figures agree when they differ by no more than this share, or by this much where they are below one; counts by no
+# more than one. On the machine and with the threads that measured they are the same to the last digit. On another
+# processor float rounding moves a few codes to a neighbour as near.
+TOLERANCE = 2e-3
+
+_PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
+
+
+def circumstances(processes: int = 1, device: str = "cpu") -> dict[str, Any]:
+    """What besides preset, data and precision decides the bytes of a training: to be written down while it runs."""
+    found = {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "device": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
+    }
+    commit = _commit()
+    return found | ({"code": commit} if commit else {})
+
+
+def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`training` of a manifest: seed, circumstances, and the command that makes the same weights where they hold again.
+
+    `runs` has, for each model in the order of training, its `precision` and its `circumstances`.
+    """
+    commands = []
+    for model, run in runs.items():
+        start = "python" if run["processes"] == 1 else f"accelerate launch --num_processes {run['processes']}"
+        commands.append(
+            f"OMP_NUM_THREADS={run['threads']} {start} -m oasisvq train {model} --data DATA --out OUT "
+            f"--preset {preset.name} --precision {run['precision']}"
+        )
+    together: dict[str, Any] = {}
+    for key in dict.fromkeys(key for run in runs.values() for key in run):
+        values = [run[key] for run in runs.values() if key in run]
+        # Where the two differ the command says what was what; versions are those of the later one.
+        same = all(value == values[-1] for value in values) or isinstance(values[-1], Mapping)
+        together[key] = values[-1] if same else ", ".join(map(str, values))
+    return {"command": " && ".join(commands), "seed": preset.seed, **together}
+
+
+def compare(stated: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, float]:
+    """Hold figures of `oasisvq.evaluation.evaluate` against those on record.
+
+    Returns how many there are and the largest difference, as a share of what is allowed. Raises OasisVQError naming
+    what differs by more, or is not of the same slices.
+    """
+    if stated["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
+        raise OasisVQError(f"not the slices that were measured: those were {stated['data']['name']}: give their folder")
+    again = dict(_leaves(fresh))
+    shares = {}
+    for name, value in _leaves(stated):
+        if name not in again:
+            raise OasisVQError(f"{name} is on record but is not measured any more: evaluate these weights again")
+        allowed = 1.0 if isinstance(value, int) else TOLERANCE * max(1.0, abs(value))
+        difference = abs(value - again[name])
+        # Not a number agrees with itself: there is nothing to measure in either.
+        shares[name] = 0.0 if math.isnan(value) and math.isnan(again[name]) else difference / allowed
+    off = [name for name, share in shares.items() if not share <= 1]
+    if off:
+        shown = ", ".join(f"{name} {dict(_leaves(stated))[name]:.6g} is now {again[name]:.6g}" for name in off[:3])
+        raise OasisVQError(f"{len(off)} of {len(shares)} figures differ by more than {TOLERANCE:g}: {shown}")
+    return {"figures": len(shares), "largest_difference": max(shares.values(), default=0.0)}
+
+
+def _leaves(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested figures by their path."""
+    for key, value in figures.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+        elif isinstance(value, list):
+            yield from _leaves({str(i): item for i, item in enumerate(value)}, f"{name}.")
+        elif isinstance(value, int | float):
+            yield name, value
+
+
+def _commit() -> str | None:
+    """The commit of the clone that this code runs in, marked when files differ from it; None outside a clone."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
