@@ -1,11 +1,13 @@
 """The PNG layout: what is read, in which order, and one clear line for everything that is wrong."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from oasisvq.data import layout
 from oasisvq.data.layout import describe, load_labels, load_split
 from oasisvq.data.slices import normalise, to_model
 from oasisvq.errors import OasisVQError
@@ -50,6 +52,52 @@ def test_slices_levels_and_cases_in_order(root):
     assert item["level"] == 1
     assert item["grade"] == 4
     np.testing.assert_array_equal(item["slice"][0].numpy(), data.slices[13])
+
+
+def test_a_large_split_is_decoded_once_and_read_from_disk(root, monkeypatch):
+    small = load_split(root, "train")
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    large = load_split(root, "train")
+    (file,) = (root / "decoded").glob("*.float32")
+    assert file.stat().st_size == 24 * 80 * 80 * 4
+    np.testing.assert_array_equal(large.slices, small.slices)
+    assert (large.cases, large.levels.tolist()) == (small.cases, small.levels.tolist())
+    for i in (0, 13, 23):
+        item = large[i]
+        np.testing.assert_array_equal(item["slice"][0].numpy(), small.slices[i])
+        item["slice"] += 1  # a copy, not the file
+    np.testing.assert_array_equal(load_split(root, "train").slices, small.slices)
+    assert describe(root)["slices"]["train"] == 24, "what was decoded is no slice of the set"
+
+
+def test_a_decoded_split_lasts_until_a_file_changes(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    monkeypatch.setenv("OASISVQ_CACHE", str(tmp_path / "elsewhere"))
+    load_split(root, "train")
+    monkeypatch.setattr(layout, "to_model", lambda *_: pytest.fail("decoded again"))
+    load_split(root, "train")
+    monkeypatch.undo()
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    monkeypatch.setenv("OASISVQ_CACHE", str(tmp_path / "elsewhere"))
+    Image.fromarray(picture(999)).save(root / "keras_png_slices_train" / "case_002_slice_5.nii.png")
+    fresh = load_split(root, "train")
+    assert len(list((tmp_path / "elsewhere").glob("*.float32*"))) == 1
+    monkeypatch.setattr(layout, "IN_MEMORY", 2**30)
+    np.testing.assert_array_equal(fresh.slices, load_split(root, "train").slices)
+
+
+def test_no_room_for_a_large_split_is_one_clear_line(root, monkeypatch):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    (root / "decoded").write_text("in the way")
+    with pytest.raises(OasisVQError, match=r"decoded: File exists.*OASISVQ_CACHE"):
+        load_split(root, "train")
+
+
+def test_two_spellings_of_a_case_are_refused(root):
+    folder = root / "keras_png_slices_train"
+    os.rename(folder / "case_002_slice_5.nii.png", folder / "CASE_002_slice_5.nii.png")
+    with pytest.raises(OasisVQError, match="case 002 is also spelt"):
+        load_split(root, "train")
 
 
 def test_brightness_is_normalised_by_person_not_by_slice(tmp_path):

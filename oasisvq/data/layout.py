@@ -7,6 +7,9 @@
 
 ROOT may also be the folder that holds `keras_png_slices_data`. Instead of subjects.csv, OASIS-1's own table
 (`oasis_cross-sectional*.csv`) may lie in ROOT: case numbers of this set are OASIS-1's subject numbers.
+
+A split that is small when decoded is kept in memory. One that is large is decoded once, into a file in ROOT/decoded, or
+in the folder that the environment variable OASISVQ_CACHE names, and slices are read from there as they are asked for.
 """
 
 from __future__ import annotations
@@ -16,34 +19,44 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from oasisvq.data import slices as reading
 from oasisvq.data.slices import normalise, square, to_model
 from oasisvq.errors import OasisVQError
 from oasisvq.presets import Preset
 
 SPLITS = ("train", "validate", "test")
 
+# Bytes of decoded slices above which a split lives on disk: 40,000 slices of 80x80.
+IN_MEMORY = 2**30
+
 _NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE)
 _OASIS_ID = re.compile(r"OAS1_0*(\d+)_MR(\d+)")
 _LABELS = np.array([0, 85, 170, 255])
 
+T = TypeVar("T")
+
 
 class SliceSet(Dataset[dict[str, Any]]):
-    """Slices of one split in memory, ready for training: the person, level and grade of each are kept.
+    """Slices of one split, ready for training: the person, level and grade of each are kept.
 
     Attributes:
-        slices: float32 (N, S, S) in [-0.5, 0.5].
+        slices: float32 (N, S, S) in [-0.5, 0.5], in memory or mapped from a file.
         cases: N names of people, as in the file names; a second visit (042MR2) counts as the person (042).
         levels: int64 (N,), 0 the lowest level.
         grades: int64 (N,), index into the grades (CDR) of the preset; their number means unknown.
@@ -57,23 +70,43 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """dict of slice, float tensor (1, S, S); level, int; grade, int."""
+        picture = self.slices[i]
+        if isinstance(self.slices, np.memmap):
+            # Read instead of looked at: every page that was looked at would count as memory of this process.
+            file, shape = str(self.slices.filename), picture.shape
+            picture = np.fromfile(file, np.float32, picture.size, offset=i * picture.nbytes).reshape(shape)
         return {
-            "slice": torch.from_numpy(self.slices[i])[None],
+            "slice": torch.from_numpy(picture)[None],
             "level": int(self.levels[i]),
             "grade": int(self.grades[i]),
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Person:
+    """A person's files, by names cut in two: the tails are the same strings for everybody, which a million need."""
+
     case: str
-    numbers: list[int]
-    files: list[Path]
+    folder: Path
+    head: str  # case_001_slice_
+    tails: tuple[str, ...]  # 0.nii.png, 1.nii.png ..., by number
+
+    @property
+    def numbers(self) -> list[int]:
+        return [_number(tail) for tail in self.tails]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.folder / (self.head + tail) for tail in self.tails]
 
     @property
     def name(self) -> str:
         """Whose slices these are: case 042MR2 is a second visit of case 042."""
         return re.sub(r"(?<=\d)MR\d+$", "", self.case)
+
+
+def _number(tail: str) -> int:
+    return int(tail.partition(".")[0])
 
 
 def load_split(
@@ -95,19 +128,55 @@ def load_split(
     people = _index(root)
     if split not in people:
         raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(people)}")
+    group = people[split]
+    counts = [len(person.tails) for person in group]
     known = _read_grades(root, grades)
     by_rank = max(number for group in people.values() for person in group for number in person.numbers) >= levels
 
-    shape = _read_slice(people[split][0].files[0])
+    shape = _read_slice(group[0].files[0])
     stacks = _for_each(
-        lambda person: to_model(normalise(_read_stack(person.files, shape)), size), people[split], f"reading {split}"
+        lambda person: to_model(normalise(_read_stack(person.files, shape)), size), group, f"reading {split}"
     )
+    if sum(counts) * size**2 * 4 > IN_MEMORY:
+        folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
+        pictures = np.memmap(_decoded(stacks, group, size, folder, split), np.float32, "r").reshape(-1, size, size)
+    else:
+        pictures = np.concatenate(list(stacks))
     return SliceSet(
-        slices=np.concatenate(stacks),
-        cases=[person.name for person in people[split] for _ in person.files],
-        levels=np.concatenate([_levels(person.numbers, levels, by_rank) for person in people[split]]),
-        grades=np.array([known.get(p.case, len(grades)) for p in people[split] for _ in p.files], dtype=np.int64),
+        slices=pictures,
+        cases=[name for person, n in zip(group, counts, strict=True) for name in [person.name] * n],
+        levels=np.concatenate([_levels(person.numbers, levels, by_rank) for person in group]),
+        grades=np.repeat(np.array([known.get(p.case, len(grades)) for p in group], dtype=np.int64), counts),
     )
+
+
+def _decoded(stacks: Iterator[np.ndarray], group: list[_Person], size: int, folder: Path, split: str) -> Path:
+    """The file that holds `stacks` one after the other: written now, unless it was from the same files, by this code.
+
+    Of several processes on one machine one writes, and the others wait for it.
+    """
+    stamp = hashlib.sha256(Path(reading.__file__).read_bytes())
+    for file in (file for person in group for file in person.files):
+        about = file.stat()
+        stamp.update(f"{file.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    path = folder / f"{split}_{size}_{stamp.hexdigest()[:16]}.float32"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            if path.is_file():
+                return path
+            for old in folder.glob(f"{split}_{size}_*.float32*"):
+                old.unlink()
+            partial = path.with_suffix(".float32.partial")
+            with partial.open("wb") as out:
+                for stack in stacks:
+                    out.write(stack.data)
+            os.replace(partial, path)
+    except OSError as error:
+        raise OasisVQError(
+            f"{folder}: {error.strerror}: large splits are decoded to disk, name a folder with room in OASISVQ_CACHE"
+        ) from error
+    return path
 
 
 def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.ndarray:
@@ -134,7 +203,7 @@ def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.nda
         nearest = [np.abs(image[np.ix_(pick, pick)][..., None] - _LABELS).argmin(-1) for image in maps]
         return np.stack(nearest).astype(np.uint8)
 
-    return np.concatenate(_for_each(read, labelled, f"reading labels of {split}"))
+    return np.concatenate(list(_for_each(read, labelled, f"reading labels of {split}")))
 
 
 def describe(root: Path | str) -> dict[str, Any]:
@@ -146,17 +215,18 @@ def describe(root: Path | str) -> dict[str, Any]:
     root = _find_root(Path(root))
     people = _index(root)
     digest = hashlib.sha256()
-    files = sorted(file for group in people.values() for person in group for file in person.files)
-    for file in tqdm(files, "fingerprint", disable=None, leave=False):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
+    everybody = sorted((p for group in people.values() for p in group), key=lambda person: (person.folder, person.head))
+    for person in tqdm(everybody, "fingerprint", unit="person", disable=None, leave=False):
+        for file in sorted(person.files):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
     said = _read_json(root / "dataset.json")
     return {
         "name": said.get("name", root.resolve().name),
         "description": said.get("description", ""),
         "people": {split: len({person.name for person in group}) for split, group in people.items()},
-        "slices": {split: sum(len(person.files) for person in group) for split, group in people.items()},
+        "slices": {split: sum(len(person.tails) for person in group) for split, group in people.items()},
         "fingerprint": digest.hexdigest(),
     }
 
@@ -205,22 +275,31 @@ def _index(root: Path, splits: Iterable[str] = SPLITS) -> dict[str, list[_Person
 
 def _read_folder(folder: Path) -> list[_Person]:
     """People of one folder by name, their slices by number."""
-    found: dict[str, dict[int, Path]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or file.name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
-            continue
-        match = _NAME.fullmatch(file.name)
-        if match is None:
-            raise OasisVQError(
-                f"{file}: not named like case_001_slice_0.nii.png: rename it or take it out of the folder"
-            )
-        case, number = match[1], int(match[2])
-        twin = found.setdefault(case, {}).setdefault(number, file)
-        if twin is not file:
-            raise OasisVQError(f"{file}: the same slice as {twin.name}: keep one of them")
+    found: dict[str, tuple[str, list[str]]] = {}
+    with os.scandir(folder) as entries:
+        for name in (entry.name for entry in entries):
+            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
+                continue
+            match = _NAME.fullmatch(name)
+            if match is None:
+                raise OasisVQError(
+                    f"{folder / name}: not named like case_001_slice_0.nii.png: rename it or take it out of the folder"
+                )
+            start, tail = name[: match.start(2)], sys.intern(name[match.start(2) :])
+            head, tails = found.setdefault(match[1], (start, []))
+            if start != head:
+                raise OasisVQError(f"{folder / name}: case {match[1]} is also spelt {head}: use one spelling")
+            tails.append(tail)
     if not found:
         raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
-    return [_Person(case, sorted(found[case]), [found[case][n] for n in sorted(found[case])]) for case in sorted(found)]
+    people = []
+    for case, (head, tails) in sorted(found.items()):
+        tails.sort(key=lambda tail: (_number(tail), tail))
+        for one, next in pairwise(tails):
+            if _number(one) == _number(next):
+                raise OasisVQError(f"{folder / (head + next)}: the same slice as {head + one}: keep one of them")
+        people.append(_Person(case, folder, head, tuple(tails)))
+    return people
 
 
 def _read_slice(file: Path) -> np.ndarray:
@@ -256,13 +335,26 @@ def _levels(numbers: list[int], levels: int, by_rank: bool) -> np.ndarray:
     return np.array(numbers, dtype=np.int64)
 
 
-def _for_each(work: Callable[[_Person], np.ndarray], people: list[_Person], label: str) -> list[np.ndarray]:
-    """`work` on every person in threads (decoding and resampling release the lock), in order, with a progress bar."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+def _for_each(work: Callable[[_Person], T], people: list[_Person], label: str) -> Iterator[T]:
+    """`work` on every person in threads (decoding and resampling release the lock), in order, with a progress bar.
+
+    A few results at most wait for whoever takes them.
+    """
+    threads = min(8, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(None, label, total=len(people), unit="person", disable=None, leave=False) as bar,
+    ):
+        waiting: deque[Future[T]] = deque()
         try:
-            return list(
-                tqdm(pool.map(work, people), label, total=len(people), unit="person", disable=None, leave=False)
-            )
+            for person in people:
+                waiting.append(pool.submit(work, person))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+                    bar.update()
+            while waiting:
+                yield waiting.popleft().result()
+                bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
