@@ -14,14 +14,12 @@ The figures go to rate.json beside each of the weights (`package` then lists the
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -31,10 +29,10 @@ from tqdm import tqdm
 from oasisvq import OasisVQ, OasisVQError, compress, metrics
 from oasisvq import figures as plots
 from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.export import export
 from oasisvq.weights import MODELS, RATE, write_atomically
 
 BATCH = 64
-CHROMIUM = "/usr/bin/chromium"
 CLARITY = ("ssim", "ssim_foreground")
 
 Setting = tuple[str, str, dict[str, Any]]  # what it is called, Pillow's format, Pillow's options
@@ -208,31 +206,6 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """The figure of the model card as a picture, PNG or SVG, drawn by Chromium as the browser tests run it."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError as error:
-        raise OasisVQError("--figure draws with Playwright: pip install -r requirements-dev.txt") from error
-
-    size = next(iter(figures["sizes"]))
-    figure = plots.rate(figures, int(size)).update_layout(template="plotly_white")
-    kind = "svg" if path.suffix == ".svg" else "png"
-    page_text = figure.to_html(include_plotlyjs=True, full_html=True, div_id="rate")
-    script = f"Plotly.toImage('rate', {{format: '{kind}', width: 1000, height: 440, scale: 2}})"
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page()
-            page.set_content(page_text)
-            picture = page.evaluate(script)
-            browser.close()
-    except Error as error:
-        raise OasisVQError(f"--figure draws with Chromium: {str(error).splitlines()[0]}") from error
-    _, encoded = picture.split(",", 1)
-    write_atomically(path, base64.b64decode(encoded) if kind == "png" else unquote(encoded).encode())
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m oasisvq benchmark rate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, nargs="+", required=True, metavar="DIR", help="folders of weights")
@@ -254,7 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             figures = json.loads(kept.read_text())
         if args.figure:
-            draw(figures, args.figure)
+            size = next(iter(figures["sizes"]))
+            export(plots.rate(figures, int(size)), args.figure)
     except (OasisVQError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     print(table(figures))

@@ -1,15 +1,20 @@
 """Speed of the cached sampler beside one parallel forward pass (the floor: every product once) and naive drawing.
 
-    python -m oasisvq benchmark sampler --batch 1 16 --grid 20 --threads 2 --json sampler.json
+    python -m oasisvq benchmark sampler --weights base --batch 1 16 --threads 2 --json sampler.json
+    python -m oasisvq benchmark sampler --batch 1 --grid 10 20 40 64 --threads 2 --figure docs/sampler.svg
 
-Ratios come from one process: forward pass, draw and naive step take turns, and medians are compared. Weights are
-random: speed does not depend on them. A naive draw repeats the same step, a full forward pass and one pick, once a
-position; its time is extrapolated from the median step.
+Ratios come from one process: forward pass, draw and naive step take turns, and medians are compared. A naive draw
+repeats the same step, a full forward pass and one pick, once a position; its time is extrapolated from the median step.
+
+The trained prior of --weights is timed on its own grid, since what is likely decides how often a pick is close enough
+to a border to be made again in double precision (see `oasisvq.sampling`). Other grids get a network of the same sizes
+with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -18,20 +23,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import torch
 
+from oasisvq import OasisVQ, OasisVQError
+from oasisvq.export import export
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import PRESETS, Preset
 from oasisvq.sampling import sample
 
 
+def build(preset: Preset, grid: int) -> PixelCNN:
+    """The prior of a preset on another grid, with random weights."""
+    torch.manual_seed(0)
+    return PixelCNN(replace(preset, size=grid << len(preset.channels))).eval()
+
+
 def measure(
-    preset: Preset, grid: int, batch: int, threads: int, device: str = "cpu", repeats: int = 7
+    prior: PixelCNN, preset: Preset, batch: int, threads: int, device: str = "cpu", repeats: int = 7
 ) -> dict[str, Any]:
     """One row: seconds for a forward pass, a cached draw and a naive draw of `batch` grids of grid x grid codes."""
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    prior = PixelCNN(replace(preset, size=4 * grid)).to(device).eval()
+    prior = prior.to(device)
+    grid = prior.position_v.shape[-1]
     indices = torch.randint(preset.codebook_size, (batch, grid, grid), device=device)
     level = torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -43,9 +57,12 @@ def measure(
     def naive_step() -> None:
         torch.multinomial(prior(indices, level, level)[:, :, 0, 0].softmax(1), 1)
 
-    forward_s, cached_s, step_s = medians(
-        [forward, lambda: sample(prior, batch, level=0, grade=0), naive_step], repeats
-    )
+    seeds = itertools.count()
+
+    def cached() -> None:
+        sample(prior, batch, seed=next(seeds), level=preset.levels // 2, grade=0)
+
+    forward_s, cached_s, step_s = medians([forward, cached, naive_step], repeats)
     naive_s = step_s * grid * grid
     return {
         "grid": f"{grid}x{grid}",
@@ -90,21 +107,38 @@ def main(arguments: list[str] | None = None) -> None:
         "python -m oasisvq benchmark sampler",
         description="Speed of the cached sampler beside one forward pass and naive drawing.",
     )
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="base")
-    parser.add_argument("--grid", type=int, nargs="+", default=[20], help="sides of the grid, in codes")
+    parser.add_argument("--weights", metavar="DIR|REPO", help="time this trained prior on its grid")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="base", help="without --weights")
+    parser.add_argument("--grid", type=int, nargs="+", help="sides of the grid, in codes (default: the preset's)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--figure", type=Path, help="draw the cost of a code against the grid here, SVG or PNG")
     options = parser.parse_args(arguments)
+    try:
+        rows = run(options)
+        if options.figure:
+            export(growth(rows), options.figure, width=760)
+    except OasisVQError as error:
+        parser.exit(2, f"error: {error}\n")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures and prints every row asked for."""
+    model = OasisVQ.from_pretrained(options.weights, device="cpu") if options.weights else None
+    preset = model.preset if model else PRESETS[options.preset]
 
     print(f"{'grid':>7} {'batch':>5} {'threads':>7} {'forward':>10} {'cached':>10} {'naive':>10}  ratios")
     rows = []
-    for grid in options.grid:
+    for grid in options.grid or [preset.grid]:
+        prior = model.prior if model and grid == preset.grid else build(preset, grid)
         for batch in options.batch:
             for threads in options.threads:
-                row = measure(PRESETS[options.preset], grid, batch, threads, options.device, options.repeats)
+                row = measure(prior, preset, batch, threads, options.device, options.repeats)
                 rows.append(row)
                 print(
                     f"{row['grid']:>7} {batch:>5} {threads:>7} {row['forward_s']:>8.4f} s {row['cached_s']:>8.4f} s "
@@ -112,8 +146,32 @@ def main(arguments: list[str] | None = None) -> None:
                     f"naive / cached {row['naive_over_cached']:.0f}, {row['cached_us_per_code']:.0f} us a code",
                     flush=True,
                 )
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    return rows
+
+
+def growth(rows: list[dict[str, Any]]) -> go.Figure:
+    """Microseconds a code against the number of codes in the grid: cached, naive, and the floor of one forward pass."""
+    figure = go.Figure()
+    kinds = {
+        "naive": ("naive_s", "#7a8794"),
+        "cached": ("cached_s", "#d55e00"),
+        "one forward pass": ("forward_s", "#0f7d74"),
+    }
+    for batch in sorted({row["batch"] for row in rows}):
+        chosen = [row for row in rows if row["batch"] == batch]
+        codes = [int(row["grid"].split("x")[0]) ** 2 for row in chosen]
+        for name, (key, colour) in kinds.items():
+            figure.add_scatter(
+                x=codes,
+                y=[row[key] / (batch * n) * 1e6 for row, n in zip(chosen, codes, strict=True)],
+                name=f"{name}, batch {batch}",
+                mode="lines+markers",
+                line={"color": colour, "dash": "solid" if batch == 1 else "dash"},
+            )
+    figure.update_xaxes(type="log", title="codes in the grid", tickvals=codes, ticktext=[r["grid"] for r in chosen])
+    figure.update_yaxes(type="log", title="microseconds a code")
+    figure.update_layout(margin={"l": 0, "r": 0, "t": 8, "b": 0})
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""What is unusual for a model, against plain arithmetic; and the benchmarks that judge it and refills."""
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from tiny_weights import TINY, forget_the_hub, write_weights
+
+from oasisvq import OasisVQ
+from oasisvq.data.examples import examples
+from oasisvq.data.slices import foreground, to_model
+from oasisvq.unusual import LEAST, NEARNESS, SMOOTHING, unusual
+
+
+def benchmark(name: str) -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OasisVQ:
+    forget_the_hub(monkeypatch, tmp_path)
+    loaded = OasisVQ.from_pretrained(write_weights(tmp_path / "tiny"), device="cpu")
+    torch.manual_seed(0)
+    loaded.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
+    for parameter in loaded.prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return loaded
+
+
+@torch.inference_mode()
+def one_way(model: OasisVQ, picture: torch.Tensor, level: int) -> np.ndarray:
+    """The measure of one slice (1, 1, S, S), cell by cell."""
+    book = model.vqvae.codebook.double().numpy()
+    seen = model.vqvae.encoder(picture)[0].double().numpy()
+    grade = torch.tensor([len(TINY.grades)])
+    chances = model.prior(model.encode(picture), torch.tensor([level]), grade)[0].double().softmax(0).numpy()
+    size = len(book)
+    apart = np.array([[np.square(a - b).sum() for b in book] for a in book])
+    scale = (
+        2
+        * NEARNESS
+        * sorted(apart[i, j] for i in range(size) for j in range(size) if i != j)[(size**2 - size - 1) // 2]
+    )
+    found = np.empty(seen.shape[1:])
+    for cell in np.ndindex(*found.shape):
+        p, z = chances[(slice(None), *cell)], seen[(slice(None), *cell)]
+
+        def bits(away: np.ndarray, p: np.ndarray = p) -> float:
+            return -math.log2(sum(p[k] * math.exp(-away[k] / scale) for k in range(size)))
+
+        each = [bits(apart[j]) for j in range(size)]
+        mean = sum(p[j] * each[j] for j in range(size))
+        variance = sum(p[j] * (each[j] - mean) ** 2 for j in range(size))
+        found[cell] = (bits(np.square(book - z).sum(1)) - mean) / math.sqrt(variance + LEAST)
+    return found
+
+
+def test_the_map_is_what_it_says(model: OasisVQ) -> None:
+    slices = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    found = unusual(model, slices, torch.tensor([3, 7])).numpy()
+    for picture, level, values in zip(slices, (3, 7), found, strict=True):
+        both = [one_way(model, picture[None], level), one_way(model, picture[None].flip(3), level)[:, ::-1]]
+        expected = ndimage.gaussian_filter(np.mean(both, axis=0), SMOOTHING * TINY.grid)
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_mirrored_slice_has_the_mirrored_map(model: OasisVQ) -> None:
+    slices = torch.rand(2, 1, 16, 16) - 0.5
+    torch.testing.assert_close(unusual(model, slices.flip(3)), unusual(model, slices).flip(2), rtol=1e-4, atol=1e-4)
+
+
+def test_levels_one_each_are_levels_one_by_one(model: OasisVQ) -> None:
+    slices = torch.rand(3, 1, 16, 16) - 0.5
+    together = unusual(model, slices, torch.tensor([0, 5, TINY.levels]))
+    apart = [unusual(model, slices[i : i + 1], level) for i, level in enumerate((0, 5, None))]
+    torch.testing.assert_close(together, torch.cat(apart), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bright", "dark", "displaced", "missing"])
+@pytest.mark.parametrize("across", [3, 12])
+def test_lesions_lie_in_the_brain_and_show(kind: str, across: int) -> None:
+    lesions = benchmark("lesions")
+    rng = np.random.default_rng(0)
+    picture = to_model(next(iter(examples().values()))[None])[0] + 0.5
+    painted, where, change = lesions.paint(picture, kind, across, rng)
+    assert foreground(picture)[where].all()
+    assert abs(where.sum() - math.pi * across**2 / 4) < 0.25 * math.pi * across**2 / 4 + 2
+    near = ndimage.binary_dilation(where, iterations=2)
+    assert np.array_equal(painted[~near], picture[~near])
+    assert change >= lesions.LEAST
+    assert np.abs(painted - picture)[where].mean() >= 0.8 * lesions.LEAST
+    if kind == "missing":
+        assert painted[where].min() == 0
+    if kind == "bright":
+        assert painted[where].max() == 1
+
+
+def test_no_lesion_where_no_brain_is() -> None:
+    lesions = benchmark("lesions")
+    assert lesions.paint(np.zeros((80, 80), np.float32), "bright", 6, np.random.default_rng(0)) is None
+
+
+def test_area_under_the_curve_counts_pairs() -> None:
+    lesions = benchmark("lesions")
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 5, 20), rng.integers(0, 4, 30)
+    pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    assert lesions.auroc(positive, negative) == pytest.approx(np.mean(pairs))
+
+
+def test_edges_are_the_differences_across_a_square() -> None:
+    refill = benchmark("refill")
+    pictures = torch.zeros(1, 20, 20)
+    pictures[:, 8:16, 4:12] = 0.25
+    assert np.allclose(refill.edges(pictures, 2, 1, 2, 4), 0.25)
+    pictures[:, 16:] = 0.25  # what is below is as grey as the square: no edge there
+    assert np.allclose(refill.edges(pictures, 2, 1, 2, 4), [[0.25, 0.25, 0, 0.25]])
+
+
+def test_excess_looks_below_and_right_alone() -> None:
+    refill = benchmark("refill")
+    more = torch.zeros(1, 9, 9)
+    more[:, 5:7, 2:5] = 3.0
+    more[:, 2:5, 5:7] = 1.0
+    assert np.allclose(refill.excess(more, 2, 2, 3), [[3.0, 1.0]])
