@@ -385,10 +385,22 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser(
         "benchmark",
-        help="measure speed, draws, lesions, refills, rates or the phantom cohort",
+        help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = ("draws", "failures", "lesions", "phantom", "rate", "refill", "sampler", "training", "transformer")
+    names = (
+        "crowd",
+        "draws",
+        "failures",
+        "fuzz",
+        "lesions",
+        "phantom",
+        "rate",
+        "refill",
+        "sampler",
+        "training",
+        "transformer",
+    )
     sub.add_argument("what", choices=names)
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=again, json=None)
