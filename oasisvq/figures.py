@@ -14,7 +14,6 @@ from plotly.subplots import make_subplots
 
 Picture = NDArray[np.floating]
 
-DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
 BITS_LIMIT = 12.0  # bits a code on the surprise scale; more shows as this
 # Without its first colour, #000004: Streamlit takes #000001 to #000040 for names of its theme's colours.
 HEAT = sequential.Inferno[1:]
@@ -22,25 +21,6 @@ TRAINING, VALIDATION = "#7a8794", "#0f7d74"
 # Okabe and Ito's, which colour-blind people tell apart.
 CODECS = {"JPEG": "#7a8794", "JPEG 2000": "#cc79a7", "AVIF": "#e69f00", "WebP": "#0072b2"}
 OURS = "#d55e00"
-
-
-def comparison(original: Picture, reconstruction: Picture, similarity: Picture) -> go.Figure:
-    """Original, reconstruction, difference and SSIM map as four panels whose zoom and pan are linked."""
-    titles = ("Original", "Reconstruction", "Difference: reconstruction − original", "SSIM map: local likeness")
-    figure = make_subplots(2, 2, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.07)
-    for column, picture in enumerate((original, reconstruction), start=1):
-        figure.add_trace(_panel(picture, "coloraxis", "grey %{z:.3f}"), 1, column)
-    figure.add_trace(_panel(reconstruction - original, "coloraxis2", "difference %{z:+.3f}"), 2, 1)
-    figure.add_trace(_panel(similarity, "coloraxis3", "SSIM %{z:.3f}"), 2, 2)
-    _linked_pictures(figure, original.shape)
-    top, bottom = {"y": 0.77, "len": 0.46}, {"len": 0.23, "orientation": "v"}
-    figure.update_layout(
-        height=780,
-        coloraxis=_scale("Greys_r", 0, 1, "grey", top),
-        coloraxis2=_scale("RdBu_r", -DIFFERENCE_LIMIT, DIFFERENCE_LIMIT, "difference", bottom | {"y": 0.36}),
-        coloraxis3=_scale("Cividis", 0, 1, "SSIM", bottom | {"y": 0.1}),
-    )
-    return figure
 
 
 def surprise(picture: Picture, bits: NDArray[np.floating]) -> go.Figure:
@@ -124,6 +104,63 @@ def by_level(values: Mapping[str, float], label: str) -> go.Figure:
     return figure
 
 
+def standing(measured: Sequence[tuple[str, float, Sequence[float]]]) -> go.Figure:
+    """Where one slice stands among the test slices, a panel for each measure.
+
+    Args:
+        measured: label, value of this slice, and the percentiles 0 to 100 of the test slices.
+    """
+    figure = make_subplots(1, len(measured), subplot_titles=[label for label, _, _ in measured], shared_yaxes=True)
+    for column, (_, value, percentiles) in enumerate(measured, start=1):
+        share = float(np.interp(value, percentiles, range(len(percentiles)), left=0, right=100))
+        figure.add_scatter(
+            x=list(percentiles),
+            y=list(range(len(percentiles))),
+            mode="lines",
+            line={"color": TRAINING, "width": 2},
+            hovertemplate="%{y} % of the test slices lie below %{x:.3f}<extra></extra>",
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            x=[value],
+            y=[share],
+            mode="markers",
+            marker={"color": OURS, "size": 12},
+            hovertemplate=f"this slice: %{{x:.3f}}, above {share:.0f} % of the test slices<extra></extra>",
+            row=1,
+            col=column,
+        )
+    figure.update_yaxes(range=[-4, 104], dtick=25)
+    figure.update_yaxes(title="% of test slices below", col=1)
+    figure.update_layout(height=240, margin={"l": 0, "r": 0, "t": 28, "b": 0}, showlegend=False)
+    return figure
+
+
+def by_slice(values: Mapping[str, Sequence[float]], shown: int) -> go.Figure:
+    """Figures of every slice of a volume, lowest first, by name; a line marks the slice that is shown."""
+    figure = go.Figure()
+    for (name, of_slices), colour in zip(values.items(), (VALIDATION, OURS), strict=False):
+        figure.add_scatter(
+            x=list(range(1, len(of_slices) + 1)),
+            y=list(of_slices),
+            name=name,
+            mode="lines",
+            line={"color": colour},
+            hovertemplate="%{y:.3f}",
+        )
+    figure.add_vline(shown + 1, line={"color": TRAINING, "dash": "dot"})
+    figure.update_layout(
+        height=300,
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        xaxis_title="slice, from below",
+        yaxis_title="SSIM",
+        legend={"orientation": "h", "y": 1.12},
+        hovermode="x unified",
+    )
+    return figure
+
+
 def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
     """SSIM, whole and brain only, against bytes a slice: codecs as lines, our models as points.
 
@@ -132,9 +169,10 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
         size: side of the slices in pixels; one of `figures["sizes"]`.
     """
     found = figures["sizes"][str(size)]
+    whole = f", {figures['slices'] // figures['people']} slices in one picture"
     figure = make_subplots(1, 2, subplot_titles=("SSIM", "SSIM, brain only"), horizontal_spacing=0.08)
     for column, key in enumerate(("ssim", "ssim_foreground"), start=1):
-        for where, dash, note in (("codecs", "solid", ""), ("together", "dot", ", 32 slices in one picture")):
+        for where, dash, note in (("codecs", "solid", ""), ("together", "dot", whole)):
             for name, points in found[where].items():
                 told = f"{name}{note}"
                 look = {"mode": "lines", "line": {"color": CODECS[name], "dash": dash, "width": 2}}

@@ -11,7 +11,6 @@ from oasisvq.ui.pictures import code_map, enlarge
 model = model_in_frame()
 info, preset = model.info, model.preset
 
-st.title("Brain slices in a few hundred codes")
 st.markdown(wording.WHAT)
 
 name, picture = list(bundled().items())[SHOWN_FIRST]
@@ -22,7 +21,7 @@ indices = coded.indices[0].numpy()
 original, codes, again = st.columns(3)
 original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {name}", alt=f"Example slice: {name}")
 codes.image(
-    code_map(indices, load_palette().rank, indices >= 0),
+    code_map(indices, load_palette(model).rank, indices >= 0),
     width="stretch",
     caption=f"2. Its {preset.grid} × {preset.grid} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
     alt="The grid of codes as coloured cells: the outline of the brain can be made out",
@@ -40,7 +39,11 @@ st.header("What you can do here")
 for column, (path, title, what) in zip(
     st.columns(5),
     (
-        ("pages/reconstruct.py", "Reconstruct", "See what the codes keep of a slice and what they lose."),
+        (
+            "pages/reconstruct.py",
+            "Reconstruct",
+            "See what the codes keep of a slice and what they lose: an example, or a picture, NIfTI or DICOM of yours.",
+        ),
         ("pages/generate.py", "Generate", "Watch the PixelCNN draw a slice, code by code."),
         ("pages/edit_codes.py", "Edit codes", "Paint with codes and see the slice change."),
         ("pages/surprise.py", "Surprise", "See which parts of a slice the model did not expect."),

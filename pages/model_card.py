@@ -1,4 +1,4 @@
-"""Model card: data, curves, results, limits, how to cite, how to train."""
+"""Model card: data, terms, curves, results, limits, how to cite, how to train."""
 
 import streamlit as st
 
@@ -6,11 +6,13 @@ from oasisvq import figures
 from oasisvq.ui import wording
 from oasisvq.ui.frame import model_in_frame
 
+PLAIN = {"displaylogo": False}
+
 info = model_in_frame().info
 data, preset, results, history = info["data"], info["preset"], info["results"], info["history"]
+training, rate, draws = info["training"], info["rate"], info["draws"]
 
-st.title("Model card")
-st.markdown(f"**{wording.DISCLAIMER}**")
+st.markdown(f"**{wording.DISCLAIMER}** {wording.SHORT}")
 
 st.header("What the weights saw")
 st.markdown(f"**{data['name']}.** {data['description']}")
@@ -18,6 +20,13 @@ st.table(
     {"Split": list(data["people"]), "People": list(data["people"].values()), "Slices": list(data["slices"].values())}
 )
 st.caption(f"Split by person: nobody is in two of them. Fingerprint of the set: `{data['fingerprint']}`")
+
+st.header("By whom, and under which terms")
+versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
+st.markdown(f"Trained by the makers of oasisvq with seed {training['seed']} in {training['precision']}, by")
+st.code(training["command"].replace(" && ", " &&\n"), language="bash", wrap_lines=True)
+st.caption(f"With {versions}.")
+st.markdown(wording.TERMS)
 
 st.header("Results")
 if results:
@@ -35,15 +44,61 @@ if results:
         "over the slices of a person, then over people; intervals by bootstrap over people. "
         "From `python -m oasisvq evaluate`."
     )
+    with st.expander("More: the mathematics"):
+        st.markdown(wording.MORE_RECONSTRUCT)
     st.subheader("SSIM by level")
     st.plotly_chart(
         figures.by_level(results["ssim_by_level"], "SSIM"),
         key="levels",
-        config={"displaylogo": False},
+        config=PLAIN,
         alt="SSIM of the reconstruction for each level of the head, lowest level first",
     )
 else:
     st.info("Nothing was measured yet with these weights.")
+if rate and str(preset["size"]) in rate["sizes"]:
+    st.subheader("Bytes against likeness")
+    st.plotly_chart(
+        figures.rate(rate, preset["size"]),
+        key="rate",
+        config=PLAIN,
+        alt="SSIM against bytes a slice: image codecs as lines, the codes of these weights as points",
+    )
+    st.caption(
+        "The same slices through image codecs at their settings, and as codes: stored plainly, and under the prior. "
+        "Further up and to the left is better. From `python -m oasisvq benchmark rate`."
+    )
+
+st.header("Draws and copies")
+if draws:
+    copies = draws["copies"]
+    for column, (label, value, meaning) in zip(
+        st.columns(3),
+        (
+            (
+                "Draws nearer than any usual slice",
+                f"{copies['share_closer']:.1%}",
+                "to a training slice than the closest 1 % of held-out slices; copies would push it far above 1 %",
+            ),
+            (
+                "Nearest training slice, draws",
+                f"{copies['draws_median']:.4f}",
+                "root mean square difference on a grey scale of 0 to 1, median of the draws",
+            ),
+            (
+                "Nearest training slice, held-out people",
+                f"{copies['held_out_median']:.4f}",
+                "the same for slices of people that the model never saw",
+            ),
+        ),
+        strict=True,
+    ):
+        column.metric(label, value, help=meaning, border=True, height="stretch")
+    st.caption(
+        f"{wording.COPIES.strip()} {draws['count']:,} draws with seed {draws['seed']}, against the {draws['people']} "
+        f"people of the split `{draws['split']}`. From `python -m oasisvq benchmark draws`."
+    )
+else:
+    st.markdown(f"{wording.COPIES} With these weights it was not measured; `python -m oasisvq benchmark draws` does.")
 
 st.header("Training")
 left, right = st.columns(2)
@@ -52,14 +107,14 @@ if history["vqvae"]:
     left.plotly_chart(
         figures.curves(history["vqvae"], None, "val_ssim", "SSIM"),
         key="vqvae ssim",
-        config={"displaylogo": False},
+        config=PLAIN,
         alt="SSIM on validation people over the epochs of the VQ-VAE",
     )
     left.subheader("VQ-VAE: loss")
     left.plotly_chart(
         figures.curves(history["vqvae"], "train_loss", "val_loss", "loss"),
         key="vqvae loss",
-        config={"displaylogo": False},
+        config=PLAIN,
         alt="Training and validation loss over the epochs of the VQ-VAE",
     )
 if history["prior"]:
@@ -67,7 +122,7 @@ if history["prior"]:
     right.plotly_chart(
         figures.prior_curves(history["prior"]),
         key="prior bits",
-        config={"displaylogo": False},
+        config=PLAIN,
         alt="Training and validation bits per code over the epochs of the PixelCNN",
     )
 st.caption(
@@ -79,6 +134,8 @@ st.markdown(wording.LIMITS)
 
 st.header("Cite")
 st.markdown(f"OASIS-1, if the weights above saw slices of it:\n{wording.CITATION}")
+st.markdown("These weights, by what tells them from all others:")
+st.code(wording.cite(info), language=None, wrap_lines=True)
 
 st.header("The example slices")
 with st.expander("Where they come from, and the template's notice"):

@@ -6,59 +6,72 @@ import streamlit as st
 
 from oasisvq import figures, metrics
 from oasisvq.ui import wording
-from oasisvq.ui.choose import choose_slice
+from oasisvq.ui.choose import choose_slice, uploaded
+from oasisvq.ui.examine import as_csv, codes_file, examine, examine_scan, rank, report
 from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import turn
 from oasisvq.ui.pictures import RECONSTRUCTION, marked, png
+from oasisvq.ui.viewer import DIFFERENCE_LIMIT, viewer
 
 model = model_in_frame()
 preset, results = model.preset, model.info["results"] or {}
+percentiles = results.get("percentiles", {})
 
-st.title("Reconstruct")
 st.markdown("What do the codes keep of a slice, and what do they lose?")
 
 chosen = choose_slice(preset.size)
 if chosen is None:
     st.stop()
-with turn():
-    coded = model.reconstruct(chosen.tensor)
-    bits = float(model.surprise(coded.indices).sum())
-again = coded.slices[0, 0].numpy() + 0.5
+kept = uploaded()
+[examined] = examine(model, chosen.picture[None])
+again, measured = examined.reconstruction, examined.measured
+
+viewer(chosen, again, metrics.ssim_map(chosen.picture, again))
+sides = (
+    "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
+    if chosen.edges
+    else "Which side is left is not known: the file does not say."
+)
+st.caption(
+    f"{chosen.name} at the model's size of {preset.size} × {preset.size} pixels. {sides} Original and reconstruction "
+    f"share one grey scale; differences beyond ±{DIFFERENCE_LIMIT} show as that."
+)
+
+if examined.unlike is not None:
+    box = st.warning if examined.unlike.unlike else st.info
+    box(wording.unlike(examined.unlike), icon=":material/rule:")
+
+
+def standing(key: str, held_out: str, form: str) -> str | None:
+    """Where the slice stands among those of held-out people; their mean where nothing more was measured."""
+    if key in percentiles and not math.isnan(measured[key]):
+        return f"above {rank(measured[key], percentiles[key])} % of test slices"
+    return f"held-out {results[held_out]:{form}}" if held_out in results else None
+
+
 plain = preset.grid**2 * math.log2(preset.codebook_size)
-
-
-def average(key: str, form: str) -> str | None:
-    """What held-out people reach, beside the figure of this slice."""
-    return f"held-out {results[key]:{form}}" if key in results else None
-
-
 for column, (label, value, beside, meaning) in zip(
     st.columns(5),
     (
-        ("SSIM", f"{metrics.ssim(chosen.picture, again):.3f}", average("ssim_mean", ".3f"), "1 = equal pictures"),
+        ("SSIM", f"{examined.ssim:.3f}", standing("ssim", "ssim_mean", ".3f"), "1 = equal pictures"),
         (
             "SSIM, brain only",
-            f"{metrics.foreground_ssim(chosen.picture, again):.3f}",
-            average("ssim_foreground_mean", ".3f"),
+            "–" if math.isnan(examined.ssim_foreground) else f"{examined.ssim_foreground:.3f}",
+            standing("ssim_foreground", "ssim_foreground_mean", ".3f"),
             "the same without the easy black background",
         ),
+        ("PSNR", f"{examined.psnr:.1f} dB", standing("psnr", "psnr_mean", ".1f"), "peak signal over error"),
         (
-            "PSNR",
-            f"{metrics.psnr(chosen.picture, again):.1f} dB",
-            average("psnr_mean", ".1f"),
-            "peak signal over error",
+            "Bits under the prior",
+            f"{examined.bits:,.0f}",
+            standing("bits_per_code", "", ""),
+            f"what the PixelCNN needs to name the codes, {examined.bits / 8:,.0f} bytes: −log₂ of their probability, "
+            "with level and rating not told. Many bits: unusual for this model.",
         ),
         (
             "Bits, plain",
             f"{plain:,.0f}",
             f"{plain / 8:,.0f} bytes",
             f"{preset.grid}² codes, each written with log₂ {preset.codebook_size} bits",
-        ),
-        (
-            "Bits under the prior",
-            f"{bits:,.0f}",
-            f"{bits / 8:,.0f} bytes",
-            "what the PixelCNN needs to name the same codes: −log₂ of their probability",
         ),
     ),
     strict=True,
@@ -74,22 +87,73 @@ for column, (label, value, beside, meaning) in zip(
         height="stretch",
     )
 
-st.plotly_chart(
-    figures.comparison(chosen.picture, again, metrics.ssim_map(chosen.picture, again)),
-    key="comparison",
-    config={"displaylogo": False, "scrollZoom": True},
-    alt=f"Four linked panels for {chosen.name}: original, reconstruction, their difference, and the map of local SSIM",
-)
-st.caption(
-    f"{chosen.name} at the model's size of {preset.size} × {preset.size} pixels. Original and reconstruction share one "
-    f"grey scale; differences beyond ±{figures.DIFFERENCE_LIMIT} show as that. Drag to zoom, wheel to zoom in and out, "
-    "double-click to return: all four panels move together."
-)
-st.download_button(
-    "Reconstruction as PNG",
-    lambda: png(marked(again, RECONSTRUCTION), wording.provenance(model.info, RECONSTRUCTION)),
-    file_name="oasisvq-reconstruction.png",
-    mime="image/png",
-    on_click="ignore",
-    icon=":material/download:",
-)
+panels = [
+    (label, measured[key], percentiles[key])
+    for key, label in wording.STANDING.items()
+    if key in percentiles and not math.isnan(measured[key])
+]
+if panels:
+    with st.expander(f"Where this slice stands among {results['slices']:,} slices of {results['people']} test people"):
+        st.plotly_chart(
+            figures.standing(panels),
+            key="standing",
+            config={"displaylogo": False},
+            alt="For each measure, the share of test slices below each value, and this slice on that curve: "
+            + "; ".join(f"{label} above {rank(value, curve)} %" for label, value, curve in panels),
+        )
+        st.caption("The line: how many of the test slices lie below a value. The dot: this slice.")
+
+if kept is not None and chosen.count > 1:
+    st.header("The whole volume")
+    weights = model.info["files"]["vqvae.safetensors"]["sha256"]
+    if st.button(f"Reconstruct all {chosen.count} slices", icon=":material/stacks:"):
+        bar = st.progress(0.0, "Reconstructing …")
+        kept.found[weights] = examine_scan(
+            model, kept, lambda done, of: bar.progress(done / of, f"Reconstructing … {done} of {of} slices")
+        )
+        bar.empty()
+    if weights in kept.found:
+        found, levels = kept.found[weights], kept.scan.levels
+        st.plotly_chart(
+            figures.by_slice({"SSIM": found["ssim"], "SSIM, brain only": found["ssim_foreground"]}, chosen.index),
+            key="by slice",
+            config={"displaylogo": False},
+            alt=f"SSIM of all {chosen.count} slices, from {min(found['ssim']):.3f} to {max(found['ssim']):.3f}",
+        )
+        st.caption(wording.whole_volume(found, levels))
+        st.download_button(
+            "Figures of all slices, CSV",
+            lambda: as_csv(found, levels),
+            file_name="oasisvq-volume.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+
+st.header("Take it home")
+for column, (label, content, name, kind) in zip(
+    st.columns(3),
+    (
+        (
+            "Reconstruction, PNG",
+            lambda: png(marked(again, RECONSTRUCTION), wording.provenance(model.info, RECONSTRUCTION)),
+            "oasisvq-reconstruction.png",
+            "image/png",
+        ),
+        ("Codes, npz", lambda: codes_file(model.info, examined), "oasisvq-codes.npz", "application/octet-stream"),
+        (
+            "Report, JSON",
+            lambda: report(model.info, chosen, examined, kept),
+            "oasisvq-report.json",
+            "application/json",
+        ),
+    ),
+    strict=True,
+):
+    column.download_button(
+        label, content, file_name=name, mime=kind, on_click="ignore", icon=":material/download:", width="stretch"
+    )
+st.caption("The picture carries its mark; all three name the weights, none the file that you gave.")
+
+with st.expander("More: the mathematics"):
+    st.markdown(wording.MORE_RECONSTRUCT)

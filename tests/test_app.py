@@ -91,7 +91,7 @@ def test_without_weights_there_is_one_line_and_no_page(monkeypatch):
     def none(*_):
         raise OasisVQError("no bundled weights at /nowhere: set OASISVQ_HUB_REPO")
 
-    monkeypatch.setattr("oasisvq.ui.frame.load_model", none)
+    monkeypatch.setattr("oasisvq.ui.frame.choices", none)
     app = open_page("home")
     assert len(app.error) == 1
     assert "set OASISVQ_HUB_REPO" in app.error[0].value
@@ -279,18 +279,6 @@ def test_code_map_tells_known_from_unknown_and_mosaic_keeps_all():
     sheet = mosaic([enlarge(np.full((4, 4), value), 16) for value in (0.2, 0.4, 0.6)], columns=2, gap=0)
     assert sheet.size == (32, 32)
     assert [sheet.getpixel(at) for at in ((0, 0), (16, 0), (0, 16), (16, 16))] == [51, 102, 153, 0]
-
-
-def test_pictures_of_a_comparison_share_scale_and_zoom():
-    rng = np.random.default_rng(0)
-    original, other = rng.random((80, 80)), rng.random((80, 80))
-    figure = figures.comparison(original, other, original)
-    assert figure.data[0].coloraxis == figure.data[1].coloraxis == "coloraxis"
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
-    assert figure.layout.coloraxis2.cmin == -figure.layout.coloraxis2.cmax == -figures.DIFFERENCE_LIMIT
-    np.testing.assert_allclose(figure.data[2].z, other - original, atol=1e-4)
-    axes = [figure.layout[f"{axis}axis{number}"] for axis in "xy" for number in ("", 2, 3, 4)]
-    assert [axis.matches for axis in axes] == ["x"] * 4 + ["y"] * 4
 
 
 def test_heat_map_lies_on_the_cells_of_the_slice():

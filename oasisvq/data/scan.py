@@ -6,7 +6,7 @@ front and up, and seen from above: the left side of a picture is then the left s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
@@ -30,7 +30,7 @@ class Scan:
     """Axial slices, lowest first, front up.
 
     Attributes:
-        stack: float32 (N, H, W) in [0, 1], background 0; H = W.
+        stack: (N, H, W) in [0, 1], background 0; H = W; float32 as read.
         spacing: millimetres from slice to slice, pixel to pixel down, and across; None where the file does not say.
         edges: letters at the left, right, top and bottom edge, of R, L, A and P; None where the file does not say.
         levels: of each slice, where the model would place it: 0 (lowest) to 31; None outside or where it is not known.
@@ -39,13 +39,17 @@ class Scan:
         warnings: why the model may make nothing of it, one sentence each.
     """
 
-    stack: NDArray[np.float32]
+    stack: NDArray[np.floating]
     spacing: tuple[float, float, float] | None
     edges: tuple[str, str, str, str] | None
     levels: tuple[int | None, ...]
     first: int
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def halved(self) -> Scan:
+        """The same in half precision, to be kept: 150 slices take 20 MB, still finer than the slices of training."""
+        return replace(self, stack=self.stack.astype(np.float16))
 
 
 def single(picture: NDArray[np.float32], notes: list[str]) -> Scan:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from oasisvq.unlike import Unlike
 
 DISCLAIMER = "Research and teaching only, not for diagnosis."
+
+SHORT = """
+These weights turn an axial, skull-stripped T1 slice into codes and back, and draw slices that nobody has. They are made
+to see what such models keep, lose and invent.
+""".strip()
+
+TITLE = "Brain slices in a few hundred codes"
 
 WHAT = """
 A **slice** of a brain scan goes in. The **VQ-VAE** describes it with a small grid of **codes**, each taken from a
@@ -28,6 +38,21 @@ MORE = """
   2004](https://doi.org/10.1109/TIP.2003.819861)).
 """
 
+MORE_RECONSTRUCT = r"""
+- **Difference.** $d = \hat x - x$, pixel by pixel, on a grey scale from 0 to 1. Red: the reconstruction is brighter.
+- **SSIM** ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861)) compares means, spreads and correlation of
+  both pictures in a Gaussian window of 11 pixels round each pixel. The map shows it where it was computed; the figure
+  is its mean, and "brain only" its mean over the brain of the original, ventricles included.
+  $$\mathrm{SSIM} = \frac{(2\mu\hat\mu + c_1)(2\sigma_{x\hat x} + c_2)}
+  {(\mu^2 + \hat\mu^2 + c_1)(\sigma^2 + \hat\sigma^2 + c_2)}$$
+- **PSNR** is $-10 \log_{10}$ of the mean of $d^2$, in dB.
+- **Bits under the prior** are $-\sum_i \log_2 p(z_i \mid z_1 \dots z_{i-1})$: what an arithmetic coder needs for the
+  codes $z_i$ with the PixelCNN as its model.
+- **Unlike the training data** holds a few plain measures (bits and distance to the codebook over the brain, SSIM; area,
+  brightness and place of the brain) against people that the weights were not trained on. The score is the largest
+  deviation, in units of the usual range; the threshold is the score that one in twenty of those slices exceeds.
+"""
+
 UNUSUAL = """
 A bright cell is a code that the prior did not expect after the codes above it and to its left: it is **unusual for
 this model**. That is a statement about the model and the slices it has seen, not about the person. Noise, another
@@ -41,7 +66,7 @@ LIMITS = """
   never there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
   patients.
-- The app does not say which side is left: most pictures that are uploaded do not tell.
+- Which side is left is said only where the header of an uploaded file says it. Drawn slices have no known side.
 - Intervals are over people of one data set. Another scanner, age group or preparation was not measured.
 """
 
@@ -49,6 +74,20 @@ CITATION = """
 Marcus DS, Wang TH, Parker J, Csernansky JG, Morris JC, Buckner RL. Open Access Series of Imaging Studies (OASIS):
 cross-sectional MRI data in young, middle aged, nondemented, and demented older adults. *Journal of Cognitive
 Neuroscience* 2007; 19(9): 1498–1507. [doi:10.1162/jocn.2007.19.9.1498](https://doi.org/10.1162/jocn.2007.19.9.1498)
+"""
+
+TERMS = """
+The weights come under the terms of the data that they were trained on. For slices of OASIS these are the
+[OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to find out who took
+part, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
+Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910,
+P20 MH071616, U24 RR021382." No slice of anybody is in the weights' files or in this app: the examples are a
+template and phantoms.
+"""
+
+COPIES = """
+A model that learned its training slices by heart would draw them again. So every draw is held against every training
+slice, mirrored ones too, and so are slices of held-out people, who cannot have been copied.
 """
 
 TRAIN = """
@@ -61,6 +100,14 @@ python -m oasisvq prepare --help          # volumes to slices, people split once
 python -m oasisvq evaluate --help         # the table above, on your own held-out people
 ```
 """
+
+# Keys of `percentiles` in results.json, as Reconstruct calls them.
+STANDING = {
+    "ssim": "SSIM",
+    "ssim_foreground": "SSIM, brain only",
+    "psnr": "PSNR, dB",
+    "bits_per_code": "Bits per code, prior",
+}
 
 GRADES = {0.0: "0, none", 0.5: "0.5, very mild", 1.0: "1, mild", 2.0: "2, moderate"}
 
@@ -127,6 +174,40 @@ def provenance(info: Mapping[str, Any], kind: str) -> dict[str, str]:
         "Weights": info["files"]["vqvae.safetensors"]["sha256"],
         "Revision": info["revision"] or "none",
     }
+
+
+def unlike(verdict: Unlike) -> str:
+    """What the comparison with held-out people says about a slice, in words that claim nothing about a person."""
+    if not verdict.unlike:
+        return (
+            "Not unlike the training data: bits, codes, brightness, size and place of the brain lie in the usual range."
+        )
+    return (
+        f"**Unlike the training data:** {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this "
+        "slice. This says nothing about the person: another plane, contrast, scanner or a shifted head will do."
+    )
+
+
+def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:
+    """What was found on all slices of a scan, in a sentence or two."""
+    known = [i for i, level in enumerate(levels) if level is not None]
+    lines = ["The dotted line is the slice above."]
+    if known:
+        mean = sum(found["ssim"][i] for i in known) / len(known)
+        lines.append(
+            f"The model was trained on the levels of slices {known[0] + 1} to {known[-1] + 1}: "
+            f"mean SSIM {mean:.3f} there."
+        )
+    if "unlike" in found:
+        lines.append(f"{sum(found['unlike']):.0f} of {len(levels)} slices are unlike the training data.")
+    return " ".join(lines)
+
+
+def cite(info: Mapping[str, Any]) -> str:
+    """One line that names these weights for good."""
+    where = f"{info['repo']}, revision {info['revision']}" if info["repo"] else "bundled with oasisvq"
+    sha256 = info["files"]["vqvae.safetensors"]["sha256"]
+    return f"oasisvq, weights {info['preset']['name']!r} ({where}), VQ-VAE sha256 {sha256}"
 
 
 def notice() -> str:

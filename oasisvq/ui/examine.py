@@ -1,0 +1,159 @@
+"""What is found out about a slice on the page Reconstruct, and what of it can be taken home."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oasisvq.ui.choose import Chosen, Kept, as_tensor, shrunk
+from oasisvq.ui.models import turn
+from oasisvq.ui.wording import DISCLAIMER
+
+if TYPE_CHECKING:
+    from oasisvq.pipeline import OasisVQ
+    from oasisvq.unlike import Unlike
+
+_TOGETHER = 8  # slices examined in one turn
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One slice through the model: its codes (h, w), what they decode to (S, S) in [0, 1], and how far off that is.
+
+    `bits` are of all codes under the prior, level and grade unknown; `unlike` is None where the weights carry no
+    calibration.
+    """
+
+    indices: NDArray[np.int64]
+    reconstruction: NDArray[np.float32]
+    ssim: float
+    ssim_foreground: float
+    psnr: float
+    bits: float
+    unlike: Unlike | None
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The figures under the names of `percentiles` in `results.json`."""
+        return {
+            "ssim": self.ssim,
+            "ssim_foreground": self.ssim_foreground,
+            "psnr": self.psnr,
+            "bits_per_code": self.bits / self.indices.size,
+        }
+
+
+def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
+    """Code, decode and score slices (N, S, S) in [0, 1]. Takes its turn on the model."""
+    from oasisvq import metrics, unlike
+
+    with turn():
+        slices = as_tensor(pictures)
+        coded = model.reconstruct(slices)
+        bits = model.surprise(coded.indices).sum((1, 2)).tolist()
+        verdicts = unlike.unlike(model, slices) if unlike.calibrated(model) else [None] * len(pictures)
+    found = []
+    for i, picture in enumerate(pictures):
+        again = coded.slices[i, 0].numpy() + np.float32(0.5)
+        found.append(
+            Examined(
+                coded.indices[i].numpy(),
+                again,
+                metrics.ssim(picture, again),
+                metrics.foreground_ssim(picture, again),
+                metrics.psnr(picture, again),
+                bits[i],
+                verdicts[i],
+            )
+        )
+    return found
+
+
+def examine_scan(model: OasisVQ, kept: Kept, progress: Callable[[int, int], None]) -> dict[str, list[float]]:
+    """Every slice of a scan, lowest first: the figures of `Examined.measured`, and `unlike` (0, 1) where it is known.
+
+    `progress` is told (slices done, slices in all) after each step; what it raises ends the work.
+    """
+    stack, size = kept.scan.stack, model.preset.size
+    rows: list[dict[str, float]] = []
+    for start in range(0, len(stack), _TOGETHER):
+        found = examine(model, shrunk(stack[start : start + _TOGETHER], size))
+        rows += [one.measured | ({} if one.unlike is None else {"unlike": float(one.unlike.unlike)}) for one in found]
+        progress(len(rows), len(stack))
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def as_csv(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:
+    """The figures of all slices of a scan as a table, a slice a line."""
+    lines = [",".join(["slice", "model_level", *found])]
+    for i, level in enumerate(levels):
+        lines.append(
+            ",".join([str(i + 1), "" if level is None else str(level), *(f"{found[k][i]:.5g}" for k in found)])
+        )
+    return "\n".join(lines) + "\n"
+
+
+def rank(value: float, percentiles: Sequence[float]) -> int:
+    """Per cent of the test slices that lie below a value, from their percentiles 0 to 100."""
+    return round(float(np.interp(value, percentiles, range(len(percentiles)), left=0, right=100)))
+
+
+def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Kept | None) -> bytes:
+    """What was found, as JSON, with what is needed to find it again. It holds no file name and nothing of a header."""
+    preset, files = info["preset"], info["files"]
+    percentiles = (info["results"] or {}).get("percentiles", {})
+    about: dict[str, Any] = {
+        "what": "A slice, coded and painted again from its codes by oasisvq",
+        "warning": DISCLAIMER,
+        "weights": {
+            "preset": preset["name"],
+            "vqvae_sha256": files["vqvae.safetensors"]["sha256"],
+            "prior_sha256": files["prior.safetensors"]["sha256"],
+            "repository": info["repo"],
+            "revision": info["revision"],
+            "training_seed": preset["seed"],
+        },
+        "seed": None,
+        "seed_note": "nothing here is drawn at random: the same slice gives the same codes",
+        "slice": {
+            "number_from_below": chosen.index + 1,
+            "of": chosen.count,
+            "model_level": chosen.level,
+            "edges_left_right_top_bottom": chosen.edges,
+            "pixels": list(chosen.picture.shape),
+        },
+        "figures": {
+            name: {"value": None if math.isnan(value) else value}
+            | ({"percent_of_test_slices_below": rank(value, percentiles[name])} if name in percentiles else {})
+            for name, value in examined.measured.items()
+        }
+        | {"bits_under_the_prior": {"value": examined.bits}},
+        "codes_grid": list(examined.indices.shape),
+    }
+    if kept is not None:
+        about["slice"] |= {"spacing_mm": kept.scan.spacing, "notes": kept.scan.notes, "warnings": kept.scan.warnings}
+    if examined.unlike is not None:
+        verdict = examined.unlike
+        about["unlike_the_training_data"] = {
+            "verdict": verdict.unlike,
+            "score": verdict.score if math.isfinite(verdict.score) else None,
+            "threshold": verdict.threshold,
+            "reasons": verdict.reasons,
+        }
+    return (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:
+    """The codes as .npz, `indices` (1, h, w) as the command line writes them, and the weights that they belong to."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content, indices=examined.indices[None], weights=np.array(info["files"]["vqvae.safetensors"]["sha256"])
+    )
+    return content.getvalue()

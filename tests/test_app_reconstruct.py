@@ -1,0 +1,186 @@
+"""Reconstruct and the model card through Streamlit's own test runner: volumes, figures, what is taken home."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from scans import as_bytes as dicom_bytes
+from scans import dicom_series, head, nifti, turned, zipped
+from skimage.metrics import structural_similarity
+from test_app import _navigation_is_known, as_png, metrics_of, model, open_page  # noqa: F401  two are fixtures
+
+from oasisvq import figures
+from oasisvq.data import upload
+from oasisvq.data.examples import examples
+from oasisvq.data.slices import to_model
+from oasisvq.ui import examine, wording
+from oasisvq.ui.choose import Chosen, Kept, harmless, shrunk
+from oasisvq.unlike import Unlike
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """Eight thick slices: enough to scroll through."""
+    return np.ascontiguousarray(head()[:, :, 3::18])
+
+
+@pytest.fixture
+def opened(brain):
+    """Reconstruct with a volume in it."""
+    app = open_page("reconstruct")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    data = nifti(*turned(brain, "LPS", (1, 1, 18)))
+    app.file_uploader[0].upload("![x](http://evil.example)<b>_T1.nii", data, "").run()
+    assert not app.exception
+    assert not app.error
+    return app
+
+
+def captions(app) -> str:
+    return " ".join(caption.value for caption in app.caption)
+
+
+def test_a_volume_opens_in_the_middle_and_scrolls(opened):
+    slider = opened.slider(key="slice number")
+    assert (slider.min, slider.max) == (1, 7)
+    before = metrics_of(opened)
+    slider.set_value(slider.value + 1).run()
+    assert not opened.exception
+    assert metrics_of(opened)["SSIM"] != before["SSIM"]
+    assert f"slice {slider.value} of 7" in captions(opened)
+    assert "The letters come from the file's header" in captions(opened)
+
+
+def test_nothing_of_a_file_name_becomes_markup(opened):
+    assert "In use: ··x··http···evil.example··b·_T1.nii" in captions(opened)
+    assert not any(sign in harmless("a`*[b](c)<d>$:e\n") for sign in "`*[]()<>$:\n")
+
+
+def test_bytes_of_an_upload_are_let_go(opened):
+    assert opened.file_uploader[0].value is None
+
+
+def test_a_volume_stays_over_pages_until_it_is_forgotten(opened):
+    opened.switch_page("pages/surprise.py").run()
+    assert not opened.exception
+    opened.segmented_control(key="source").set_value("Your own file").run()
+    assert "_T1.nii" in captions(opened)
+    next(button for button in opened.button if button.label == "Forget this file").click().run()
+    assert not opened.exception
+    assert "_T1.nii" not in captions(opened)
+
+
+def test_the_whole_volume_is_measured_slice_by_slice(opened, brain, model):  # noqa: F811
+    next(button for button in opened.button if button.label.startswith("Reconstruct all 7")).click().run()
+    assert not opened.exception
+    assert "The dotted line is the slice above." in captions(opened)
+    scan = upload.read(nifti(*turned(brain, "LPS", (1, 1, 18))), "scan")
+    steps = []
+    kept = Kept("scan", scan, "key", {})
+    found = examine.examine_scan(model, kept, lambda done, of: steps.append((done, of)))
+    assert steps[-1] == (7, 7)
+    pictures = to_model(scan.stack, model.preset.size)
+    import torch
+
+    again = model.reconstruct(torch.from_numpy(pictures)[:, None]).slices[:, 0].numpy()
+    for mine, a, b in zip(found["ssim"], pictures, again, strict=True):
+        expected = structural_similarity(
+            a, b.clip(-0.5, 0.5), data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert mine == pytest.approx(expected, abs=1e-4)
+    rows = examine.as_csv(found, scan.levels).splitlines()
+    assert rows[0].startswith("slice,model_level,ssim,")
+    assert len(rows) == 8
+
+
+def test_one_dicom_slice_and_a_zipped_series_open_too(brain):
+    slices = dicom_series(*turned(brain, "LPS", (1, 1, 18)))
+    app = open_page("reconstruct")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.file_uploader[0].upload("series.zip", zipped([dicom_bytes(one) for one in slices]), "").run()
+    assert "slice 4 of 7" in captions(app) or "slice 5 of 7" in captions(app)
+    app.file_uploader[0].upload("IM0004", dicom_bytes(slices[4]), "").run()
+    assert not app.exception
+    assert "In use: IM0004" in captions(app)
+    assert not app.slider
+
+
+def test_a_refused_file_leaves_nothing_of_the_one_before(opened):
+    opened.file_uploader[0].upload("broken.nii.gz", b"\x1f\x8b broken", "").run()
+    assert [error.value.split(":")[0] for error in opened.error] == ["broken.nii.gz"]
+    assert not opened.metric
+
+
+def test_an_inverted_picture_and_a_crop_are_told():
+    app = open_page("reconstruct")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    picture = list(examples().values())[2]
+    app.file_uploader[0].upload("negative.png", as_png(1 - picture), "image/png").run()
+    assert "the picture was inverted" in captions(app)
+    assert "does not say which side is left" in captions(app)
+    app.file_uploader[0].upload("crop.png", as_png(picture[90:160, 90:160]), "image/png").run()
+    assert any("up to its edge" in warning.value for warning in app.warning)
+
+
+def test_where_a_slice_stands_comes_from_the_percentiles(monkeypatch, model):  # noqa: F811
+    curve = np.linspace(0, 1, 101).tolist()
+    results = (model.info["results"] or {}) | {"percentiles": {"ssim": curve, "psnr": np.linspace(0, 5, 101).tolist()}}
+    monkeypatch.setitem(model.info, "results", results)
+    app = open_page("reconstruct")
+    assert not app.exception
+    by_name = {metric.label: metric for metric in app.metric}
+    assert by_name["SSIM"].delta == f"above {round(100 * float(by_name['SSIM'].value))} % of test slices"
+    assert by_name["PSNR"].delta == "above 100 % of test slices"
+    assert examine.rank(0.5, [0, 0.5, 1]) == 1
+
+
+def test_figures_put_the_slice_on_its_curve():
+    figure = figures.standing([("SSIM", 0.9, np.linspace(0.8, 1, 101).tolist()), ("PSNR", 99, [1.0] * 101)])
+    dots = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.mode == "markers"]
+    np.testing.assert_allclose(dots, [(0.9, 50), (99, 100)])
+    curve = figures.by_slice({"SSIM": [0.9, 0.8, 0.7]}, shown=1)
+    assert (curve.data[0].x[1], curve.data[0].y[1], curve.layout.shapes[0].x0) == (2, 0.8, 2)
+
+
+def test_unlike_is_said_of_the_model_not_of_a_person():
+    far = wording.unlike(Unlike(3.0, 1.2, ("the brain is darker than usual",), {}))
+    assert "the brain is darker than usual" in far
+    assert "says nothing about the person" in far
+    assert "abnormal" not in far
+    assert wording.unlike(Unlike(0.3, 1.2, (), {})).startswith("Not unlike")
+
+
+def test_what_is_taken_home_names_the_weights_and_no_file(model):  # noqa: F811
+    picture = shrunk(list(examples().values())[2][None], model.preset.size)
+    [found] = examine.examine(model, picture)
+    chosen = Chosen("Doe_Jane.dcm", picture[0], "key", 3, 9, 20, ("L", "R", "A", "P"))
+    told = json.loads(examine.report(model.info, chosen, found, None))
+    assert "Doe" not in json.dumps(told)
+    sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
+    assert told["weights"]["vqvae_sha256"] == sha256
+    assert told["weights"]["training_seed"] == model.preset.seed
+    assert told["figures"]["ssim"]["value"] == pytest.approx(found.ssim)
+    assert told["slice"]["edges_left_right_top_bottom"] == ["L", "R", "A", "P"]
+    assert told["warning"] == wording.DISCLAIMER
+
+    with np.load(io.BytesIO(examine.codes_file(model.info, found)), allow_pickle=False) as saved:
+        assert str(saved["weights"]) == sha256
+        np.testing.assert_array_equal(saved["indices"][0], found.indices)
+        import torch
+
+        again = model.decode(torch.from_numpy(saved["indices"]))[0, 0].numpy() + 0.5
+    np.testing.assert_allclose(again, found.reconstruction, atol=1e-5)
+
+
+def test_model_card_shows_rate_and_copies_that_came_with_the_weights(monkeypatch, model):  # noqa: F811
+    app = open_page("model_card")
+    assert any("it was not measured" in text.value for text in app.markdown) == (model.info["draws"] is None)
+    copies = {"share_closer": 0.0125, "draws_median": 0.0654, "held_out_median": 0.0712}
+    drawn = {"copies": copies, "count": 640, "seed": 3, "people": 20, "split": "test"}
+    monkeypatch.setitem(model.info, "draws", drawn)
+    app = open_page("model_card")
+    assert not app.exception
+    assert list(metrics_of(app).values()) == ["1.2%", "0.0654", "0.0712"]
+    assert any("640 draws with seed 3" in caption.value for caption in app.caption)
+    assert any(model.info["files"]["vqvae.safetensors"]["sha256"] in code.value for code in app.code)

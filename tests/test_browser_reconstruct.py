@@ -1,0 +1,223 @@
+"""Reconstruct in a real browser: an uploaded volume, scrolled by wheel, keys, slider; zoom, window, wipe, downloads."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+from scans import head, nifti, turned
+from test_browser import browser, pytestmark, seen, server, settle, tab, visit  # noqa: F401  fixtures
+
+PANELS = ("original", "reconstruction", "difference", "similarity")
+NAME = "volume.nii"
+
+
+def volume() -> bytes:
+    """Nine slices 14 mm apart."""
+    return nifti(*turned(np.ascontiguousarray(head()[:, :, 17::14]), "LPS", (1, 1, 14)))
+
+
+@pytest.fixture(scope="module")
+def viewer(tab):  # noqa: F811
+    """The viewer with an uploaded volume in it, in the middle of it."""
+    visit(tab, "Reconstruct")
+    tab.get_by_text("Your own file").click()
+    settle(tab)
+    tab.locator("input[type=file]").set_input_files({"name": NAME, "mimeType": "", "buffer": volume()})
+    tab.get_by_text(f"In use: {NAME}").wait_for(timeout=60_000)
+    settle(tab)
+    return Viewer(tab)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(viewer):
+    viewer.tab.get_by_role("button", name="Four pictures").click()
+    viewer.tab.get_by_role("button", name="Reset view").click()
+    viewer.go_to(5)
+
+
+class Viewer:
+    def __init__(self, tab):  # noqa: F811
+        self.tab = tab
+        self.root = tab.locator(".viewer")
+        self.root.wait_for()
+        self.count = int(tab.locator(".viewer .slice").inner_text().split()[-1])
+
+    def canvas(self, panel: str):
+        return self.root.locator(f"[data-panel={panel}] canvas")
+
+    def pixels(self, panel: str) -> np.ndarray:
+        """What a canvas shows, (H, W, 3)."""
+        self.tab.mouse.move(0, 0)  # no cursor
+        url = self.canvas(panel).evaluate("canvas => canvas.toDataURL()")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")).astype(int)
+
+    def all(self) -> dict[str, np.ndarray]:
+        return {panel: self.pixels(panel) for panel in PANELS}
+
+    def wait_for(self, number: int) -> None:
+        """Until the server has answered and everything that tells the slice agrees."""
+        self.tab.wait_for_function(
+            """number => {
+                const host = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
+                    .map(h => h.shadowRoot?.querySelector('.viewer')).find(v => v);
+                return host?.dataset.slice === String(number - 1) && host.getAttribute('aria-busy') === 'false';
+            }""",
+            arg=number,
+            timeout=20_000,
+        )
+        settle(self.tab)
+        assert self.root.locator(".slice").inner_text() == f"Slice {number} of {self.count}"
+        assert self.slider().get_attribute("aria-valuenow") == str(number)
+
+    def slider(self):
+        return self.tab.get_by_test_id("stSlider").filter(has_text="Slice, from below").get_by_role("slider")
+
+    def go_to(self, number: int) -> None:
+        self.canvas("original").focus()
+        self.tab.keyboard.press("Home")
+        for _ in range(number - 1):
+            self.tab.keyboard.press("ArrowUp")
+        self.wait_for(number)
+
+
+def test_all_four_pictures_show_and_say_what_they_are(viewer):
+    for panel, pixels in viewer.all().items():
+        assert pixels.std() > 5, panel
+        label = viewer.canvas(panel).get_attribute("aria-label")
+        assert NAME in label
+        assert "left edge L, right edge R, top A, bottom P" in label
+    assert "Which side is left is not known" not in viewer.tab.content()
+
+
+def test_wheel_keys_and_slider_scroll_the_same_volume(viewer):
+    middle = viewer.pixels("original")
+    viewer.canvas("similarity").hover()
+    for _ in range(3):
+        viewer.tab.mouse.wheel(0, -50)
+    viewer.wait_for(8)
+    assert np.abs(viewer.pixels("original") - middle).mean() > 1
+    viewer.canvas("original").hover()
+    for _ in range(30):  # faster than any server answers, and further than the volume reaches
+        viewer.tab.mouse.wheel(0, 50)
+    viewer.wait_for(1)
+    viewer.canvas("difference").focus()
+    viewer.tab.keyboard.press("End")
+    viewer.wait_for(viewer.count)
+    viewer.tab.keyboard.press("PageDown")
+    viewer.wait_for(viewer.count - 1)
+    viewer.slider().focus()
+    for _ in range(viewer.count - 1 - 5):
+        viewer.tab.keyboard.press("ArrowLeft")
+    viewer.wait_for(5)
+    np.testing.assert_array_equal(viewer.pixels("original"), middle)
+
+
+def test_zoom_is_linked(viewer):
+    before = viewer.all()
+    viewer.canvas("reconstruction").hover()
+    viewer.tab.keyboard.down("Control")
+    viewer.tab.mouse.wheel(0, -300)
+    viewer.tab.keyboard.up("Control")
+    after = viewer.all()
+    assert all(np.abs(after[panel] - before[panel]).mean() > 1 for panel in PANELS)
+    box = viewer.canvas("difference").bounding_box()
+    viewer.tab.mouse.move(box["x"] + 150, box["y"] + 150)
+    viewer.tab.mouse.down()
+    viewer.tab.mouse.move(box["x"] + 100, box["y"] + 120)
+    viewer.tab.mouse.up()
+    moved = viewer.all()
+    assert all(np.abs(moved[panel] - after[panel]).mean() > 0.5 for panel in PANELS)
+    viewer.tab.get_by_role("button", name="Reset view").click()
+    for panel, pixels in viewer.all().items():
+        np.testing.assert_array_equal(pixels, before[panel])
+
+
+def test_one_window_and_level_for_both_pictures_and_no_other(viewer):
+    before = viewer.all()
+    box = viewer.canvas("original").bounding_box()
+    viewer.tab.mouse.move(box["x"] + 180, box["y"] + 100)
+    viewer.tab.mouse.down(button="right")
+    viewer.tab.mouse.move(box["x"] + 60, box["y"] + 130)
+    viewer.tab.mouse.up(button="right")
+    after = viewer.all()
+    for panel in PANELS:
+        changed = np.abs(after[panel] - before[panel]).mean() > 1
+        assert changed == (panel in ("original", "reconstruction")), panel
+    viewer.root.get_by_label("Window").fill("30")
+    assert viewer.root.locator(".window-value").inner_text() == "0.30"
+
+
+def test_before_and_after_on_the_two_sides_of_a_line(viewer):
+    viewer.tab.get_by_role("button", name="Before / after").click()
+    line = viewer.root.get_by_label("Line")
+    shown = {}
+    for place in ("0", "50", "100"):
+        line.fill(place)
+        shown[place] = viewer.pixels("wipe")[100:800]
+    after, half, before = shown["0"], shown["50"], shown["100"]
+    assert np.abs(before - after).mean() > 0.5
+    np.testing.assert_array_equal(half[:, :300], before[:, :300])
+    np.testing.assert_array_equal(half[:, 500:], after[:, 500:])
+    viewer.canvas("wipe").focus()
+    viewer.tab.keyboard.press("ArrowLeft")
+    assert line.input_value() == "98"
+
+
+def test_a_value_under_the_pointer_is_told(viewer):
+    viewer.canvas("original").hover()
+    assert "original 0." in viewer.root.locator(".reading").inner_text()
+
+
+def test_what_is_taken_home(viewer):
+    files = {}
+    for label in ("Reconstruction, PNG", "Codes, npz", "Report, JSON"):
+        with viewer.tab.expect_download() as waiting:
+            viewer.tab.get_by_role("button", name=label).click()
+        files[waiting.value.suggested_filename] = Path(waiting.value.path()).read_bytes()
+    report = json.loads(files["oasisvq-report.json"])
+    assert report["slice"]["number_from_below"] == 5
+    assert "volume" not in files["oasisvq-report.json"].decode()
+    with np.load(io.BytesIO(files["oasisvq-codes.npz"]), allow_pickle=False) as codes:
+        assert codes["indices"].shape[1:] == tuple(report["codes_grid"])
+    picture = Image.open(io.BytesIO(files["oasisvq-reconstruction.png"]))
+    assert picture.text["Kind"] == "RECONSTRUCTION"
+    assert np.asarray(picture)[-30:, :100].max() == 200  # the mark
+
+
+def test_the_whole_volume_has_a_curve(viewer):
+    viewer.tab.get_by_role("button", name=f"Reconstruct all {viewer.count} slices").click()
+    viewer.tab.get_by_role("button", name="Figures of all slices, CSV").wait_for(timeout=60_000)
+    settle(viewer.tab)
+    assert viewer.tab.get_by_test_id("stException").count() == 0
+
+
+def test_an_upload_is_in_no_link_and_in_no_other_session(viewer, browser, server):  # noqa: F811
+    assert urlparse(viewer.tab.url).query == ""
+    other = browser.new_page(viewport={"width": 390, "height": 844})
+    other.goto(f"{server}/reconstruct")
+    other.get_by_text("Your own file").click(timeout=60_000)
+    settle(other)
+    assert other.get_by_text(NAME).count() == 0
+    assert other.locator(".viewer").count() == 0
+    other.get_by_text("Example", exact=True).first.click()
+    other.locator(".viewer").wait_for()
+    settle(other)
+    assert other.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(box["width"] > 250 for box in (c.bounding_box() for c in other.locator(".viewer .panels canvas").all()))
+    other.close()
+
+
+def test_forgetting_the_file_forgets_it(viewer, seen, server):  # noqa: F811
+    viewer.tab.get_by_role("button", name="Forget this file").click()
+    viewer.root.wait_for(state="detached")
+    assert viewer.tab.get_by_text(NAME).count() == 0
+    assert seen.crashes == []
+    assert seen.hosts <= {urlparse(server).netloc, ""}
+    viewer.tab.locator("input[type=file]").set_input_files({"name": NAME, "mimeType": "", "buffer": volume()})
+    viewer.tab.get_by_text(f"In use: {NAME}").wait_for(timeout=60_000)
+    settle(viewer.tab)
