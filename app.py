@@ -1,7 +1,17 @@
-"""The Streamlit app: `streamlit run app.py`."""
+"""The Streamlit app: `streamlit run app.py`.
 
-from oasisvq.ui.frame import frame, navigation
+Streamlit imports this file once as a module, when the server starts, and runs it as a script for every visitor.
+"""
 
-page = navigation()
-frame()
-page.run()
+if __name__ == "__main__":
+    from oasisvq.ui.frame import frame, navigation
+
+    page = navigation()
+    frame(page)
+    page.run()
+else:
+    from streamlit.starlette import App
+
+    from oasisvq.ui.warm_up import warm_up
+
+    app = App(__file__, lifespan=warm_up)

@@ -88,6 +88,8 @@ class OasisVQ:
         grade: float | None = None,
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
         first: int = 0,
+        given: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Coded:
         """Draw n new slices from the prior.
 
@@ -99,6 +101,7 @@ class OasisVQ:
             grade: clinical dementia rating, one of the preset's grades; None leaves it to the model.
             on_step: called after each position with (position, indices so far, entropy of that code in bits (n,)).
             first: number of the first draw in the stream of this seed.
+            given, mask: (h, w) int64 codes, kept exactly where the mask, (h, w) bool, is False; to complete a slice.
         """
         indices = sampling.sample(
             self.prior,
@@ -110,6 +113,8 @@ class OasisVQ:
             level=self._level(level),
             grade=self._grade(grade),
             on_step=on_step,
+            given=given,
+            mask=mask,
         )
         return Coded(indices.cpu(), self.decode(indices))
 

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from oasisvq.card import write_card
@@ -151,7 +152,7 @@ def load(folder: Path) -> Loaded:
             raise OasisVQError(f"{folder / name}: not what oasisvq writes there: get the weights again")
     try:
         preset = Preset.from_dict(manifest["preset"])
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             models = VQVAE(preset), PixelCNN(preset)
     except Exception as error:  # layers of hostile sizes raise almost anything
         raise OasisVQError(f"{folder / MANIFEST}: no model can be made of its preset ({_line(error)})") from error
@@ -327,6 +328,16 @@ def model_card(folder: Path) -> str:
     """The README.md of a weights folder as the Hub wants it, made from its manifest and `results.json` (if any)."""
     manifest = read_manifest(folder)
     return write_card(manifest, _read_record(folder, manifest, RESULTS) or {})
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as they are made: to fill those without memory, torch imports its compiler first, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -4,62 +4,91 @@ import numpy as np
 import streamlit as st
 import torch
 
-from oasisvq import metrics
-from oasisvq.ui import editor, wording
-from oasisvq.ui.choose import choose_slice
-from oasisvq.ui.code_grid import catch_up, code_grid, current, open_codes, store
+from oasisvq import OasisVQError, metrics
+from oasisvq.data.codes import read_codes, write_codes
+from oasisvq.ui import editor, links, wording
+from oasisvq.ui.choose import bundled, choose_slice, in_model_size
+from oasisvq.ui.code_grid import before, catch_up, code_grid, current, open_codes, origin, store
 from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import load_palette, turn
+from oasisvq.ui.models import belongings, load_palette, turn
 from oasisvq.ui.pictures import EDITED, marked, png
 
-model, palette = model_in_frame(), load_palette()
+PROPOSALS = 4
+
+model = model_in_frame()
+palette = load_palette(model)
+preset = model.preset
+sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
 
 
-def refill() -> None:
-    """Draw the selected cells again. A callback, so that nothing interrupts it."""
-    state = catch_up(model.preset.codebook_size)
+class Examples(dict[str, np.ndarray]):
+    """The bundled examples as codes, encoded when asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in bundled()
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return model.encode(in_model_size(name, bundled()[name], preset.size).tensor)[0].numpy()
+
+
+def propose() -> None:
+    """Draw the selected cells again, several times over. A callback, so that nothing interrupts it."""
+    state = catch_up(preset.codebook_size)
+    if state is None or not state.selection.any():
+        return
+    seed = st.session_state["refill seed"]
+    grids = torch.from_numpy(state.indices).repeat(PROPOSALS, 1, 1)
     with turn():
-        mask = torch.from_numpy(state.selection)
-        filled = model.refill(torch.from_numpy(state.indices)[None], mask, seed=st.session_state["refill seed"])
-    store(editor.put(state, filled.indices[0].numpy()))
+        filled = model.refill(grids, torch.from_numpy(state.selection), seed=seed)
+    belongings()["proposals"] = (state, filled.indices.numpy(), filled.slices[:, 0].numpy() + 0.5)
     st.session_state["refill seed"] += 1
+
+
+def accept(state: editor.Editor, indices: np.ndarray) -> None:
+    """Take a proposal: the cells that were selected then, into the codes as they are by now."""
+    now = catch_up(preset.codebook_size)
+    if now is not None and now.epoch == state.epoch:
+        store(editor.put(now, np.where(state.selection, indices, now.indices)))
+    belongings().pop("proposals", None)
 
 
 @st.fragment
 def studio() -> None:
     """The grid, and what can be said about the codes as they are now."""
     state = current()
-    both = torch.from_numpy(np.stack([state.indices, state.original]))
     with turn():
-        now = model.decode(both[:1])[0, 0].numpy() + 0.5
-    code_grid(state, now, palette)  # first of all: the browser draws it while the rest is computed
+        now = model.decode(torch.from_numpy(state.indices)[None])[0, 0].numpy() + 0.5
+        start = before(lambda codes: model.decode(torch.from_numpy(codes)[None])[0, 0].numpy() + 0.5)
+    code_grid(state, now, start, palette)  # first of all: the browser draws it while the rest is computed
 
-    seed, fill, save = st.columns([1, 2, 1], vertical_alignment="bottom")
+    seed, fill, dismiss = st.columns([1, 2, 1], vertical_alignment="bottom")
     seed.number_input("Refill seed", 0, 2**31 - 1, 0, key="refill seed", help="Each refill moves it on by one.")
     fill.button(
-        "Refill the selected cells",
-        on_click=refill,
+        "Propose refills of the selected cells",
+        on_click=propose,
         disabled=not state.selection.any(),
         icon=":material/auto_fix_high:",
-        help="The PixelCNN draws the selected cells again to fit the rest. Mark some with Select first.",
+        help=f"The PixelCNN draws the selected cells again to fit the rest, {PROPOSALS} times. Mark some with Select.",
     )
-    save.download_button(
-        "PNG",
-        lambda: png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
-        file_name="oasisvq-edited.png",
-        mime="image/png",
-        on_click="ignore",
-        icon=":material/download:",
-    )
+    proposed = belongings().get("proposals")
+    if proposed is not None and proposed[0].epoch == state.epoch:
+        dismiss.button("Dismiss", on_click=lambda: belongings().pop("proposals", None))
+        asked, fillings, pictures = proposed
+        for number, (column, indices, picture) in enumerate(
+            zip(st.columns(PROPOSALS), fillings, pictures, strict=True), 1
+        ):
+            column.image(
+                marked(picture, EDITED), width="stretch", alt=f"Proposal {number}: the slice with the cells refilled"
+            )
+            column.button(f"Use proposal {number}", on_click=accept, args=(asked, indices), width="stretch")
 
     with turn():
-        before = model.decode(both[1:])[0, 0].numpy() + 0.5
-        bits = model.surprise(both).sum((1, 2)).tolist()
+        bits = model.surprise(torch.from_numpy(np.stack([state.indices, state.original]))).sum((1, 2)).tolist()
     changed, likeness, cost = st.columns(3)
     changed.metric("Cells changed", int(state.changed.sum()), border=True, height="stretch")
     likeness.metric(
         "SSIM with the start",
-        f"{metrics.ssim(before, now):.3f}",
+        f"{metrics.ssim(start, now):.3f}",
         help="of the slice as decoded now and as decoded before the first edit",
         border=True,
         height="stretch",
@@ -73,17 +102,68 @@ def studio() -> None:
         border=True,
         height="stretch",
     )
+    keep(state, now)
 
 
-st.title("Edit codes")
+def keep(state: editor.Editor, now: np.ndarray) -> None:
+    """What can be taken along: picture, codes, and a link where nothing of an upload would be in it."""
+    picture, codes = st.columns(2)
+    picture.download_button(
+        "Picture as PNG",
+        lambda: png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
+        file_name="oasisvq-edited.png",
+        mime="image/png",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+    )
+    codes.download_button(
+        "Codes as npz",
+        lambda: write_codes(state.indices, sha256),
+        file_name="oasisvq-codes.npz",
+        mime="application/octet-stream",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+    )
+    source = origin()
+    if source is None:
+        st.caption("These codes come from a file of yours: nothing of it is put in a link. Save the codes instead.")
+    else:
+        st.caption("Whoever opens this link sees the slice as it is now:")
+        st.code(links.address(st.context.url or "", sha256, source, state.original, state.indices), language=None)
+
+
+def follow_link() -> None:
+    """Restore what the address of the page asks for, once."""
+    asked = st.query_params.to_dict()
+    if "weights" not in asked:
+        return
+    st.query_params.clear()
+    try:
+        with turn():
+            restored = links.restore(model, asked, Examples())
+    except OasisVQError as error:
+        st.error(f"This link cannot be followed: {error}", icon=":material/link_off:")
+    else:
+        store(editor.put(open_codes(restored.original, restored.origin), restored.indices))
+
+
 st.markdown("Paint codes over a slice and see what each of them means: the slice is decoded again after every stroke.")
-
-with st.expander("Edit another slice"):
-    chosen = choose_slice(model.preset.size)
+follow_link()
+with st.expander("Edit another slice, or codes that you saved"):
+    chosen = choose_slice(preset.size)
     # Only the first slice opens by itself: a later choice must not wipe out what was painted.
     if chosen is not None and (st.button("Open this slice") or current() is None):
         with turn():
-            open_codes(model.encode(chosen.tensor)[0].numpy())
+            codes = model.encode(chosen.tensor)[0].numpy()
+        open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
+    saved = st.file_uploader("Saved codes", type=["npz"], max_upload_size=1, key="saved codes")
+    if saved is not None and st.button("Open these codes"):
+        try:
+            open_codes(read_codes(saved.getvalue(), "The file", preset.grid, preset.codebook_size, sha256), None)
+        except OasisVQError as error:
+            st.error(str(error), icon=":material/error:")
 if current() is None:
     st.stop()
 studio()

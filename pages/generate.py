@@ -3,14 +3,17 @@
 import streamlit as st
 
 from oasisvq.ui import code_grid, wording
-from oasisvq.ui.drawing import Drawn, Growing, draw
+from oasisvq.ui.choose import bundled, choose_slice
+from oasisvq.ui.drawing import Drawn, Growing, Upper, draw, known_grades
 from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import load_palette
-from oasisvq.ui.pictures import SYNTHETIC, code_map, marked, mosaic
+from oasisvq.ui.models import belongings, load_palette, turn, waiting
+from oasisvq.ui.pictures import SYNTHETIC, code_map, entropy_map, marked, mosaic
 
 GALLERY, KEPT, COLUMNS = "gallery", 24, 4
+OPEN = 9.0  # bits on the scale of the entropy map; more shows as the brightest colour
 
-model, palette = model_in_frame(), load_palette()
+model = model_in_frame()
+palette = load_palette(model)
 preset = model.preset
 
 
@@ -48,60 +51,91 @@ def settings() -> tuple[int, dict]:
         persist_state="session",
         help=f"0 is the lowest, {preset.levels - 1} the highest.",
     )
-    grade = third.selectbox(
-        "Clinical dementia rating",
-        [None, *preset.grades],
-        format_func=wording.grade,
-        key="grade",
-        persist_state="session",
-        help="Means something only as far as the people that the weights saw came with ratings; few had the highest.",
-    )
+    grade = None
+    if grades := known_grades(model):
+        grade = third.selectbox(
+            "Clinical dementia rating",
+            [None, *grades],
+            format_func=wording.grade,
+            key="grade",
+            persist_state="session",
+            help="Only ratings that people came with whom the weights saw. Few had the highest.",
+        )
     return count, {"seed": seed, "temperature": temperature, "top_k": top_k, "level": level, "grade": grade}
+
+
+def upper_part() -> Upper | None:
+    """What to begin from, if not from nothing."""
+    if not st.toggle("Begin with the upper part of a slice", key="begin", persist_state="session"):
+        return None
+    chosen = choose_slice(preset.size)
+    if chosen is None:
+        return None
+    rows = st.slider(
+        "Rows of codes to keep",
+        1,
+        preset.grid - 1,
+        preset.grid // 2,
+        key=f"rows of {preset.grid}",
+        help="The model sees these and draws what lies below.",
+    )
+    with turn():
+        indices = model.encode(chosen.tensor)[0].numpy()
+    return Upper(indices, rows, chosen.name, chosen.source if chosen.source in bundled() else None)
 
 
 def studio() -> None:
     """Controls, the draw under way, and the gallery."""
     count, wanted = settings()
+    upper = upper_part()
     left, right = st.columns([1, 5])
     stop, stage = right.empty(), st.empty()
+    mine = belongings()
     if left.button("Draw", type="primary", icon=":material/draw:", width="stretch"):
         # Any click ends a draw at its next picture: the button needs no code of its own. (Not so inside a fragment,
         # whose reruns wait for the run under way.)
         stop.button("Stop", icon=":material/stop:")
         with stage.container():
-            drawn = live(count, wanted)
-        st.session_state[GALLERY] = (drawn + st.session_state.get(GALLERY, []))[:KEPT]
+            drawn = live(count, wanted, upper)
+        mine[GALLERY] = (drawn + mine.get(GALLERY, []))[:KEPT]
         stop.empty()
         stage.empty()
-    gallery(st.session_state.get(GALLERY, []))
+    gallery(mine.get(GALLERY, []))
 
 
-def live(count: int, wanted: dict) -> list[Drawn]:
-    """Pictures and codes as they grow."""
-    progress = st.progress(0.0, text="The first code …")
-    left, right = st.columns(2)
-    pictures, codes = left.empty(), right.empty()
+def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
+    """Picture, codes and entropy as they grow."""
+    progress = st.progress(0.0, text="Waiting for a free place …" if waiting() else "The first code …")
+    places = [column.empty() for column in st.columns(3)]
 
     def show(now: Growing) -> None:
+        row, column = divmod(int(now.known.sum()) - 1, preset.grid)
+        others = f" Taking turns with {waiting()} more." if waiting() else ""
         progress.progress(
-            float(now.known.mean()),
-            text=f"{now.known.sum()} of {now.known.size} codes, {now.seconds_left:.1f} s left. "
-            f"The last code was open by {now.entropy.mean():.1f} bits.",
+            now.done / now.total,
+            text=f"{now.done} of {now.total} codes, {now.seconds_left:.1f} s left. Entropy of the code at row "
+            f"{row + 1}, column {column + 1}: {now.entropy[:, row, column].mean():.1f} bits.{others}",
         )
-        pictures.image(
+        places[0].image(
             mosaic([marked(picture, SYNTHETIC) for picture in now.pictures]),
             width="stretch",
             caption="The slice so far",
             alt="Synthetic slice under construction, row by row from the top",
         )
-        codes.image(
+        places[1].image(
             mosaic([code_map(indices, palette.rank, now.known) for indices in now.indices]),
             width="stretch",
             caption="Its codes so far. Violet: dark, yellow: bright",
             alt="Grid of codes under construction; codes not drawn yet are grey",
         )
+        places[2].image(
+            mosaic([entropy_map(bits, OPEN) for bits in now.entropy]),
+            width="stretch",
+            caption=f"How open each code was: entropy, black 0 to yellow {OPEN:.0f} bits",
+            alt="Entropy of each code before it was drawn; codes not drawn are grey",
+        )
 
-    return draw(model, count, wanted, show)
+    return draw(model, count, wanted, show, upper)
 
 
 def gallery(drawn: list[Drawn]) -> None:
@@ -127,13 +161,28 @@ def gallery(drawn: list[Drawn]) -> None:
                 icon=":material/download:",
             )
             if column.button("Edit codes", key=f"edit {place}", icon=":material/grid_on:"):
-                code_grid.open_codes(one.indices)
+                code_grid.open_codes(one.indices, one.origin)
                 st.switch_page("pages/edit_codes.py")
+    st.button("Empty the gallery", icon=":material/delete:", on_click=lambda: belongings().pop(GALLERY, None))
 
 
-st.title("Generate")
+def copies() -> None:
+    """How near draws are to training slices, as measured: the slices themselves do not come with the weights."""
+    if not model.info.get("draws"):
+        return
+    near = model.info["draws"]["copies"]
+    st.caption(
+        f"Are they copies? Nearest training slice: median distance {near['draws_median']:.4f} for "
+        f"{model.info['draws']['count']:,} draws and {near['held_out_median']:.4f} for slices of held-out people (root "
+        f"mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the draws are nearer than the nearest "
+        "1 % of held-out slices. Training slices do not come with the weights, so single draws cannot be compared here; "
+        "`python -m oasisvq sample --near DIR` does it where the slices are."
+    )
+
+
 st.markdown(
     "The PixelCNN draws a slice that nobody has, one code after the other from the top left; the decoder paints what "
     "is there so far. Every picture carries the mark **SYNTHETIC**."
 )
 studio()
+copies()

@@ -11,7 +11,6 @@ from oasisvq.ui.models import turn
 model = model_in_frame()
 results = model.info["results"] or {}
 
-st.title("Surprise")
 st.markdown(wording.UNUSUAL)
 
 chosen = choose_slice(model.preset.size)

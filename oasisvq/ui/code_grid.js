@@ -2,14 +2,18 @@
 // says and numbers what the user does. The whole queue of operations that Python has not acknowledged is sent each time,
 // so that a message overtaken by the next one loses nothing; what is on its way is drawn ahead as palette tiles.
 
-const CELL = 60; // canvas pixels a cell, twice what is shown, for sharp lines on dense screens
+const SIDE = 1200; // canvas pixels a side, about: twice what is shown, for sharp lines on dense screens
 const TILE = 20; // palette canvas pixels a code, with the gap to the next
 const PALETTE_COLUMNS = 32;
 const RESEND_MS = 2000;
 const CHANGED = "#ffb13b";
 const SELECTED = "#36c5f0";
+const USED = "#c77dff";
+const LARGEST_BRUSH = 5;
+const TOOL_KEYS = { d: "paint", e: "erase", s: "select" };
 
-const settings = { tool: "paint", code: null, brush: 1, lines: true, numbers: false }; // kept across pages
+// Kept across pages.
+const settings = { tool: "paint", code: null, brush: 1, before: false, uses: false, lines: true, numbers: false };
 const grids = new WeakMap();
 
 export default function (component) {
@@ -34,7 +38,8 @@ class CodeGrid {
     this.listen();
   }
 
-  // What Python says: data = {epoch, ack, width, height, indices, original, selection, image, palette, order, undo, redo}.
+  // What Python says: data = {epoch, ack, width, height, indices, original, selection, image, before, palette, order,
+  // undo, redo}.
 
   receive(data) {
     if (data.epoch !== this.epoch) {
@@ -50,10 +55,12 @@ class CodeGrid {
     this.ahead = new Set();
     this.pending.forEach((operation) => this.foresee(operation));
     this.stroke?.cells.forEach((cell) => this.foreseeCell(this.stroke, cell));
-    settings.code ??= data.order[data.order.length >> 1];
+    if (!data.order.includes(settings.code)) settings.code = data.order[data.order.length >> 1]; // or of another model
     if (this.stroke && !this.pending.length) this.flush();
 
+    this.side = Math.round(SIDE / data.width);
     this.image = greyCanvas(data.image);
+    this.before = greyCanvas(data.before);
     if (data.palette.bytes !== this.paletteBytes) {
       this.paletteBytes = data.palette.bytes;
       this.tiles = greyCanvas(data.palette);
@@ -230,7 +237,7 @@ class CodeGrid {
       settings.brush = Number(event.target.value);
       this.show();
     });
-    for (const option of ["lines", "numbers"])
+    for (const option of ["before", "uses", "lines", "numbers"])
       this.find(`.${option}`).addEventListener("change", (event) => {
         settings[option] = event.target.checked;
         this.show();
@@ -263,10 +270,18 @@ class CodeGrid {
       this.say(`${settings.tool}: ${this.describe(cell)}`);
     } else if (key === "p") this.pick(cell);
     else if (key === "[" || key === "]") this.nextCode(key === "]" ? 1 : -1);
+    else if (key === "+" || key === "-") this.resize(key === "+" ? 1 : -1);
+    else if (TOOL_KEYS[key]) this.say((settings.tool = TOOL_KEYS[key]));
+    else if (key === "b") this.say((settings.before = !settings.before) ? "before the edits" : "now");
     else return;
     event.preventDefault();
     this.byKeyboard = true;
     this.show();
+  }
+
+  resize(step) {
+    settings.brush = clamp(settings.brush - 1 + step, LARGEST_BRUSH) + 1;
+    this.say(`brush ${settings.brush}`);
   }
 
   nextCode(step) {
@@ -306,34 +321,36 @@ class CodeGrid {
   }
 
   show() {
-    const { data, indices } = this;
+    const { data, indices, side } = this; // side: canvas pixels a cell
     const { width, height } = data;
     const changed = indices.filter((code, cell) => code !== data.original[cell]).length;
-    Object.assign(this.picture, { width: width * CELL, height: height * CELL });
+    Object.assign(this.picture, { width: width * side, height: height * side });
     this.picture.setAttribute(
       "aria-label",
       `Code grid of ${height} rows and ${width} columns over the decoded slice, ${changed} cells changed`,
     );
     this.picture.dataset.pending = this.pending.length;
+    this.picture.dataset.cell = side;
     const context = this.picture.getContext("2d");
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.image, 0, 0, width * CELL, height * CELL);
-    const place = (cell) => [(cell % width) * CELL, Math.floor(cell / width) * CELL];
-    this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...place(cell), CELL));
+    context.drawImage(settings.before ? this.before : this.image, 0, 0, width * side, height * side);
+    const place = (cell) => [(cell % width) * side, Math.floor(cell / width) * side];
+    if (!settings.before) this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...place(cell), side));
 
     if (settings.lines) {
       context.fillStyle = "rgba(255, 255, 255, 0.16)";
-      for (let c = 1; c < width; c++) context.fillRect(c * CELL - 1, 0, 2, height * CELL);
-      for (let r = 1; r < height; r++) context.fillRect(0, r * CELL - 1, width * CELL, 2);
+      for (let c = 1; c < width; c++) context.fillRect(c * side - 1, 0, 2, height * side);
+      for (let r = 1; r < height; r++) context.fillRect(0, r * side - 1, width * side, 2);
     }
     context.fillStyle = "rgba(54, 197, 240, 0.38)";
-    this.selection.forEach((cell) => context.fillRect(...place(cell), CELL, CELL));
+    this.selection.forEach((cell) => context.fillRect(...place(cell), side, side));
     indices.forEach((code, cell) => {
-      if (code !== data.original[cell]) outline(context, CHANGED, ...place(cell), CELL, 3);
+      if (code !== data.original[cell]) outline(context, CHANGED, ...place(cell), side, 3);
+      if (settings.uses && code === settings.code) outline(context, USED, ...place(cell), side, 4, 3);
     });
     if (settings.numbers) {
-      context.font = `${CELL * 0.36}px sans-serif`;
+      context.font = `${side * 0.36}px sans-serif`;
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.lineWidth = 5;
@@ -341,14 +358,14 @@ class CodeGrid {
       context.fillStyle = "#fff";
       indices.forEach((code, cell) => {
         const [x, y] = place(cell);
-        context.strokeText(code, x + CELL / 2, y + CELL / 2);
-        context.fillText(code, x + CELL / 2, y + CELL / 2);
+        context.strokeText(code, x + side / 2, y + side / 2);
+        context.fillText(code, x + side / 2, y + side / 2);
       });
     }
     if (this.cursor !== null) {
       const cells = settings.tool === "pick" ? [this.cursor] : this.brush(this.cursor);
       const colour = settings.tool === "select" ? SELECTED : "#fff";
-      cells.forEach((cell) => outline(context, colour, ...place(cell), CELL, 4));
+      cells.forEach((cell) => outline(context, colour, ...place(cell), side, 4));
     }
 
     for (const button of this.buttons) {
@@ -361,14 +378,15 @@ class CodeGrid {
     }
     this.find(".brush").value = settings.brush;
     this.find(".brush-size").textContent = `${settings.brush} × ${settings.brush}`;
-    this.find(".lines").checked = settings.lines;
-    this.find(".numbers").checked = settings.numbers;
+    for (const option of ["before", "uses", "lines", "numbers"]) this.find(`.${option}`).checked = settings[option];
     this.find(".legend .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
     const tile = this.find(".tile").getContext("2d");
     this.drawTile(tile, settings.code, 0, 0, 48);
     this.find(".tile").setAttribute("aria-label", `Code ${settings.code} decoded on its own`);
     const uses = indices.filter((code) => code === settings.code).length;
-    this.find(".code").textContent = `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice`;
+    this.find(".code").textContent =
+      `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice. ` +
+      `The slice uses ${new Set(indices).size} of ${data.order.length} codes.`;
   }
 }
 
@@ -376,10 +394,11 @@ function clamp(value, size) {
   return Math.min(Math.max(value, 0), size - 1);
 }
 
-function outline(context, colour, x, y, size, line) {
+function outline(context, colour, x, y, size, line, inset = 0) {
   context.strokeStyle = colour;
   context.lineWidth = line;
-  context.strokeRect(x + line / 2, y + line / 2, size - line, size - line);
+  const at = line / 2 + inset;
+  context.strokeRect(x + at, y + at, size - 2 * at, size - 2 * at);
 }
 
 // Raw grey bytes in base64, row by row, {bytes, width, height} -> a canvas of that size.

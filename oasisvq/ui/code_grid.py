@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 
 from oasisvq.ui import editor
 from oasisvq.ui.editor import Editor
-from oasisvq.ui.palette import Palette
+from oasisvq.ui.links import Origin
+from oasisvq.ui.models import belongings
 from oasisvq.ui.pictures import grey_bytes
 
+if TYPE_CHECKING:
+    from oasisvq.ui.palette import Palette
+
 _KEY = "code grid"
-_EDITOR = "editor"
+_EDITOR, _ORIGIN, _BEFORE = "editor", "origin", "picture before"
 
 _HERE = Path(__file__)
 _mount = st.components.v2.component(
@@ -30,36 +35,51 @@ _mount = st.components.v2.component(
 
 def current() -> Editor | None:
     """The editor of this session, if a picture was opened."""
-    return st.session_state.get(_EDITOR)
+    return belongings().get(_EDITOR)
 
 
-def open_codes(indices: NDArray[np.integer]) -> None:
+def origin() -> Origin | None:
+    """Where the codes came from, if a link may say so."""
+    return belongings().get(_ORIGIN)
+
+
+def open_codes(indices: NDArray[np.integer], origin: Origin | None) -> Editor:
     """Start to edit these codes, (h, w). What is still on its way for the picture before is dropped."""
-    store(editor.start(indices, epoch=uuid4().hex))
+    belongings()[_ORIGIN] = origin
+    belongings().pop(_BEFORE, None)
+    return store(editor.start(indices, epoch=uuid4().hex))
 
 
-def store(state: Editor) -> None:
+def store(state: Editor) -> Editor:
     """Make this the editor of the session."""
-    st.session_state[_EDITOR] = state
+    belongings()[_EDITOR] = state
+    return state
+
+
+def before(decode: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> NDArray[np.floating]:
+    """The picture before the edits, decoded once."""
+    mine = belongings()
+    if _BEFORE not in mine:
+        mine[_BEFORE] = decode(mine[_EDITOR].original)
+    return mine[_BEFORE]
 
 
 def close() -> None:
     """Forget the picture, its codes and its history."""
-    st.session_state.pop(_EDITOR, None)
+    belongings().pop(_EDITOR, None)
 
 
-def catch_up(codebook_size: int) -> Editor:
+def catch_up(codebook_size: int) -> Editor | None:
     """Apply whatever the browser has sent."""
-    state = st.session_state[_EDITOR]
+    state = current()
     queue = st.session_state.get(_KEY, {}).get("queue")
-    if queue:
-        state = editor.reduce(state, queue["epoch"], queue["operations"], codebook_size)
-        store(state)
+    if state is not None and queue:
+        state = store(editor.reduce(state, queue["epoch"], queue["operations"], codebook_size))
     return state
 
 
-def code_grid(state: Editor, picture: NDArray[np.floating], palette: Palette) -> None:
-    """Show the picture (S, S) in [0, 1] that the codes decode to, with the grid to paint on."""
+def code_grid(state: Editor, now: NDArray[np.floating], before: NDArray[np.floating], palette: Palette) -> None:
+    """Show the pictures (S, S) in [0, 1] that the codes decode to, now and before the edits, to be painted on."""
     height, width = state.indices.shape
 
     def caught_up() -> None:  # a callback runs before the page, and even when the user has left it meanwhile
@@ -77,7 +97,8 @@ def code_grid(state: Editor, picture: NDArray[np.floating], palette: Palette) ->
             "selection": np.flatnonzero(state.selection).tolist(),
             "undo": bool(state.past),
             "redo": bool(state.future),
-            "image": _grey(picture),
+            "image": _grey(now),
+            "before": _grey(before),
             "palette": _grey(palette.tiles.reshape(-1, palette.tiles.shape[2])) | {"tile": palette.tiles.shape[1]},
             "order": palette.order.tolist(),
         },

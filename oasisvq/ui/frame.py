@@ -1,16 +1,21 @@
-"""What stands round every page: the page map, the banner, the sidebar."""
+"""What stands round every page: the page map, the banner, the title, the sidebar."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.navigation.page import Page
 
 from oasisvq.errors import OasisVQError
-from oasisvq.pipeline import OasisVQ
 from oasisvq.ui import wording
-from oasisvq.ui.models import load_model
+from oasisvq.ui.models import CHOICE, choices, chosen_model, let_go
+
+if TYPE_CHECKING:
+    from oasisvq.pipeline import OasisVQ
 
 _FRAMED = "the frame of this run stands"
+_BEFORE = "the model before"
 
 
 def navigation() -> Page:
@@ -29,35 +34,61 @@ def navigation() -> Page:
     )
 
 
-def frame() -> None:
-    """Banner and sidebar. Ends the run with one line when there are no weights."""
+def frame(page: Page) -> None:
+    """Banner, title, and a place in the sidebar: what can be shown before torch is imported and weights are read."""
     banner = st.empty()
     banner.warning(f"**{wording.DISCLAIMER}**", icon=":material/science:")
-    try:
-        info = load_model().info
-    except OasisVQError as error:
-        st.error(f"There are no weights to work with: {error}", icon=":material/error:")
-        st.stop()
-    banner.warning(f"**{wording.DISCLAIMER}** {wording.saw(info['data'])}", icon=":material/science:")
-    sha256 = info["files"]["vqvae.safetensors"]["sha256"]
-    with st.sidebar:
-        st.caption(f"**Device** {info['device']}")
-        st.caption(f"**Weights** {info['preset']['name']}, {wording.SOURCES[info['source']]}")
-        if info["repo"]:
-            st.caption(f"**Repository** {info['repo']}")
-        st.caption(f"**Revision** {info['revision'][:12]}" if info["revision"] else f"**SHA-256** {sha256[:12]}")
-        for note in info["notes"]:
-            st.caption(f":material/info: {note}")
-    st.session_state[_FRAMED] = True
+    st.title(wording.TITLE if page.title == "Home" else page.title)
+    st.session_state[_FRAMED] = (banner, st.sidebar.container(), st.empty())
 
 
 def model_in_frame() -> OasisVQ:
-    """The model, for a page. A page that Streamlit runs without its frame is run again, in the frame.
+    """The model, for a page, and what the frame says about it. Ends the run with one line when there are no weights.
 
-    Until `st.navigation` is first called, Streamlit takes `pages/` for an app of the older kind: the first tab that
-    asks a fresh server for a page by its address would get it bare.
+    A page that Streamlit runs without its frame is run again, in the frame: until `st.navigation` is first called,
+    Streamlit takes `pages/` for an app of the older kind, and the first tab that asks a fresh server for a page by its
+    address would get it bare.
     """
-    if not st.session_state.pop(_FRAMED, False):
+    places = st.session_state.pop(_FRAMED, None)
+    if places is None:
         navigation()
         st.rerun()
-    return load_model()
+    banner, sidebar, below_title = places
+    try:
+        with below_title, st.spinner("Loading the weights …"):
+            names = choices()
+            if len(names) > 1:
+                sidebar.selectbox(
+                    "Model",
+                    list(names),
+                    format_func=names.__getitem__,
+                    key=CHOICE,
+                    persist_state="session",
+                    help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
+                )
+            model = chosen_model()
+    except OasisVQError as error:
+        st.error(f"There are no weights to work with: {error}", icon=":material/error:")
+        st.stop()
+    info = model.info
+    banner.warning(f"**{wording.DISCLAIMER}** {wording.saw(info['data'])}", icon=":material/science:")
+    with sidebar:
+        about(model)
+    before, now = st.session_state.get(_BEFORE), info["files"]["vqvae.safetensors"]["sha256"]
+    if before not in (None, now) and let_go():
+        st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
+    st.session_state[_BEFORE] = now
+    return model
+
+
+def about(model: OasisVQ) -> None:
+    """Which weights are shown, and on what they run."""
+    info = model.info
+    st.caption(f"**Device** {info['device']}")
+    st.caption(f"**Weights** {info['preset']['name']}, {wording.SOURCES[info['source']]}")
+    if info["repo"]:
+        st.caption(f"**Repository** {info['repo']}")
+    sha256 = info["files"]["vqvae.safetensors"]["sha256"]
+    st.caption(f"**Revision** {info['revision'][:12]}" if info["revision"] else f"**SHA-256** {sha256[:12]}")
+    for note in info["notes"]:
+        st.caption(f":material/info: {note}")

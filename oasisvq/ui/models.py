@@ -1,4 +1,4 @@
-"""The one model that all users share, and their turns on it."""
+"""The models that all users of this server share, which of them a session looks at, and turns on them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,88 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-import torch
 
-from oasisvq.pipeline import OasisVQ
-from oasisvq.ui.palette import Palette, make_palette
 from oasisvq.ui.turns import Turns
 
+if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
+    from oasisvq.pipeline import OasisVQ
+    from oasisvq.ui.palette import Palette
 
-@st.cache_resource(show_spinner="Loading the weights …")
-def load_model() -> OasisVQ:
-    """The model of this server. Raises OasisVQError when there are no weights to be had."""
+CHOICE = "model"  # key of the selector
+_BELONGINGS = "belongings"
+
+
+@st.cache_resource(show_spinner=False)
+def load_model(name: str | None = None) -> OasisVQ:
+    """A model of this server: bundled weights by name, or None: as this server is configured.
+
+    Raises OasisVQError when there are no such weights to be had.
+    """
+    import torch
+
+    from oasisvq.pipeline import OasisVQ
+
     # One thread a request: two requests that share threads wait for each other at every layer.
     torch.set_num_threads(1)
-    model = OasisVQ.from_pretrained()
+    model = OasisVQ.from_pretrained(name)
     # Streamlit collects garbage after every run. What is loaded by now stays anyway: looking through it each time
     # cost 0.2 s, most of the time from a click to a picture.
     gc.freeze()
     return model
 
 
-@st.cache_resource(show_spinner="Decoding the codebook …")
-def load_palette() -> Palette:
-    """Every code of the model as a picture."""
+@st.cache_resource(show_spinner=False)
+def choices() -> dict[str | None, str]:
+    """What a session can choose from: names for `load_model`, the default (None) first, and how to call them.
+
+    Raises OasisVQError when there is no default.
+    """
+    from oasisvq import weights
+    from oasisvq.presets import Preset
+
+    default = load_model().info
+    presets: dict[str | None, Preset] = {None: Preset.from_dict(default["preset"])}
+    for name in weights.bundled():
+        if default["source"] != "bundled" or name != default["preset"]["name"]:
+            presets[name] = Preset.from_dict(weights.read_manifest(weights.BUNDLED / name)["preset"])
+    return {
+        name: f"{name or preset.name}: {preset.size} × {preset.size} pixels, {preset.grid} × {preset.grid} codes"
+        for name, preset in presets.items()
+    }
+
+
+def chosen_model() -> OasisVQ:
+    """The model that this session looks at. Raises OasisVQError when it cannot be had."""
+    return load_model(st.session_state.get(CHOICE))
+
+
+def belongings() -> dict[str, Any]:
+    """What this session made with its model: codes, draws, proposals. Let go when another model is chosen."""
+    return st.session_state.setdefault(_BELONGINGS, {})
+
+
+def let_go() -> bool:
+    """Drop what was made with the model before. Returns whether there was anything."""
+    return bool(st.session_state.pop(_BELONGINGS, None))
+
+
+def load_palette(model: OasisVQ) -> Palette:
+    """Every code of a model as a picture."""
+    return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], model)
+
+
+@st.cache_resource(show_spinner=False)
+def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
+    from oasisvq.ui.palette import make_palette
+
     with turn():
-        return make_palette(load_model())
+        return make_palette(_model)
 
 
-@st.cache_resource
+@st.cache_resource(show_spinner=False)
 def _turns() -> Turns:
     return Turns(os.cpu_count() or 1)
 
@@ -42,3 +95,8 @@ def _turns() -> Turns:
 def turn() -> AbstractContextManager[Callable[[], None]]:
     """Hold one of the places to compute; the yielded function passes the place on to whoever waits."""
     return _turns().turn()
+
+
+def waiting() -> int:
+    """How many computations wait for their turn."""
+    return _turns().waiting

@@ -52,6 +52,14 @@ def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], known: NDA
     return image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
+def entropy_map(bits: NDArray[np.floating], most: float) -> Image.Image:
+    """Bits of each cell (h, w), black 0 to yellow `most` and more; NaN is grey."""
+    scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
+    steps = np.clip(np.nan_to_num(bits) / most * 255, 0, 255).astype(np.uint8)
+    cells = np.where(np.isnan(bits)[..., None], _BLANK, scale[steps])
+    return Image.fromarray(np.rint(cells).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
 @cache
 def _colours(size: int) -> NDArray[np.floating]:
     return np.array([unlabel_rgb(colour) for colour in sample_colorscale("Viridis", np.linspace(0, 1, size))])

@@ -16,6 +16,11 @@ class Turns:
         self._waiting: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
     @contextmanager
     def turn(self) -> Iterator[Callable[[], None]]:
         """Wait for a place and hold it. Yields a function that lets all who wait go first, then waits again."""

@@ -1,0 +1,126 @@
+"""A link that restores an edited slice: where its codes came from, and the cells that were changed.
+
+Only bundled examples and draws have such an origin. Codes of an upload have none, so that nothing of it is ever put in
+a link; nor have imported codes. Whoever opens a link may have written it: every value is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oasisvq.errors import OasisVQError
+
+if TYPE_CHECKING:
+    from oasisvq.pipeline import OasisVQ
+
+Codes = NDArray[np.int64]
+Origin = Mapping[str, str]  # parameters of a link that say where codes came from
+
+_LARGEST = 2**31 - 1
+_LONGEST = 20  # characters of a number
+_SETTINGS = {"temperature": float, "top_k": int, "level": int, "grade": float}
+_DRAW = ("seed", "draw")
+
+
+class Restored(NamedTuple):
+    """What a link stands for: codes before and after the edits, (h, w), and their origin."""
+
+    original: Codes
+    indices: Codes
+    origin: Origin
+
+
+def of_draw(settings: Mapping[str, object], example: str | None = None, rows: int = 0) -> Origin:
+    """The origin of a draw: what it was asked with, and the example whose upper rows it began from, if any."""
+    origin = {name: str(settings[name]) for name in (*_DRAW, *_SETTINGS) if settings[name] is not None}
+    return origin | ({"example": example, "rows": str(rows)} if example else {})
+
+
+def address(url: str, sha256: str, origin: Origin, original: Codes, indices: Codes) -> str:
+    """The link: `url` is that of the page, `sha256` tells the weights."""
+    cells = {"cells": pack(original, indices)} if (original != indices).any() else {}
+    return urlunsplit(urlsplit(url)._replace(query=urlencode({"weights": sha256[:12], **origin, **cells}), fragment=""))
+
+
+def restore(model: OasisVQ, parameters: Mapping[str, str], pictures: Mapping[str, Codes]) -> Restored:
+    """What the parameters of a link stand for. `pictures` are examples as codes, (h, w), computed when asked for.
+
+    Raises OasisVQError when they were made with other weights, or make no sense.
+    """
+    import torch
+
+    sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
+    if not sha256.startswith(parameters.get("weights") or "-"):
+        raise OasisVQError(
+            "it was made with other weights: choose them in the sidebar, if they are there, and try again"
+        )
+    grid, size = model.preset.grid, model.preset.codebook_size
+    known = ("example", "rows", *_DRAW, *_SETTINGS)
+    origin = {name: value for name, value in parameters.items() if name in known}
+    example = origin.get("example")
+    if example is not None and example not in pictures:
+        raise OasisVQError("it names an example that is not here: open one from the list")
+    if "seed" in origin:
+        settings = {name: _number(origin, name, kind) for name, kind in _SETTINGS.items() if name in origin}
+        start = {"seed": _number(origin, "seed", int), "first": _number(origin, "draw", int)}
+        given = mask = None
+        if example is not None:
+            rows = _number(origin, "rows", int)
+            if not 0 < rows < grid:
+                raise OasisVQError("it keeps more rows than there are: copy it again")
+            given = torch.from_numpy(pictures[example])
+            mask = torch.arange(grid)[:, None].expand(grid, grid) >= rows
+        original = model.sample(1, **start, **settings, given=given, mask=mask).indices[0].numpy()  # type: ignore[arg-type]
+    elif example is not None:
+        original = pictures[example]
+    else:
+        raise OasisVQError("it does not say where its codes come from: copy it again")
+    return Restored(original, unpack(parameters.get("cells", ""), original, size), origin)
+
+
+def pack(original: Codes, indices: Codes) -> str:
+    """The changed cells and their codes, as text that a link can hold."""
+    changed = original != indices
+    content = np.packbits(changed).tobytes() + indices[changed].astype("<u2").tobytes()
+    return base64.urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
+
+
+def unpack(text: str, original: Codes, codebook_size: int) -> Codes:
+    """Inverse of `pack`. Raises OasisVQError on anything that `pack` does not make."""
+    if not text:
+        return original
+    flags = -(-original.size // 8)
+    longest = flags + 2 * original.size
+    try:
+        packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        content = zlib.decompressobj().decompress(packed, longest + 1)  # a bomb stops here
+    except (UnicodeEncodeError, binascii.Error, zlib.error) as error:
+        raise OasisVQError("its cells cannot be read: copy it again") from error
+    changed = np.unpackbits(np.frombuffer(content[:flags], np.uint8))[: original.size].astype(bool)
+    codes = content[flags:]
+    if len(changed) != original.size or len(codes) != 2 * changed.sum():
+        raise OasisVQError("its cells do not fit this grid: copy it again")
+    indices = original.copy()
+    indices[changed.reshape(original.shape)] = np.frombuffer(codes, "<u2")
+    if indices.max() >= codebook_size:
+        raise OasisVQError(f"it has codes beyond the codebook of {codebook_size}: copy it again")
+    return indices
+
+
+def _number(parameters: Mapping[str, str], name: str, kind: type) -> int | float:
+    text = parameters.get(name, "")
+    try:
+        number = kind(text[:_LONGEST])
+    except ValueError as error:
+        raise OasisVQError(f"its {name} is no number: copy it again") from error
+    if not 0 <= number <= _LARGEST:
+        raise OasisVQError(f"its {name} is out of range: copy it again")
+    return number

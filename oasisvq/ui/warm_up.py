@@ -1,0 +1,29 @@
+"""What the server does before its first visitor: import torch, read the weights, load what every page needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from streamlit.starlette import App
+
+from oasisvq.errors import OasisVQError
+
+
+@asynccontextmanager
+async def warm_up(_: App) -> AsyncIterator[None]:
+    """Lifespan of the app: the server answers at once, and gets ready behind the scenes."""
+    threading.Thread(target=_get_ready, daemon=True).start()
+    yield
+
+
+def _get_ready() -> None:
+    from oasisvq.ui.models import load_model, load_palette
+
+    try:
+        load_palette(load_model())
+    except OasisVQError:
+        return  # the page says so, to whoever opens it
+    from oasisvq import figures, metrics  # noqa: F401  imported here so that no visitor waits for them
+    from oasisvq.ui import choose, drawing, pictures  # noqa: F401
