@@ -22,6 +22,7 @@ LEVELS = 32  # of the models, 1 mm apart
 _PLANES = ("sagittal", "coronal", "axial")
 _COARSE = 4.0  # mm within a slice; more leaves nothing to recognise at any size of the models
 _VOXEL = (0.05, 20.0)  # mm
+_MOST = 512  # axial slices
 _TILT = 12.0  # degrees from which it is worth a word
 
 
@@ -91,6 +92,8 @@ def axial(voxels: NDArray[np.floating], affine: NDArray[np.float64], oriented: b
         )
     if min(volume.shape[:2]) < 16:
         raise OasisVQError(f"{'x'.join(map(str, volume.shape))} voxels: too few to show a brain, give the whole head")
+    if volume.shape[2] > _MOST:  # each becomes a picture of the full canvas, however few voxels it has
+        raise OasisVQError(f"{volume.shape[2]} axial slices: a head has at most {_MOST}, resample the volume to 1 mm")
     notes = list(notes)
     if oriented:
         edges = ("L", "R", "A", "P")

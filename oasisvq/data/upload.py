@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +20,12 @@ MAX_BYTES = 20_000_000  # of a picture
 MAX_VOLUME_BYTES = 100_000_000  # of a volume or a zip
 _MAX_SIDE = 4096
 _MIN_SIDE = 32
+
+# Pillow and libtiff print what they find odd in a header, which no log must hold. Not every build shares its libtiff.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+with contextlib.suppress(AttributeError, OSError):
+    for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        getattr(ctypes.CDLL(Image.core.__file__), _handler)(None)
 
 
 def read(data: bytes, name: str) -> Scan:
