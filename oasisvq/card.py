@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oasisvq.presets import Preset
@@ -24,12 +24,21 @@ CODES = {
 }
 
 
-def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code")
+PICTURES = {
+    "reconstructions.png": "The MNI152 template and phantom people, what the codes keep of them, and the difference",
+    "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
+    "training.png": "Loss by epoch: the VQ-VAE's, and the prior's in bits per code",
+}
+
+
+def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Markdown with YAML front matter, the measured results in it as a model-index.
 
     Args:
         manifest: of the weights, see `oasisvq.weights.write_manifest`.
         results: what `oasisvq.evaluation.evaluate` measured; empty when nothing has been yet.
+        figures: paths of pictures beside the card, named as in PICTURES.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -73,7 +82,8 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         fingerprint=data["fingerprint"],
         results=_MEASURED.format(**results, rows="\n".join(rows)) if rows else "Nothing has been measured yet.",
         command=training["command"],
-        details=", ".join(f"{key} {training[key]}" for key in ("precision", "threads", "seed")),
+        pictures="\n\n".join(f"![{PICTURES[path.split('/')[-1]]}]({path})" for path in figures),
+        details=", ".join(f"{key} {training[key]}" for key in CIRCUMSTANCES if key in training),
         versions=", ".join(f"{key} {value}" for key, value in training["versions"].items()),
         files="\n".join(f"| {f} | {s['bytes']:,} | `{s['sha256']}` |" for f, s in manifest["files"].items()),
     )
@@ -127,6 +137,8 @@ picked on the validation people. Fingerprint of the slices (sha256 over names, s
 ## Measured
 
 {results}
+
+{pictures}
 
 ## Intended use and limits
 

@@ -79,6 +79,8 @@ def train(args: argparse.Namespace) -> Figures:
 
 def package(args: argparse.Namespace) -> Figures:
     from oasisvq import weights
+    from oasisvq.pipeline import OasisVQ
+    from oasisvq.sheets import sheets
 
     if args.data:
         from oasisvq.data.layout import describe
@@ -92,6 +94,8 @@ def package(args: argparse.Namespace) -> Figures:
         old = weights.read_manifest(args.folder)
         preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
     weights.write_manifest(args.folder, preset, data, training)
+    for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
+        _write(args.folder / weights.FIGURES / name, picture)
     weights.write_atomically(args.folder / weights.CARD, weights.model_card(args.folder).encode())
     return _files(weights.verify(args.folder))
 
@@ -261,6 +265,11 @@ def _training_codes(model: OasisVQ, data: Path) -> Tensor:
 def publish(args: argparse.Namespace) -> Figures:
     from oasisvq import weights
 
+    if args.space:
+        if args.weights:
+            raise OasisVQError("a Space holds the app with all bundled weights: leave out --weights")
+        revision = weights.publish_space(args.repo, private=args.private)
+        return {"space": args.repo, "revision": revision}
     revision = weights.publish(_folder(args.weights), args.repo, private=args.private)
     return {"repo": args.repo, "revision": revision}
 
@@ -374,10 +383,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     takes_weights(sub)
 
-    sub = command("publish", publish, "upload weights and model card to the Hugging Face Hub in one commit")
+    sub = command("publish", publish, "upload weights and model card, or the app, to the Hugging Face Hub")
     sub.add_argument("repo", metavar="REPO", help="owner/name")
     sub.add_argument("--weights", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
     sub.add_argument("--private", action="store_true", help="if the repository is made now")
+    sub.add_argument("--space", action="store_true", help="the app, as a Space of the docker kind, instead of weights")
 
     sub = command("pull", pull, "download weights from the Hub, or find them in the cache, and verify them")
     sub.add_argument("repo", nargs="?", metavar="REPO", help="owner/name (default: OASISVQ_HUB_REPO)")

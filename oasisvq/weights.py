@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from oasisvq.card import write_card
+from oasisvq.card import PICTURES, write_card
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import Preset
@@ -36,6 +36,7 @@ from oasisvq.vqvae import VQVAE
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
+FIGURES = "figures"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
 RESULTS = "results.json"
 RATE = "rate.json"
@@ -299,35 +300,67 @@ def describe(found: Resolved) -> dict[str, Any]:
 
 
 def publish(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload verified weights, manifest, records and model card in one commit. Returns the commit, the revision to pin.
+    """Upload verified weights, manifest, records, figures and model card in one commit. Returns the commit to pin.
 
     Creates the repository if there is none; `private` matters only then. Raises OasisVQError when the weights do not
     pass `verify`, or the Hub says no.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
     manifest = verify(folder)
-    if not _REPO.fullmatch(repo):
-        raise OasisVQError(f"{repo}: not a Hub id of the form owner/name")
-    card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else model_card(folder).encode()
-    operations = [CommitOperationAdd(name, folder / name) for name in (MANIFEST, *manifest["files"])]
-    api = HfApi()
-    try:
-        api.create_repo(repo, private=private or None, exist_ok=True)
-        commit = api.create_commit(
-            repo,
-            [CommitOperationAdd(CARD, card), *operations],
-            commit_message=f"Publish oasisvq weights, preset {manifest['preset']['name']}",
-        )
-    except Exception as error:  # the client raises httpx, operating system, value, runtime and Xet errors
-        raise _hub_error(error, repo, None) from error
-    return commit.oid
+    card = folder / CARD
+    files = {
+        CARD: card if card.is_file() else model_card(folder).encode(),
+        **{name: folder / name for name in (MANIFEST, *manifest["files"], *_figures(folder))},
+    }
+    return _upload(repo, files, private, f"Publish oasisvq weights, preset {manifest['preset']['name']}")
+
+
+def publish_space(repo: str, private: bool = False) -> str:
+    """Upload the app and the bundled weights in one commit, as a Space that the Dockerfile builds. Returns the commit.
+
+    Raises OasisVQError outside a clone of the repository, when weights do not pass `verify`, or the Hub says no.
+    """
+    root = BUNDLED.parent
+    if not (root / "Dockerfile").is_file():
+        raise OasisVQError(f"{root / 'Dockerfile'} is missing: a Space is published from a clone of the repository")
+    for name in bundled():
+        verify(BUNDLED / name)
+    copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", (root / "Dockerfile").read_text(), re.MULTILINE)
+    names = ["README.md", "Dockerfile", "docs", *(name for sources in copied for name in sources.split())]
+    paths = (path for name in names for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name]))
+    # Beside the code lies what Python made of it, beside weights perhaps the state of their training.
+    files = {
+        path.relative_to(root).as_posix(): path
+        for path in paths
+        if path.is_file() and not {"__pycache__", "state"} & set(path.parts)
+    }
+    return _upload(repo, files, private, "Publish the oasisvq app", space=True)
 
 
 def model_card(folder: Path) -> str:
-    """The README.md of a weights folder as the Hub wants it, made from its manifest and `results.json` (if any)."""
+    """The README.md of a weights folder as the Hub wants it: of its manifest, and of results and figures it holds."""
     manifest = read_manifest(folder)
-    return write_card(manifest, _read_record(folder, manifest, RESULTS) or {})
+    return write_card(manifest, _read_record(folder, manifest, RESULTS) or {}, _figures(folder))
+
+
+def _figures(folder: Path) -> list[str]:
+    return [f"{FIGURES}/{name}" for name in PICTURES if (folder / FIGURES / name).is_file()]
+
+
+def _upload(repo: str, files: Mapping[str, Path | bytes], private: bool, message: str, space: bool = False) -> str:
+    """Put files by their names on the Hub in one commit, in a repository that is made if there is none."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    if not _REPO.fullmatch(repo):
+        raise OasisVQError(f"{repo}: not a Hub id of the form owner/name")
+    api = HfApi()
+    kind, sdk = ("space", "docker") if space else ("model", None)
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True, repo_type=kind, space_sdk=sdk)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        commit = api.create_commit(repo, operations, commit_message=message, repo_type=kind)
+    except Exception as error:  # the client raises httpx, operating system, value, runtime and Xet errors
+        raise _hub_error(error, repo, None) from error
+    return commit.oid
 
 
 class _Unfilled(TorchFunctionMode):

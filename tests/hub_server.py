@@ -25,6 +25,7 @@ class Repository:
     """Commits in order, each all of its files by path."""
 
     private: bool = False
+    kind: str = "model"
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def commit(self, changes: dict[str, bytes]) -> str:
@@ -69,7 +70,7 @@ class HubServer(ThreadingHTTPServer):
 
 
 def is_large(path: str) -> bool:
-    return path.endswith(".safetensors")
+    return path.endswith((".safetensors", ".png"))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -185,7 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = "/".join(filter(None, (wanted["organization"], wanted["name"])))
             if name in self.server.repos:
                 return self.answer(409, {"url": f"{self.server.url}/{name}", "error": "You already created this repo"})
-            self.server.repos[name] = Repository(private=wanted.get("visibility") == "private")
+            kind = f"{wanted['type']} {wanted['sdk']}" if wanted.get("sdk") else wanted.get("type") or "model"
+            self.server.repos[name] = Repository(wanted.get("visibility") == "private", kind=kind)
             self.server.repos[name].commit({".gitattributes": b""})
             self.answer(200, {"url": f"{self.server.url}/{name}", "name": name})
 
@@ -239,8 +241,8 @@ _ROUTES = [
     (r"(?:GET|HEAD) /cdn/(\w+)", _Handler.download),
     (r"POST /api/repos/create", _Handler.create),
     (r"POST /api/validate-yaml", _Handler.validate),
-    (rf"POST /api/models/{_NAME}/preupload/main", _Handler.preupload),
-    (rf"POST /{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
+    (rf"POST /api/(?:models|spaces)/{_NAME}/preupload/main", _Handler.preupload),
+    (rf"POST /(?:spaces/)?{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /upload/(\w+)", _Handler.upload),
-    (rf"POST /api/models/{_NAME}/commit/main", _Handler.commit),
+    (rf"POST /api/(?:models|spaces)/{_NAME}/commit/main", _Handler.commit),
 ]

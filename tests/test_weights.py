@@ -1,6 +1,7 @@
 """Weights: what is refused and why, the order of sources, and the round trip through a Hub."""
 
 import hashlib
+import io
 import json
 import pickle
 import re
@@ -13,12 +14,15 @@ import pytest
 import torch
 import yaml
 from hub_server import TOKEN, HubServer, Repository
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_weights import DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
-from oasisvq import weights
+from oasisvq import OasisVQ, weights
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
+from oasisvq.sheets import sheets
 from oasisvq.vqvae import VQVAE
 
 
@@ -492,6 +496,41 @@ def test_what_is_published_comes_back_byte_for_byte(hub, folder, monkeypatch):
         assert (found.folder / path.name).read_bytes() == path.read_bytes()
 
 
+def test_figures_travel_with_the_weights_and_the_card_shows_them(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name, picture in sheets(OasisVQ.from_pretrained(folder)).items():
+        (folder / "figures").mkdir(exist_ok=True)
+        (folder / "figures" / name).write_bytes(picture)
+    commit = weights.publish(folder, REPO)
+    files = hub.repos[REPO].commits[commit]
+    names = {"draws.png", "reconstructions.png", "training.png"}
+    assert {name for name in files if name.endswith(".png")} == {f"figures/{name}" for name in names}
+    for name in names:
+        assert f"](figures/{name})" in files["README.md"].decode()
+        assert Image.open(io.BytesIO(files[f"figures/{name}"])).width > 300
+    assert weights.resolve(REPO, commit).source == "hub"
+
+
+def test_a_space_holds_all_that_its_dockerfile_copies(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    commit = weights.publish_space("lab/brains-app", private=True)
+    repo = hub.repos["lab/brains-app"]
+    assert (repo.kind, repo.private) == ("space docker", True)
+    files = repo.commits[commit]
+    front = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
+    assert (front["sdk"], front["app_port"]) == ("docker", 8501)
+    root = weights.BUNDLED.parent
+    for name in ("Dockerfile", "app.py", "requirements.txt", ".streamlit/config.toml", "pages/home.py"):
+        assert files[name] == (root / name).read_bytes()
+    for name in weights.bundled():
+        stated = json.loads(files[f"checkpoints/{name}/manifest.json"])["files"]
+        for file, stamp in stated.items():
+            assert hashlib.sha256(files[f"checkpoints/{name}/{file}"]).hexdigest() == stamp["sha256"]
+    assert not [name for name in files if "__pycache__" in name or name.startswith(("tests", "state"))]
+    for link in re.findall(r"\]\((docs/[^)]+)\)", files["README.md"].decode()):
+        assert link in files
+
+
 def test_publishing_needs_a_token(hub, folder):
     with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*HF_TOKEN"):
         weights.publish(folder, REPO)
@@ -548,6 +587,10 @@ def test_the_card_carries_results_for_people_and_for_the_hub(folder):
         metric["type"]: metric["value"] for result in data["model-index"][0]["results"] for metric in result["metrics"]
     }
     assert index == {"ssim_mean": 0.93125, "nll_bits_per_code": 2.5}
+    for result in ModelCard(weights.model_card(folder)).data.eval_results:  # as the Hub itself reads it
+        assert result.dataset_type == "phantom-cohort"
+        assert result.dataset_split == "test"
+        assert result.metric_value == index[result.metric_type]
     assert "| SSIM | 0.9313 (0.92 to 0.94) |" in text
     assert "not for diagnosis" in text
     assert "10.1162/jocn.2007.19.9.1498" in text
