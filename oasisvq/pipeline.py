@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from oasisvq.pixelcnn import PixelCNN
 from oasisvq.presets import Preset
 from oasisvq.vqvae import VQVAE
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Coded(NamedTuple):
     """Index grids and the slices they decode to: (B, h, w) int64 and (B, 1, S, S) float32 in [-0.5, 0.5]."""
@@ -23,8 +27,29 @@ class Coded(NamedTuple):
     slices: Tensor
 
 
+def _without_gpu_if_it_is_full(method: Callable[P, T]) -> Callable[P, T]:
+    """The method of a model, which goes to the CPU for good and begins again when the GPU has no memory left."""
+
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        model: Any = args[0]
+        try:
+            return method(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            if model.device.type == "cpu":
+                raise
+        # Out here the error is gone, and with it what its frames held in the GPU's memory.
+        model.leave_gpu()
+        return method(*args, **kwargs)
+
+    return run
+
+
 class OasisVQ:
-    """A VQ-VAE and its prior, ready to use. Inputs may lie on any device; outputs lie on the CPU."""
+    """A VQ-VAE and its prior, ready to use. Inputs may lie on any device; outputs lie on the CPU.
+
+    When a GPU runs out of memory, both models move to the CPU and stay there: `info["notes"]` then says so.
+    """
 
     def __init__(self, preset: Preset, vqvae: VQVAE, prior: PixelCNN, info: dict[str, Any], device: str) -> None:
         self.preset = preset
@@ -57,6 +82,16 @@ class OasisVQ:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(preset, vqvae, prior, weights.describe(found), device)
 
+    def leave_gpu(self) -> None:
+        """Move both models to the CPU, and say why in `info["notes"]`."""
+        was, self.device = self.info["device"], torch.device("cpu")
+        self.vqvae.to(self.device)
+        self.prior.to(self.device)
+        torch.cuda.empty_cache()
+        self.info["device"] = self._device_name()
+        self.info["notes"] = [*self.info["notes"], f"{was} had no memory left: computing on the processor, more slowly"]
+
+    @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def encode(self, slices: Tensor) -> Tensor:
         """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w) int64 in [0, K). Raises OasisVQError on another shape or range."""
@@ -67,6 +102,7 @@ class OasisVQ:
             raise OasisVQError("slices leave [-0.5, 0.5]: scale pictures to [0, 1] and subtract 0.5")
         return self.vqvae.encode(slices.to(self.device, torch.float32)).cpu()
 
+    @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def decode(self, indices: Tensor) -> Tensor:
         """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]. Raises OasisVQError on another shape or range."""
@@ -77,6 +113,7 @@ class OasisVQ:
         indices = self.encode(slices)
         return Coded(indices, self.decode(indices))
 
+    @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def sample(
         self,
@@ -118,6 +155,7 @@ class OasisVQ:
         )
         return Coded(indices.cpu(), self.decode(indices))
 
+    @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def refill(
         self, indices: Tensor, mask: Tensor, seed: int = 0, level: int | None = None, grade: float | None = None
@@ -141,6 +179,7 @@ class OasisVQ:
         filled = torch.cat([checked[:0], *fills])
         return Coded(filled.cpu(), self.decode(filled))
 
+    @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def surprise(self, indices: Tensor, level: int | None = None, grade: float | None = None) -> Tensor:
         """-log2 p of each code given those before it, in bits: (B, h, w)."""
