@@ -8,6 +8,7 @@ safetensors is refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -103,10 +104,20 @@ class Resolved:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put a file in place in one step, so that a reader or a killed run never leaves half of it."""
+    """Put a file in place in one step, so that a reader or a killed run never leaves half of it.
+
+    Raises OasisVQError when the folder cannot be written to or the disk is full; what was there before is then kept.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OasisVQError(
+            f"{path} cannot be written ({error.strerror}): free some space, or choose a folder that you may write to"
+        ) from error
 
 
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
