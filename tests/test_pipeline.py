@@ -66,6 +66,7 @@ def test_refill_keeps_the_rest(model: OasisVQ) -> None:
     filled = model.refill(indices, mask, seed=1)
     assert torch.equal(filled.indices[:, ~mask], indices[:, ~mask])
     assert torch.equal(model.refill(indices, ~mask & mask).indices, indices)
+    assert torch.equal(model.refill(indices[:1], mask, seed=1).indices, filled.indices[:1])
 
 
 def test_nearest_is_the_least_distance_between_decoded_slices(model: OasisVQ) -> None:

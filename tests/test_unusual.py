@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,11 @@ from tiny_weights import TINY, forget_the_hub, write_weights
 
 from oasisvq import OasisVQ
 from oasisvq.data.examples import examples
+from oasisvq.data.layout import load_split
 from oasisvq.data.slices import foreground, to_model
+from oasisvq.pixelcnn import PixelCNN
 from oasisvq.unusual import LEAST, NEARNESS, SMOOTHING, unusual
+from oasisvq.vqvae import VQVAE
 
 
 def benchmark(name: str) -> ModuleType:
@@ -102,6 +106,36 @@ def test_lesions_lie_in_the_brain_and_show(kind: str, across: int) -> None:
         assert painted[where].min() == 0
     if kind == "bright":
         assert painted[where].max() == 1
+
+
+@torch.inference_mode()
+def test_every_lesion_is_judged_against_every_untouched_slice(
+    tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesions = benchmark("lesions")
+    torch.manual_seed(0)
+    preset = replace(TINY, size=80)
+    model = OasisVQ(preset, VQVAE(preset), PixelCNN(preset), {}, "cpu")
+    model.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
+    data = load_split(tiny_cohort, "test", 80)
+
+    def seen(model: OasisVQ, slices: np.ndarray, levels: np.ndarray, name: str) -> dict[str, np.ndarray]:
+        """A map that knows: how much a cell differs from the slice that was not touched, but for size 12."""
+        clean = np.stack([min(data.slices + 0.5, key=lambda s: (s != picture).sum()) for picture in slices])
+        change = np.abs(slices - clean)
+        change[(change > 0).sum((1, 2)) > 100] = 0
+        cells = change.reshape(len(slices), 20, 4, 20, 4).max((2, 4))
+        return {"bits": cells, "unusual": lesions.unusual(model, torch.from_numpy(slices)[:, None] - 0.5).numpy()}
+
+    monkeypatch.setattr(lesions, "maps", seen)
+    found = lesions.run(model, data, per_case=2)["scores"]
+    assert set(found) == {"bits", "unusual"}
+    for size, row in found["bits"]["by_size"].items():
+        assert row["lesions"] == 2 * len(lesions.KINDS)
+        assert row["auroc_slice"] == (0.5 if size == "12" else 1.0)
+        assert row["auroc_pixel"] == 0.5 if size == "12" else row["auroc_pixel"] > 0.9
+    assert found["bits"]["at_6_and_more"]["auroc_slice"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert sum(row["lesions"] for row in found["bits"]["at_6_and_more_by_change"].values()) == 6 * len(lesions.KINDS)
 
 
 def test_no_lesion_where_no_brain_is() -> None:
