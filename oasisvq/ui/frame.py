@@ -9,10 +9,11 @@ from streamlit.navigation.page import Page
 
 from oasisvq.errors import OasisVQError
 from oasisvq.ui import wording
-from oasisvq.ui.models import CHOICE, choices, chosen_model, let_go
+from oasisvq.ui.models import CHOICE, choices, chosen_model, hub, let_go
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
+    from oasisvq.weights import Fetch
 
 _FRAMED = "the frame of this run stands"
 _BEFORE = "the model before"
@@ -92,3 +93,13 @@ def about(model: OasisVQ) -> None:
     st.caption(f"**Revision** {info['revision'][:12]}" if info["revision"] else f"**SHA-256** {sha256[:12]}")
     for note in info["notes"]:
         st.caption(f":material/info: {note}")
+    if (fetch := hub()) is not None and fetch.status:
+        _on_its_way(fetch)
+
+
+@st.fragment(run_every=2)
+def _on_its_way(fetch: Fetch) -> None:
+    """What is being fetched from the Hub, until it is here: then the page is run again, with it."""
+    if not fetch.status:
+        st.rerun()
+    st.caption(f":material/cloud_download: {fetch.status}")

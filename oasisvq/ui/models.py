@@ -15,6 +15,7 @@ from oasisvq.ui.turns import Turns
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
     from oasisvq.pipeline import OasisVQ
     from oasisvq.ui.palette import Palette
+    from oasisvq.weights import Fetch
 
 CHOICE = "model"  # key of the selector
 _BELONGINGS = "belongings"
@@ -32,7 +33,7 @@ def load_model(name: str | None = None) -> OasisVQ:
 
     # One thread a request: two requests that share threads wait for each other at every layer.
     torch.set_num_threads(1)
-    model = OasisVQ.from_pretrained(name)
+    model = OasisVQ.from_pretrained(name, wait=False)
     # Streamlit collects garbage after every run. What is loaded by now stays anyway: looking through it each time
     # cost 0.2 s, most of the time from a click to a picture.
     gc.freeze()
@@ -57,6 +58,21 @@ def choices() -> dict[str | None, str]:
         name: f"{name or preset.name}: {preset.size} × {preset.size} pixels, {preset.grid} × {preset.grid} codes"
         for name, preset in presets.items()
     }
+
+
+@st.cache_resource(show_spinner=False)
+def hub() -> Fetch | None:
+    """The Hub's weights that this server is configured for, on their way behind the scenes; None where none are missed.
+
+    When they are here they take the place of the default, at the next run of each session.
+    """
+    from oasisvq import weights
+
+    def arrived() -> None:
+        load_model.clear()
+        choices.clear()
+
+    return weights.fetch(load_model().info["revision"], arrived)
 
 
 def chosen_model() -> OasisVQ:

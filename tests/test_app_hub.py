@@ -1,0 +1,71 @@
+"""The app while the Hub is away: up at once on what is at hand, open about it, and changed over when it is back."""
+
+import time
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, Repository
+from streamlit.testing.v1 import AppTest
+from test_app import _navigation_is_known  # noqa: F401  a fixture for every test
+from tiny_weights import REPO, forget_the_hub, point_at
+
+from oasisvq import weights
+from oasisvq.ui import models
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    forget_the_hub(monkeypatch, tmp_path)
+    monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
+    monkeypatch.setattr(weights, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(weights, "PATIENCE", 1)
+    with HubServer() as server:
+        point_at(monkeypatch, server.url)
+        forget()
+        yield server
+    forget()
+
+
+def forget() -> None:
+    for cached in (models.load_model, models.choices, models.hub):
+        cached.clear()
+
+
+def sidebar(app: AppTest) -> str:
+    return "\n".join(caption.value for caption in app.caption)
+
+
+def test_the_app_says_that_the_hub_is_away_and_changes_over_when_it_is_back(hub):
+    hub.delay = 60
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    started = time.monotonic()
+    app.run()
+    assert not app.exception
+    assert not app.error
+    assert time.monotonic() - started < 30, "no page waits for the Hub"
+    assert "bundled with the app" in sidebar(app)
+    assert f"Asking the Hub for {REPO}" in sidebar(app)
+    hub.status, hub.delay = 500, 0
+    deadline = time.monotonic() + 20
+    while "answered 500" not in models.hub().status:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    app.run()
+    assert "the Hub answered 500 for lab/brains" in sidebar(app)
+    assert "Next try within" in sidebar(app)
+
+    repo = hub.repos.setdefault(REPO, Repository())
+    folder = weights.BUNDLED / weights.DEFAULT
+    commit = repo.commit({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+    hub.status = 0
+    while models.hub().status:
+        assert time.monotonic() < deadline + 20, models.hub().status
+        time.sleep(0.05)
+    app.run()
+    assert not app.exception
+    assert f"**Repository** {REPO}" in sidebar(app)
+    assert commit[:12] in sidebar(app)
+    assert "from this machine's cache" in sidebar(app)
+    assert "Hub for" not in sidebar(app)
