@@ -2,8 +2,8 @@
 #   docker build -t oasisvq . && docker run -p 8501:8501 oasisvq
 FROM python:3.11-slim
 
-# PyTorch without CUDA is a tenth of the size: name the index of its CPU wheels with --build-arg TORCH_INDEX=...
-ARG TORCH_INDEX=
+# PyTorch without CUDA is a tenth of the size. For a machine with a GPU: --build-arg TORCH_INDEX=
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 # Spaces run containers as user 1000.
 RUN useradd --create-home --uid 1000 user

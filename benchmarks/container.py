@@ -2,11 +2,11 @@
 
     python -m oasisvq benchmark container [--install] [--json FILE]
 
-What the Dockerfile copies is copied and mounted read-only; its command runs as user 1000 in an empty home, in a network
-of its own that reaches nothing but itself, set up to use weights of a Hub that never answers. Chromium then opens the app
-alone, and inside a frame of a page of another site, where it uploads a picture. With `--install` the Dockerfile's `pip install` comes first, in that home, from the
-package index that pip is configured for; without, the packages of this Python are used. Needs Linux, root, `unshare`,
-`setpriv` and Chromium.
+What the Dockerfile copies is copied and mounted read-only. Its command runs as user 1000 in an empty home, in a network
+of its own that reaches nothing but itself, configured for weights of a Hub that never answers. Chromium opens the app
+alone, and then inside a frame of a page of another site, where it uploads a picture. With `--install` the Dockerfile's
+`pip install` comes first, in that home, from the index that pip is configured for; without, the packages of this Python
+are used. Needs Linux, root, `unshare`, `setpriv` and Chromium.
 """
 
 from __future__ import annotations
@@ -117,17 +117,12 @@ def install(place: Place, steps: Dockerfile) -> float:
 
 
 @contextmanager
-def serving(place: Place, steps: Dockerfile, log: Path) -> Iterator[float]:
+def serving(place: Place, steps: Dockerfile, log: Path, variables: dict[str, str]) -> Iterator[float]:
     """The app under the container's command. Yields the seconds until it is healthy."""
     command = [str(place.python / "bin" / "python3"), "-m", *steps.command]
     started = time.monotonic()
-    with socket.create_server(("127.0.0.1", 0)) as silent, log.open("w") as out:
-        hub = {"OASISVQ_HUB_REPO": "lab/brains", "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
-        server = subprocess.Popen(place.as_user(command, **hub), cwd=place.app, stdout=out, stderr=subprocess.STDOUT)
-        yield from _until_stopped(server, started, log)
-
-
-def _until_stopped(server: subprocess.Popen[bytes], started: float, log: Path) -> Iterator[float]:
+    with log.open("w") as out:
+        server = subprocess.Popen(place.as_user(command, **variables), cwd=place.app, stdout=out, stderr=out)
     try:
         while True:
             try:
@@ -208,8 +203,10 @@ def inside(place: Place, steps: Dockerfile, installed: bool) -> dict[str, Any]:
         raise OasisVQError("the source is not read-only")
     upload = place.root / "phantom.png"
     shutil.copy(next((place.app / "oasisvq/data/example_slices").glob("Phantom*.png")), upload)
-    with serving(place, steps, place.root / "log") as start:
-        return {"start_seconds": start, **browse(upload)}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub = {"OASISVQ_HUB_REPO": "lab/brains", "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        with serving(place, steps, place.root / "log", hub) as start:
+            return {"start_seconds": start, **browse(upload)}
 
 
 def megabytes(folder: Path) -> float:
