@@ -17,47 +17,67 @@ Picture = NDArray[np.floating]
 BITS_LIMIT = 12.0  # bits a code on the surprise scale; more shows as this
 # Without its first colour, #000004: Streamlit takes #000001 to #000040 for names of its theme's colours.
 HEAT = sequential.Inferno[1:]
+REGION = "#36c5f0"
 TRAINING, VALIDATION = "#7a8794", "#0f7d74"
 # Okabe and Ito's, which colour-blind people tell apart.
 CODECS = {"JPEG": "#7a8794", "JPEG 2000": "#cc79a7", "AVIF": "#e69f00", "WebP": "#0072b2"}
 OURS = "#d55e00"
 
 
-def surprise(picture: Picture, bits: NDArray[np.floating]) -> go.Figure:
-    """The slice, and beside it bits per code (h, w) as a heat map under the slice's outlines, zoom and pan linked."""
+def surprise(
+    picture: Picture,
+    values: NDArray[np.floating],
+    label: str = "bits per code",
+    limit: float = BITS_LIMIT,
+    region: NDArray[np.bool_] | None = None,
+    again: Picture | None = None,
+) -> go.Figure:
+    """The slice beside a heat map of its cells (h, w) from 0 to `limit`, zoom and pan linked.
+
+    A region, bool (h, w), is outlined; `again` is the slice with that region drawn anew, a third picture.
+    """
     height, width = picture.shape
-    rows, columns = bits.shape
-    figure = make_subplots(1, 2, subplot_titles=("Slice", "Bits per code"), horizontal_spacing=0.03)
+    rows, columns = values.shape
+    titles = [
+        "Slice",
+        label[0].upper() + label[1:],
+        *([] if again is None else ["The outlined region drawn again (synthetic)"]),
+    ]
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.03)
     figure.add_trace(_panel(picture, "coloraxis", "grey %{z:.3f}"), 1, 1)
-    figure.add_trace(
-        go.Heatmap(
-            z=np.round(bits, 2),
-            x=(np.arange(columns) + 0.5) * width / columns - 0.5,
-            y=(np.arange(rows) + 0.5) * height / rows - 0.5,
-            coloraxis="coloraxis2",
-            hovertemplate="%{z:.1f} bits<extra></extra>",
-        ),
-        1,
-        2,
+    cells = {
+        "x": (np.arange(columns) + 0.5) * width / columns - 0.5,
+        "y": (np.arange(rows) + 0.5) * height / rows - 0.5,
+    }
+    heat = go.Heatmap(
+        z=np.round(values, 2), coloraxis="coloraxis2", hovertemplate=f"%{{z:.1f}} {label}<extra></extra>", **cells
     )
-    figure.add_trace(
-        go.Contour(
-            z=np.round(picture, 4),
-            contours={"coloring": "none", "start": 0.35, "end": 0.35},
-            line={"color": "rgba(255, 255, 255, 0.6)", "width": 1},
-            showscale=False,
-            hoverinfo="skip",
-        ),
-        1,
-        2,
-    )
+    figure.add_trace(heat, 1, 2)
+    figure.add_trace(_outline(picture, 0.35, "rgba(255, 255, 255, 0.6)"), 1, 2)
+    if again is not None:
+        figure.add_trace(_panel(again, "coloraxis", "grey %{z:.3f}"), 1, 3)
+    if region is not None and region.any():
+        # Spread over pixels, so that the outline runs along the edges of cells.
+        pixels = np.kron(region.astype(float), np.ones((height // rows, width // columns)))
+        for panel in range(1, len(titles) + 1):
+            figure.add_trace(_outline(pixels, 0.5, REGION), 1, panel)
     _linked_pictures(figure, picture.shape)
     figure.update_layout(
         height=460,
         coloraxis=_scale("Greys_r", 0, 1, "grey", {}) | {"showscale": False},
-        coloraxis2=_scale(HEAT, 0, BITS_LIMIT, "bits per code", {}),
+        coloraxis2=_scale(HEAT, 0, limit, label, {}),
     )
     return figure
+
+
+def _outline(values: Picture, at: float, colour: str) -> go.Contour:
+    return go.Contour(
+        z=np.round(values, 4),
+        contours={"coloring": "none", "start": at, "end": at},
+        line={"color": colour, "width": 1.5, "smoothing": 0},
+        showscale=False,
+        hoverinfo="skip",
+    )
 
 
 def curves(history: Sequence[Mapping[str, float]], training: str | None, validation: str, label: str) -> go.Figure:

@@ -375,7 +375,7 @@ def _upload(repo: str, files: Mapping[str, Path | bytes], private: bool, message
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves parameters as they are made: to fill those without memory, torch imports its compiler first, for seconds."""
+    """Leaves parameters as made: to fill those without memory, torch first imports its compiler, for seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

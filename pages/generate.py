@@ -175,8 +175,8 @@ def copies() -> None:
         f"Are they copies? Nearest training slice: median distance {near['draws_median']:.4f} for "
         f"{model.info['draws']['count']:,} draws and {near['held_out_median']:.4f} for slices of held-out people (root "
         f"mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the draws are nearer than the nearest "
-        "1 % of held-out slices. Training slices do not come with the weights, so single draws cannot be compared here; "
-        "`python -m oasisvq sample --near DIR` does it where the slices are."
+        "1 % of held-out slices. Training slices do not come with the weights, so single draws cannot be compared "
+        "here; `python -m oasisvq sample --near DIR` does it where the slices are."
     )
 
 

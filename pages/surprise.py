@@ -1,29 +1,45 @@
-"""Surprise: how many bits the prior needs for each code of a slice."""
+"""Surprise: where a slice is unusual for the model, and what the model would have drawn there."""
 
+import numpy as np
 import streamlit as st
+import torch
 
 from oasisvq import figures
 from oasisvq.ui import wording
 from oasisvq.ui.choose import choose_slice
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import turn
+from oasisvq.unusual import unusual
+
+BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
+MEASURES = {BITS: ("bits per code", figures.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}
+SCORES = {BITS: "bits", DEVIATIONS: "unusual"}  # in lesions.json
+MOST = 0.25  # of the cells may be drawn again: what is left must say what belongs there
 
 model = model_in_frame()
-results = model.info["results"] or {}
+results, lesions = model.info["results"] or {}, model.info.get("lesions")
 
 st.markdown(wording.UNUSUAL)
 
 chosen = choose_slice(model.preset.size)
 if chosen is None:
     st.stop()
-level = st.select_slider(
+left, right = st.columns(2)
+level = left.select_slider(
     "Level of the slice",
     [None, *range(model.preset.levels)],
+    value=chosen.level,
     format_func=lambda level: "not given" if level is None else str(level),
+    key=f"level of {chosen.source} {chosen.index}",
     help="0 is the lowest. What is expected depends on the level; without it the model goes by the codes alone.",
 )
+measure = right.segmented_control(
+    "Map", list(MEASURES), default=BITS, required=True, key="map", persist_state="session"
+)
 with turn():
-    bits = model.surprise(model.encode(chosen.tensor), level=level)[0].numpy()
+    indices = model.encode(chosen.tensor)
+    bits = model.surprise(indices, level=level)[0].numpy()
+    values = bits if measure == BITS else unusual(model, chosen.tensor, level)[0].numpy()
 
 columns = st.columns(3)
 # Held-out people were measured with level and rating told: without the level the two would not compare.
@@ -39,18 +55,67 @@ columns[0].metric(
     height="stretch",
 )
 columns[1].metric("Bits for the slice", f"{bits.sum():,.0f}", border=True, height="stretch")
+label, limit = MEASURES[measure]
+usual = lesions["scores"][SCORES[measure]]["untouched_percentiles"] if lesions else None
 columns[2].metric(
-    "Most unusual code", f"{bits.max():.1f} bits", help="unusual for this model", border=True, height="stretch"
+    f"Most unusual cell, {label}",
+    f"{values.max():.1f}",
+    delta=f"held-out slices: {usual['5']:.1f} to {usual['95']:.1f}" if usual else None,
+    delta_color="off",
+    delta_arrow="off",
+    help="Unusual for this model. The range is that of the highest cell in nine of ten slices of held-out people.",
+    border=True,
+    height="stretch",
 )
 
+least, seed_column = st.columns([3, 1], vertical_alignment="bottom")
+ordinary = float(np.quantile(values, 1 - MOST).clip(0, limit))
+mark = least.slider(
+    f"Draw again where the map is above ({label})",
+    0.0,
+    limit,
+    round(float(np.quantile(values, 0.97).clip(0, limit)), 1),
+    0.1,
+    key=f"mark {measure} {chosen.source} {chosen.index}",
+    help=f"At most a quarter of the cells: here, those above {ordinary:.1f}.",
+)
+seed = seed_column.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region")
+region = (values > mark) & (values >= ordinary)
+again = None
+if region.any():
+    with turn(), st.spinner("Drawing the region again …"):
+        filled = model.refill(indices, torch.from_numpy(region), seed=seed, level=level)
+    again = filled.slices[0, 0].numpy() + 0.5
+
 st.plotly_chart(
-    figures.surprise(chosen.picture, bits),
+    figures.surprise(chosen.picture, values, label, limit, region, again),
     key="surprise",
     config={"displaylogo": False, "scrollZoom": True},
-    alt=f"{chosen.name}, and over it a heat map of bits per code; bright cells are unusual for this model",
+    alt=f"{chosen.name}; a heat map of {label} over it, bright where unusual for this model; and the slice with the "
+    "outlined region drawn again",
 )
 st.caption(
-    f"{chosen.name}. The scale is the same for every slice, 0 to {figures.BITS_LIMIT:.0f} bits; more shows as the "
-    "brightest colour. When a code is scored only those above and to the left of it are known, so something new scores "
-    "highest where it begins. The white line is the outline of the slice."
+    f"{chosen.name}. The scale is the same for every slice, 0 to {limit:.0f} {label}; more shows as the brightest "
+    "colour. When a code is scored only those above and to the left of it are known, so something new scores highest "
+    "where it begins. The white line is the outline of the slice. **Blue: drawn again** by the PixelCNN to fit the "
+    f"rest, {region.sum()} of {region.size} cells: what this model would have expected there, nobody's anatomy."
 )
+with st.expander("More: the two maps"):
+    st.markdown(wording.MORE_UNUSUAL)
+
+if lesions:
+    st.header("How well it finds lesions that were painted in")
+    st.markdown(
+        f"Discs, bright, dark, displaced or missing tissue, were painted into {lesions['slices']:,} slices of "
+        f"{lesions['people']} held-out people. The figure is the chance that a slice with a lesion scores above one "
+        "without (AUROC; 0.5 is guessing, 1 is perfect). Real lesions were not tried: this says nothing about a person."
+    )
+    sizes = list(lesions["scores"]["bits"]["by_size"])
+    st.table(
+        {"Lesion, pixels across of 80": sizes}
+        | {
+            name: [f"{lesions['scores'][key]['by_size'][size]['auroc_slice']:.2f}" for size in sizes]
+            for name, key in SCORES.items()
+        }
+    )
+    st.caption("From `python -m oasisvq benchmark lesions`.")

@@ -3,7 +3,9 @@
 import io
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
 from oasisvq import figures
+from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
 from oasisvq.ui import models, wording
-from oasisvq.ui.drawing import draw
+from oasisvq.ui.choose import in_model_size
+from oasisvq.ui.drawing import draw, known_grades
+from oasisvq.ui.editor import put
 from oasisvq.ui.palette import make_palette
-from oasisvq.ui.pictures import SYNTHETIC, code_map, enlarge, marked, mosaic, png
+from oasisvq.ui.pictures import SYNTHETIC, code_map, enlarge, entropy_map, marked, mosaic, png
 from oasisvq.ui.turns import Turns
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +52,15 @@ def model():
 def open_page(name: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     return app if name == "home" else app.switch_page(f"pages/{name}.py").run()
+
+
+def mine(app: AppTest, name: str):
+    """What this session made: `gallery`, `editor`, `proposals`."""
+    return app.session_state["belongings"][name]
+
+
+def button(app: AppTest, label: str):
+    return next(button for button in app.button if button.label.startswith(label))
 
 
 def metrics_of(app: AppTest) -> dict[str, str]:
@@ -95,7 +109,7 @@ def test_without_weights_there_is_one_line_and_no_page(monkeypatch):
     app = open_page("home")
     assert len(app.error) == 1
     assert "set OASISVQ_HUB_REPO" in app.error[0].value
-    assert not app.title
+    assert not app.header
 
 
 def test_an_upload_is_reconstructed_and_stays_in_its_session():
@@ -142,7 +156,7 @@ def test_drawing_fills_the_gallery():
         app.number_input(key="seed").set_value(seed).run()
         next(button for button in app.button if button.label == "Draw").click().run()
         assert not app.exception
-    drawn = app.session_state["gallery"]
+    drawn = mine(app, "gallery")
     assert len(drawn) == 6
     six, five, again = drawn[0:2], drawn[2:4], drawn[4:6]
     for one, same, different in zip(five, again, six, strict=True):
@@ -153,27 +167,150 @@ def test_drawing_fills_the_gallery():
 def test_generated_codes_open_in_the_editor():
     app = open_page("generate")
     next(button for button in app.button if button.label == "Draw").click().run()
-    drawn = app.session_state["gallery"][0]
+    drawn = mine(app, "gallery")[0]
     assert Image.open(io.BytesIO(drawn.file)).text["Kind"] == "SYNTHETIC"
     next(button for button in app.button if button.label == "Edit codes").click().run()
     assert app.title[0].value == "Edit codes"
-    np.testing.assert_array_equal(app.session_state["editor"].indices, drawn.indices)
+    np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
 
 
-def test_refill_changes_selected_cells_alone():
-    app = open_page("edit_codes")
-    state = app.session_state["editor"]
+def select(app: AppTest, rows: slice, columns: slice) -> np.ndarray:
+    """Select cells, as the browser would."""
+    state = mine(app, "editor")
     selection = np.zeros_like(state.selection)
-    selection[8:11, 8:11] = True
-    app.session_state["editor"] = type(state)(**vars(state) | {"selection": selection})
+    selection[rows, columns] = True
+    app.session_state["belongings"]["editor"] = replace(state, selection=selection)
     app.run()
-    next(button for button in app.button if button.label.startswith("Refill")).click().run()
+    return selection
+
+
+def test_refill_proposes_several_and_takes_the_one_chosen():
+    app = open_page("edit_codes")
+    assert button(app, "Propose").disabled
+    selection = select(app, slice(8, 11), slice(8, 11))
+    button(app, "Propose").click().run()
     assert not app.exception
-    changed = app.session_state["editor"].changed
-    assert changed.any()
-    assert not (changed & ~selection).any()
-    assert metrics_of(app)["Cells changed"] == str(changed.sum())
+    assert not mine(app, "editor").changed.any()  # nothing yet
+    _, proposals, pictures = mine(app, "proposals")
+    assert len({codes.tobytes() for codes in proposals}) > 1
+    assert pictures.shape == (len(proposals), 80, 80)
+    button(app, "Use proposal 2").click().run()
+    state = mine(app, "editor")
+    np.testing.assert_array_equal(state.indices, proposals[1])
+    assert not (state.changed & ~selection).any()
+    assert metrics_of(app)["Cells changed"] == str(state.changed.sum())
+    assert len(state.past) == 1
     assert app.number_input(key="refill seed").value == 1
+    assert "proposals" not in app.session_state["belongings"]
+
+
+def test_a_proposal_leaves_alone_what_was_painted_meanwhile():
+    app = open_page("edit_codes")
+    select(app, slice(8, 11), slice(8, 11))
+    button(app, "Propose").click().run()
+    state = mine(app, "editor")
+    painted = state.indices.copy()
+    painted[0, 0] = (painted[0, 0] + 1) % 512
+    app.session_state["belongings"]["editor"] = put(state, painted)
+    app.run()
+    button(app, "Use proposal 1").click().run()
+    assert mine(app, "editor").indices[0, 0] == painted[0, 0]
+
+
+def shown_link(app: AppTest) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(app.code[0].value).query))
+
+
+def test_a_link_restores_the_edits_elsewhere():
+    app = open_page("edit_codes")
+    state = mine(app, "editor")
+    painted = state.indices.copy()
+    painted[3, 4:7] = 9
+    app.session_state["belongings"]["editor"] = put(state, painted)
+    app.run()
+    other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    other.switch_page("pages/edit_codes.py")
+    for name, value in shown_link(app).items():
+        other.query_params[name] = value
+    other.run()
+    assert not other.exception
+    assert not other.error
+    np.testing.assert_array_equal(mine(other, "editor").indices, painted)
+    np.testing.assert_array_equal(mine(other, "editor").original, state.original)
+    assert shown_link(other) == shown_link(app)
+
+
+def test_a_link_of_other_weights_is_refused_and_an_example_opens():
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    app.switch_page("pages/edit_codes.py")
+    app.query_params["weights"] = "0" * 12
+    app.run()
+    assert ["other weights" in error.value for error in app.error] == [True]
+    assert not mine(app, "editor").changed.any()
+
+
+def test_nothing_of_an_upload_is_put_in_a_link():
+    app = open_page("edit_codes")
+    assert len(app.code) == 1
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    button(app, "Open this slice").click().run()
+    assert not app.exception
+    assert not app.code
+    assert any("nothing of it is put in a link" in caption.value for caption in app.caption)
+
+
+def test_codes_are_saved_and_opened_again(model):
+    app = open_page("edit_codes")
+    codes = model.sample(1, seed=4).indices[0].numpy()
+    sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
+    app.file_uploader(key="saved codes").upload("codes.npz", write_codes(codes, sha256), "").run()
+    button(app, "Open these codes").click().run()
+    np.testing.assert_array_equal(mine(app, "editor").indices, codes)
+    assert not app.code
+    app.file_uploader(key="saved codes").upload("codes.npz", b"PK", "").run()
+    button(app, "Open these codes").click().run()
+    assert ["not an .npz file" in error.value for error in app.error] == [True]
+
+
+def test_a_slice_is_completed_below_its_upper_part(model):
+    app = open_page("generate")
+    app.toggle(key="begin").set_value(True).run()
+    app.slider(key="rows of 20").set_value(13).run()
+    button(app, "Draw").click().run()
+    assert not app.exception
+    drawn = mine(app, "gallery")[0]
+    name = app.selectbox(key="example").value
+    codes = model.encode(in_model_size(name, examples()[name], 80).tensor)[0].numpy()
+    np.testing.assert_array_equal(drawn.indices[:13], codes[:13])
+    assert (drawn.indices[13:] != codes[13:]).any()
+    assert drawn.origin["example"] == name
+    assert drawn.settings["upper rows"] == 13
+
+
+def test_ratings_can_be_asked_for_only_where_the_weights_know_some(model):
+    grades = model.prior.grade.weight
+    kept = grades.clone()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            grades[:-1] = 0
+            grades[1] = 1
+        assert known_grades(model) == [0.5]
+        assert open_page("generate").selectbox(key="grade").options == ["not given", "0.5, very mild"]
+        with torch.inference_mode(False), torch.no_grad():
+            grades[1] = 0
+        assert not [box for box in open_page("generate").selectbox if box.key == "grade"]
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            grades.copy_(kept)
+
+
+def test_the_gallery_is_emptied():
+    app = open_page("generate")
+    button(app, "Draw").click().run()
+    button(app, "Empty the gallery").click().run()
+    assert "gallery" not in app.session_state["belongings"]
+    assert any(caption.value == "Nothing drawn yet." for caption in app.caption)
 
 
 def test_surprise_adds_up(model):
@@ -182,6 +319,22 @@ def test_surprise_adds_up(model):
     level = app.select_slider[0].set_value(20).run()
     told = float(metrics_of(level)["Bits for the slice"].replace(",", ""))
     assert 0 < told != shown > 0
+
+
+def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
+    rows = {
+        size: {"lesions": 9, "auroc_slice": 0.5 + float(size) / 30, "auroc_pixel": 0.8} for size in ("3", "6", "12")
+    }
+    score = {"by_size": rows, "untouched_percentiles": {"5": 11.5, "95": 17.25}}
+    lesions = {"people": 7, "slices": 224, "scores": {"bits": score, "unusual": score}}
+    monkeypatch.setitem(model.info, "lesions", lesions)
+    app = open_page("surprise")
+    assert not app.exception
+    assert "held-out slices: 11.5 to 17.2" in app.metric[2].delta
+    assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
+    app.segmented_control(key="map").set_value("Deviation from what was expected").run()
+    assert not app.exception
+    assert "standard deviations" in app.metric[2].label
 
 
 # Behind the pages.
@@ -284,10 +437,21 @@ def test_code_map_tells_known_from_unknown_and_mosaic_keeps_all():
 def test_heat_map_lies_on_the_cells_of_the_slice():
     bits = np.zeros((20, 20))
     bits[0, 19] = 9
-    figure = figures.surprise(np.zeros((80, 80)), bits)
+    figure = figures.surprise(np.zeros((80, 80)), bits, region=bits > 5, again=np.ones((80, 80)))
     heat = next(trace for trace in figure.data if trace.coloraxis == "coloraxis2")
     row, column = np.unravel_index(np.asarray(heat.z).argmax(), bits.shape)
     assert (heat.x[column], heat.y[row]) == (77.5, 1.5)  # the middle of the last four columns, the first four rows
+    outlines = [trace for trace in figure.data if trace.type == "contour" and trace.line.color == figures.REGION]
+    assert [np.argwhere(trace.z).tolist() for trace in outlines] == [
+        [[row, column] for row in range(4) for column in range(76, 80)]
+    ] * 3
+
+
+def test_entropy_map_is_black_to_bright_and_grey_where_nothing_was_drawn():
+    picture = entropy_map(np.array([[0.0, 9.0], [4.5, np.nan]]), 9.0)
+    low, high, middle, none = [sum(picture.getpixel((x, y))) for y in (0, 319) for x in (0, 319)]
+    assert low < 20 < middle < high
+    assert none == 3 * 128
 
 
 def test_prior_curve_turns_nats_to_bits():

@@ -77,7 +77,8 @@ def hub() -> Fetch | None:
 
 def chosen_model() -> OasisVQ:
     """The model that this session looks at. Raises OasisVQError when it cannot be had."""
-    return load_model(st.session_state.get(CHOICE))
+    name = st.session_state.get(CHOICE)
+    return load_model() if name is None else load_model(name)  # the cache takes () and (None) for two models
 
 
 def belongings() -> dict[str, Any]:

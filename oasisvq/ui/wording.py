@@ -59,6 +59,14 @@ this model**. That is a statement about the model and the slices it has seen, no
 scanner, a shifted head or a rare but healthy shape are unusual too, and a real finding may not be.
 """
 
+MORE_UNUSUAL = """
+- **Bits per code** is −log₂ p(zᵢ | z₁ … zᵢ₋₁, level): it asks for the very code that was found, although many codes
+  look nearly alike, and it is high wherever people differ from one another.
+- **Deviation from what was expected** lets codes that look alike count as alike, and holds the answer against what the
+  prior itself expected to be surprised by: 0 is as surprising as expected, 1 is one standard deviation more. The slice
+  is read from the left and, mirrored, from the right, and the map is smoothed a little.
+"""
+
 LIMITS = """
 - The model knows axial, skull-stripped T1 slices like those it was trained on. It turns anything else into the
   nearest thing that it knows, without complaint.

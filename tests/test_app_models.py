@@ -1,0 +1,130 @@
+"""The app with several models of different geometry: every page works on each, and none meets what another made."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import streamlit as st
+import torch
+from safetensors.torch import save_file
+from test_app import PAGES, _navigation_is_known, button, mine, open_page  # noqa: F401  one is a fixture
+from tiny_weights import DATA, TINY, TRAINING
+
+from oasisvq import weights
+from oasisvq.pixelcnn import PixelCNN
+from oasisvq.vqvae import VQVAE
+
+GEOMETRIES = {
+    "base": replace(TINY, name="base", size=80),
+    "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),
+    "large": replace(TINY, name="large", size=256, channels=(4, 4, 8), blocks=(1, 1, 1), codebook_size=1024),
+}
+GRIDS = {"base": 20, "clear": 40, "large": 32}
+
+
+def write_untrained(folder, presets=GEOMETRIES):
+    """Bundled weights that nobody trained, small and quick."""
+    for name, preset in presets.items():
+        torch.manual_seed(0)
+        (folder / name).mkdir(parents=True)
+        for model, kind in ((VQVAE(preset), "vqvae"), (PixelCNN(preset), "prior")):
+            tensors = {key: tensor.half() for key, tensor in model.state_dict().items()}
+            save_file(tensors, folder / name / f"{kind}.safetensors")
+        weights.write_manifest(folder / name, preset, DATA, TRAINING)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bundled(tmp_path_factory):
+    """Three models in the place of the bundled ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "BUNDLED", write_untrained(tmp_path_factory.mktemp("bundled")))
+        st.cache_resource.clear()
+        yield weights.BUNDLED
+    st.cache_resource.clear()
+
+
+def choose(app, name: str):
+    return app.selectbox(key="model").set_value(name).run()
+
+
+def test_the_selector_names_every_model_with_its_geometry():
+    app = open_page("home")
+    assert app.sidebar.selectbox(key="model").options == [
+        "base: 80 × 80 pixels, 20 × 20 codes",
+        "clear: 80 × 80 pixels, 40 × 40 codes",
+        "large: 256 × 256 pixels, 32 × 32 codes",
+    ]
+
+
+def test_there_is_no_selector_for_a_single_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "BUNDLED", write_untrained(tmp_path, {"base": GEOMETRIES["base"]}))
+    st.cache_resource.clear()
+    assert not open_page("home").sidebar.selectbox
+    st.cache_resource.clear()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_works_with_every_model(page):
+    app = open_page(page)
+    for name in ("clear", "large", None):
+        choose(app, name)
+        assert not app.exception
+        assert not app.error
+
+
+@pytest.mark.parametrize("name", ["clear", "large"])
+def test_other_grids_are_drawn_edited_and_completed(name):
+    app = choose(open_page("generate"), name)
+    app.toggle(key="begin").set_value(True).run()
+    app.slider(key=f"rows of {GRIDS[name]}").set_value(GRIDS[name] - 3).run()
+    button(app, "Draw").click().run()
+    assert not app.exception
+    drawn = mine(app, "gallery")[0]
+    assert drawn.indices.shape == (GRIDS[name], GRIDS[name])
+    next(b for b in app.button if b.label == "Edit codes").click().run()
+    assert not app.exception
+    state = mine(app, "editor")
+    np.testing.assert_array_equal(state.indices, drawn.indices)
+    selection = np.zeros_like(state.selection)
+    selection[-1, -3:] = True
+    app.session_state["belongings"]["editor"] = replace(state, selection=selection)
+    app.run()
+    button(app, "Propose").click().run()
+    assert not app.exception
+    button(app, "Use proposal 1").click().run()
+    assert not (mine(app, "editor").changed & ~selection).any()
+
+
+def test_what_belongs_to_another_model_is_let_go_with_a_note():
+    app = open_page("generate")
+    button(app, "Draw").click().run()
+    app.switch_page("pages/edit_codes.py").run()
+    assert mine(app, "editor").indices.shape == (20, 20)
+    assert not app.toast
+    choose(app, "clear")
+    assert not app.exception
+    assert ["let go" in toast.value for toast in app.toast] == [True]
+    assert mine(app, "editor").indices.shape == (40, 40)
+    assert "gallery" not in app.session_state["belongings"]
+    app.switch_page("pages/generate.py").run()
+    assert app.selectbox(key="model").value == "clear"
+    assert not app.toast
+
+
+def test_a_model_that_does_not_verify_is_refused_and_another_can_be_chosen(bundled):
+    manifest = bundled / "clear" / "manifest.json"
+    honest = manifest.read_text()
+    forged = json.loads(honest)
+    forged["files"]["prior.safetensors"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(forged))
+    st.cache_resource.clear()
+    try:
+        app = choose(open_page("home"), "clear")
+        assert len(app.error) == 1
+        choose(app, "large")
+        assert not app.error
+    finally:
+        manifest.write_text(honest)
+        st.cache_resource.clear()

@@ -1,0 +1,149 @@
+"""Links to edited codes, and codes as files: what goes in comes out, and nothing else does."""
+
+import io
+import zipfile
+import zlib
+from base64 import urlsafe_b64encode
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+import pytest
+from tiny_weights import write_weights
+
+from oasisvq import OasisVQ, OasisVQError
+from oasisvq.data.codes import read_codes, write_codes
+from oasisvq.ui.links import address, of_draw, pack, restore, unpack
+
+K, SHA = 512, "ab" * 32
+PLAIN = {"seed": 3, "draw": 2, "temperature": 0.9, "top_k": None, "level": 5, "grade": None}
+
+
+@pytest.fixture
+def codes():
+    return np.random.default_rng(0).integers(K, size=(20, 20))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return OasisVQ.from_pretrained(write_weights(tmp_path_factory.mktemp("tiny") / "weights"))
+
+
+def parameters(link: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(link).query))
+
+
+@pytest.mark.parametrize("cells", [0, 1, 37, 1600])
+def test_cells_come_back_from_a_link(cells):
+    rng = np.random.default_rng(cells)
+    original = rng.integers(1024, size=(40, 40))
+    indices = original.copy()
+    indices.flat[rng.choice(1600, cells, replace=False)] = rng.integers(1024, size=cells)
+    text = pack(original, indices)
+    assert len(text) < 5000
+    np.testing.assert_array_equal(unpack(text, original, 1024), indices)
+
+
+def test_a_link_restores_a_draw_and_its_edits(tiny):
+    original = tiny.sample(3, seed=3, temperature=0.9, level=5).indices[2].numpy()
+    edited = original.copy()
+    edited[1, 1:3] = (original[1, 1:3] + 1) % 8
+    sha256 = tiny.info["files"]["vqvae.safetensors"]["sha256"]
+    link = address("http://localhost:8501/edit_codes?old=1#x", sha256, of_draw(PLAIN), original, edited)
+    assert link.startswith("http://localhost:8501/edit_codes?weights=")
+    assert "old" not in link
+    back = restore(tiny, parameters(link), {})
+    np.testing.assert_array_equal(back.original, original)
+    np.testing.assert_array_equal(back.indices, edited)
+    again = address("http://localhost:8501/edit_codes", sha256, back.origin, back.original, back.indices)
+    assert parameters(again) == parameters(link)
+
+
+def test_a_link_restores_what_was_drawn_below_an_example(tiny):
+    example = tiny.sample(1, seed=8).indices[0].numpy()
+    origin = of_draw(PLAIN | {"draw": 0}, "Head", 2)
+    sha256 = tiny.info["files"]["vqvae.safetensors"]["sha256"]
+    back = restore(tiny, parameters(address("http://x/", sha256, origin, example, example)), {"Head": example})
+    np.testing.assert_array_equal(back.original[:2], example[:2])
+    assert (back.original[2:] != example[2:]).any()
+
+
+HOSTILE = {
+    "weights of others": {"weights": "0" * 12},
+    "no weights": {"weights": ""},
+    "no origin": {"seed": ""},
+    "unknown example": {"example": "<script>"},
+    "text for a number": {"seed": "seven"},
+    "a number without end": {"seed": "9" * 5000},
+    "a negative number": {"draw": "-1"},
+    "not a number": {"temperature": "nan"},
+    "no temperature": {"temperature": "0"},
+    "a level that does not exist": {"level": "32"},
+    "too large a top-k": {"top_k": "9"},
+    "cells that are no text of ours": {"cells": "%%%"},
+    "cells of another alphabet": {"cells": "é"},
+    "cells that are not packed": {"cells": "AAAA"},
+    "cells that never end": {"cells": urlsafe_b64encode(zlib.compress(bytes(10_000_000))).decode()},
+    "codes outside the codebook": {"cells": pack(np.zeros((4, 4), int), np.full((4, 4), 9))},
+    "cells of another grid": {"cells": pack(np.zeros((40, 40), int), np.ones((40, 40), int))},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
+    honest = {"weights": tiny.info["files"]["vqvae.safetensors"]["sha256"][:12], **of_draw(PLAIN)}
+    restore(tiny, honest, {})
+    forged = honest | change
+    if change == {"seed": ""}:
+        forged = {"weights": honest["weights"]}
+    with pytest.raises(OasisVQError) as refused:
+        restore(tiny, forged, {})
+    assert "<script>" not in str(refused.value)
+
+
+def test_codes_come_back_from_a_file(codes):
+    data = write_codes(codes, SHA)
+    np.testing.assert_array_equal(read_codes(data, "a.npz", 20, K, SHA), codes)
+    with np.load(io.BytesIO(data)) as as_written:
+        assert as_written["indices"].shape == (1, 20, 20)
+
+
+def npz(**arrays) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an .npz"),
+        (b"PK\x03\x04" + bytes(50), "not an .npz"),
+        (npz(other=np.zeros(3)), "not an .npz"),
+        (npz(indices=np.zeros((1, 40, 40), int)), "takes"),
+        (npz(indices=np.zeros((1, 20, 20))), "takes"),
+        (npz(indices=np.array([[[object()] * 20] * 20])), "takes"),
+        (npz(indices=np.full((1, 20, 20), K)), "outside the codebook"),
+        (npz(indices=np.full((1, 20, 20), -1)), "outside the codebook"),
+        (write_codes(np.zeros((20, 20), int), "cd" * 32), "other weights"),
+    ],
+)
+def test_other_files_are_refused(data, reason):
+    with pytest.raises(OasisVQError, match=reason):
+        read_codes(data, "a.npz", 20, K, SHA)
+
+
+def test_a_header_that_claims_too_much_is_refused():
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<i8", "fortran_order": False, "shape": (1, 10**9, 20)})
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr("indices.npy", content.getvalue())
+    with pytest.raises(OasisVQError, match="takes"):
+        read_codes(bomb.getvalue(), "a.npz", 20, K, SHA)
+
+
+def test_a_file_cut_anywhere_is_refused(codes):
+    data = write_codes(codes, SHA)
+    for end in range(0, len(data), 7):
+        with pytest.raises(OasisVQError):
+            read_codes(data[:end], "a.npz", 20, K, SHA)
