@@ -6,7 +6,7 @@ from oasisvq.ui import wording
 from oasisvq.ui.choose import SHOWN_FIRST, bundled, in_model_size
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import load_palette, turn
-from oasisvq.ui.pictures import code_map, enlarge
+from oasisvq.ui.pictures import RECONSTRUCTION, code_map, enlarge, marked
 
 model = model_in_frame()
 info, preset = model.info, model.preset
@@ -27,7 +27,7 @@ codes.image(
     alt="The grid of codes as coloured cells: the outline of the brain can be made out",
 )
 again.image(
-    enlarge(coded.slices[0, 0].numpy() + 0.5),
+    marked(coded.slices[0, 0].numpy() + 0.5, RECONSTRUCTION),
     width="stretch",
     caption="3. Painted again from the codes alone",
     alt="The slice as the decoder paints it from its codes",

@@ -10,7 +10,7 @@ PLAIN = {"displaylogo": False}
 
 info = model_in_frame().info
 data, preset, results, history = info["data"], info["preset"], info["results"], info["history"]
-training, rate, draws = info["training"], info["rate"], info["draws"]
+training, rate, draws, failures = info["training"], info["rate"], info["draws"], info["failures"]
 
 st.markdown(f"**{wording.DISCLAIMER}** {wording.SHORT}")
 
@@ -23,7 +23,7 @@ st.caption(f"Split by person: nobody is in two of them. Fingerprint of the set: 
 
 st.header("By whom, and under which terms")
 versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-st.markdown(f"Trained by the makers of oasisvq with seed {training['seed']} in {training['precision']}, by")
+st.markdown(f"{wording.maker(info)} Trained with seed {training['seed']} in {training['precision']}, by")
 st.code(training["command"].replace(" && ", " &&\n"), language="bash", wrap_lines=True)
 st.caption(f"With {versions}.")
 st.markdown(wording.TERMS)
@@ -131,6 +131,22 @@ st.caption(
 
 st.header("Limits")
 st.markdown(wording.LIMITS)
+if failures:
+    st.subheader("Slices from elsewhere")
+    foreign = failures["foreign"]
+    st.table(
+        {
+            "What": list(foreign),
+            "Slices": [row["slices"] for row in foreign.values()],
+            "Called unlike the training data": [f"{row['unlike']:.0%}" for row in foreign.values()],
+            "Most common reason": [next(iter(row["reasons"]), "–") for row in foreign.values()],
+        }
+    )
+    usual = (results or {}).get("unlike")
+    st.caption(
+        (f"Of slices of held-out people {usual['false_alarms']:.0%} are called so by mistake. " if usual else "")
+        + "From `python -m oasisvq benchmark failures`."
+    )
 
 st.header("Cite")
 st.markdown(f"OASIS-1, if the weights above saw slices of it:\n{wording.CITATION}")

@@ -10,12 +10,12 @@ from scans import dicom_series, head, nifti, turned, zipped
 from skimage.metrics import structural_similarity
 from test_app import _navigation_is_known, as_png, metrics_of, model, open_page  # noqa: F401  two are fixtures
 
-from oasisvq import figures
+from oasisvq import figures, unlike
 from oasisvq.data import upload
 from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.ui import examine, wording
-from oasisvq.ui.choose import Chosen, Kept, harmless, shrunk
+from oasisvq.ui.choose import Chosen, Kept, as_tensor, harmless, shrunk
 from oasisvq.unlike import Unlike
 
 
@@ -86,7 +86,7 @@ def test_the_whole_volume_is_measured_slice_by_slice(opened, brain, model):  # n
     again = model.reconstruct(torch.from_numpy(pictures)[:, None]).slices[:, 0].numpy()
     for mine, a, b in zip(found["ssim"], pictures, again, strict=True):
         expected = structural_similarity(
-            a, b.clip(-0.5, 0.5), data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            a + 0.5, (b + 0.5).clip(0, 1), data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         assert mine == pytest.approx(expected, abs=1e-4)
     rows = examine.as_csv(found, scan.levels).splitlines()
@@ -151,6 +151,21 @@ def test_unlike_is_said_of_the_model_not_of_a_person():
     assert wording.unlike(Unlike(0.3, 1.2, (), {})).startswith("Not unlike")
 
 
+def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch, model):  # noqa: F811
+    pictures = shrunk(np.stack(list(examples().values())), model.preset.size)
+    calibration = unlike.calibrate(unlike.measure(model, as_tensor(pictures)))
+    monkeypatch.setitem(model.info, "results", (model.info["results"] or {}) | {"unlike": calibration})
+    app = open_page("reconstruct")
+    assert not app.exception
+    [expected] = unlike.unlike(model, as_tensor(pictures[2:3]))
+    boxes = app.warning if expected.unlike else app.info
+    assert wording.unlike(expected) in [box.value for box in boxes]
+    app.segmented_control(key="source").set_value("Your own file").run()
+    turned_round = np.rot90(list(examples().values())[2])
+    app.file_uploader[0].upload("sideways.png", as_png(0.5 * np.roll(turned_round, 40, axis=0)), "image/png").run()
+    assert any(box.value.startswith("**Unlike the training data:**") for box in app.warning)
+
+
 def test_what_is_taken_home_names_the_weights_and_no_file(model):  # noqa: F811
     picture = shrunk(list(examples().values())[2][None], model.preset.size)
     [found] = examine.examine(model, picture)
@@ -179,8 +194,11 @@ def test_model_card_shows_rate_and_copies_that_came_with_the_weights(monkeypatch
     copies = {"share_closer": 0.0125, "draws_median": 0.0654, "held_out_median": 0.0712}
     drawn = {"copies": copies, "count": 640, "seed": 3, "people": 20, "split": "test"}
     monkeypatch.setitem(model.info, "draws", drawn)
+    foreign = {"coronal": {"slices": 8, "unlike": 0.75, "reasons": {"the brain lies off centre in the picture": 0.5}}}
+    monkeypatch.setitem(model.info, "failures", {"foreign": foreign})
     app = open_page("model_card")
     assert not app.exception
     assert list(metrics_of(app).values()) == ["1.2%", "0.0654", "0.0712"]
+    assert any("75%" in table.value.to_string() for table in app.table)
     assert any("640 draws with seed 3" in caption.value for caption in app.caption)
     assert any(model.info["files"]["vqvae.safetensors"]["sha256"] in code.value for code in app.code)

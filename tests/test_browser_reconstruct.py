@@ -72,7 +72,7 @@ class Viewer:
         )
         settle(self.tab)
         assert self.root.locator(".slice").inner_text() == f"Slice {number} of {self.count}"
-        assert self.slider().get_attribute("aria-valuenow") == str(number)
+        assert self.slider().evaluate("slider => slider.ariaValueNow ?? slider.value") == str(number)
 
     def slider(self):
         return self.tab.get_by_test_id("stSlider").filter(has_text="Slice, from below").get_by_role("slider")

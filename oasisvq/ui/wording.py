@@ -211,6 +211,15 @@ def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | No
     return " ".join(lines)
 
 
+def maker(info: Mapping[str, Any]) -> str:
+    """One sentence: who stands behind these weights, as far as that is known."""
+    if info["source"] == "bundled":
+        return "These weights come with oasisvq, from its makers."
+    if info["repo"]:
+        return f"These weights were published as `{info['repo']}` on the Hugging Face Hub; whose they are stands there."
+    return "These weights lie in a folder on this machine, which does not say who made them."
+
+
 def cite(info: Mapping[str, Any]) -> str:
     """One line that names these weights for good."""
     where = f"{info['repo']}, revision {info['revision']}" if info["repo"] else "bundled with oasisvq"
