@@ -527,7 +527,9 @@ def _probabilities(logits: Tensor, temperature: float, top_k: int | None) -> Ten
     if top_k is not None:
         worst = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < worst, -math.inf)
-    return torch.softmax(logits / temperature, dim=1, dtype=torch.float64)
+    if temperature != 1:
+        logits = logits / temperature
+    return torch.softmax(logits, dim=1, dtype=torch.float64)
 
 
 def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:

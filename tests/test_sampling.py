@@ -76,10 +76,11 @@ def test_logits_are_those_of_the_parallel_view(height: int, width: int, n: int) 
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
     expected = prior(indices, level, grade)
-    assert expected.std() > 0.5  # rounding is judged against logits of ordinary size
+    assert expected.std() > 0.5
+    atol = 2e-5 * float(expected.std())  # a dozen layers of strong random weights add up
     sampler = Sampler(prior, indices, level, grade)
     for _, row, column in sampler.walk(0, height * width):
-        torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=atol)
 
 
 @torch.inference_mode()
@@ -92,7 +93,8 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(prior: PixelC
     sampler.skip_to(start, copies)
     for position, row, column in sampler.walk(start * width, 5 * width):
         expected = prior(indices, level, grade)[:, :, row, column]
-        torch.testing.assert_close(sampler.logits(), expected, rtol=1e-5, atol=2e-5)
+        atol = 2e-5 * float(expected.std())
+        torch.testing.assert_close(sampler.logits(), expected, rtol=1e-5, atol=atol)
         if position == 3 * width - 1:
             draws = torch.tensor([2, 0, 0, 5, 5, 4])
             sampler.select(draws)
@@ -147,6 +149,8 @@ def test_rounding_changes_no_draw(
         return logits + 0.4 * 0.002 * logits.std(1, keepdim=True) * noise
 
     monkeypatch.setattr(Sampler, "logits", noisy)
+    asked, exactly = [], sampling._Picker._pick_exactly
+    monkeypatch.setattr(sampling._Picker, "_pick_exactly", lambda *where: asked.append(where) or exactly(*where))
     mask = torch.ones(5, 7, dtype=torch.bool)
     if region:
         mask[:] = False
@@ -156,13 +160,12 @@ def test_rounding_changes_no_draw(
     expected = naive(prior, n, **settings)
     assert torch.equal(sample(prior, n, **settings), expected)
     assert len(calls) == mask.sum()
-    if n == 64:  # without the care taken, it shows
-        monkeypatch.setattr(sampling, "ROUNDING", 0.0)
-        assert not torch.equal(sample(prior, n, **settings), expected)
+    assert n < 64 or asked
 
 
 @torch.inference_mode()
-def test_rounding_is_as_small_as_it_is_taken_for(prior: PixelCNN) -> None:
+def test_rounding_is_as_small_as_it_is_taken_for() -> None:
+    prior = make_prior(5, 7, strength=0.3)
     indices = torch.randint(11, (16, 5, 7), generator=torch.Generator().manual_seed(0))
     unknown = torch.full((16,), TINY.levels), torch.full((16,), len(TINY.grades))
     exact = copy.deepcopy(prior).double()(indices, *unknown)
