@@ -399,6 +399,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
     names = (
+        "app",
         "crowd",
         "draws",
         "failures",

@@ -2,86 +2,18 @@
 
 import os
 import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import pytest
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-ROOT = Path(__file__).parent.parent
-PAGES = {
-    "Home": "Brain slices in a few hundred codes",
-    "Reconstruct": "Reconstruct",
-    "Generate": "Generate",
-    "Edit codes": "Edit codes",
-    "Surprise": "Surprise",
-    "Model card": "Model card",
-}
+from benchmarks.app import CHROMIUM, FLAGS, PAGES, serve, settle, visit
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"no browser at {CHROMIUM}"),
 ]
-
-
-# What `python -m streamlit` does, on the weights in a folder.
-WITH_WEIGHTS = """
-import sys, pathlib
-from oasisvq import weights
-from streamlit.web.cli import main
-weights.BUNDLED = pathlib.Path(sys.argv.pop(1))
-main()
-"""
-
-
-@contextmanager
-def serve(log: Path, bundled: Path | None = None):
-    """Address of a fresh server of the app; `bundled` takes the place of the bundled weights."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
-    command = [
-        sys.executable,
-        *start,
-        "run",
-        "app.py",
-        "--server.port",
-        str(port),
-        "--server.headless",
-        "true",
-    ]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield f"http://localhost:{port}"
-        assert "Traceback" not in log.read_text(), log.read_text()
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +47,6 @@ def tab(browser, server, seen):
     tab.goto(f"{server}/surprise")
     tab.get_by_role("heading", name="Surprise", level=1).wait_for(timeout=60_000)
     return tab
-
-
-def visit(tab, title: str) -> None:
-    tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
-    tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
-    settle(tab)
-
-
-def settle(tab) -> None:
-    """Wait until the server has nothing more to say."""
-    tab.wait_for_function(
-        "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=30_000
-    )
 
 
 def test_an_inner_page_comes_in_its_frame_from_a_fresh_server(tab):

@@ -1,0 +1,244 @@
+"""How long people wait for the app, in a real browser on a fresh server; and its screenshots.
+
+    python -m oasisvq benchmark app --json app.json
+    python -m oasisvq benchmark app --screenshots docs
+
+First paint counts from the moment that the server's health check answers: until the banner and the title of the first
+page stand, and until the page is complete. A page change is warm: the page was open before. A stroke counts from the
+pointer's touch until the picture that the server decoded is on the canvas. Needs Playwright and Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    "Home": "Brain slices in a few hundred codes",
+    "Reconstruct": "Reconstruct",
+    "Generate": "Generate",
+    "Edit codes": "Edit codes",
+    "Surprise": "Surprise",
+    "Model card": "Model card",
+}
+STROKES = 15
+DESKTOP, PHONE = {"width": 1360, "height": 1000}, {"width": 390, "height": 844}
+
+# What `python -m streamlit` does, on the weights in a folder.
+WITH_WEIGHTS = """
+import sys, pathlib
+from oasisvq import weights
+from streamlit.web.cli import main
+weights.BUNDLED = pathlib.Path(sys.argv.pop(1))
+main()
+"""
+
+# Milliseconds from the first moment with a stroke on its way to the picture with none.
+WATCH = """() => {
+    const host = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')].find(h => h.shadowRoot);
+    const canvas = host.shadowRoot.querySelector('canvas.picture');
+    window.strokes = [];
+    let start = null;
+    new MutationObserver(() => {
+        if (canvas.dataset.pending !== '0') start ??= performance.now();
+        else if (start !== null) { window.strokes.push(performance.now() - start); start = null; }
+    }).observe(canvas, {attributes: true, attributeFilter: ['data-pending']});
+}"""
+
+
+@contextmanager
+def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
+    """Address of a fresh server of the app; `bundled` takes the place of the folder of bundled weights."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
+    options = ["--server.port", str(port), "--server.headless", "true"]
+    with log.open("w") as out:
+        command = [sys.executable, *start, "run", "app.py", *options]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(1500):
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.02)
+        yield f"http://localhost:{port}"
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def settle(tab: Any) -> None:
+    """Wait until the server has nothing more to say."""
+    tab.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=30_000
+    )
+
+
+def visit(tab: Any, title: str) -> None:
+    """Open a page by its link in the sidebar."""
+    tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+    tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
+    settle(tab)
+
+
+def first_paint(browser: Any, address: str) -> tuple[float, float]:
+    """Seconds until banner and title stand, and until the page is complete, in a fresh tab."""
+    started = time.monotonic()
+    tab = browser.new_page(viewport=DESKTOP)
+    tab.goto(address)
+    tab.get_by_role("heading", name=PAGES["Home"], level=1).wait_for(timeout=60_000)
+    tab.get_by_text("not for diagnosis").first.wait_for()
+    painted = time.monotonic() - started
+    tab.get_by_text("These weights saw").first.wait_for(timeout=60_000)
+    settle(tab)
+    complete = time.monotonic() - started
+    tab.close()
+    return painted, complete
+
+
+def page_changes(tab: Any) -> list[float]:
+    """Seconds from the click on a link to the title of its page, pages open before."""
+    for title in PAGES:
+        visit(tab, title)
+    seconds = []
+    for title in PAGES:
+        started = time.monotonic()
+        tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+        tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
+        seconds.append(time.monotonic() - started)
+        settle(tab)
+    return seconds
+
+
+def strokes(tab: Any) -> list[float]:
+    """Seconds from a stroke to its picture, one after the other."""
+    visit(tab, "Edit codes")
+    tab.locator("canvas.picture").wait_for()
+    settle(tab)
+    box = tab.locator("canvas.picture").bounding_box()
+    tab.evaluate(WATCH)
+    for i in range(STROKES):
+        at = box["width"] * (0.2 + 0.6 * i / STROKES)
+        tab.mouse.move(box["x"] + at, box["y"] + box["height"] * 0.4)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + at, box["y"] + box["height"] * 0.5)
+        tab.mouse.up()
+        tab.wait_for_function("count => window.strokes.length > count", arg=i)
+        settle(tab)
+    return [ms / 1000 for ms in tab.evaluate("window.strokes")]
+
+
+def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
+    """Every figure, in seconds."""
+    painted, complete = [], []
+    for i in range(starts):
+        with serve(folder / f"log{i}") as address:
+            seconds = first_paint(browser, address)
+            painted.append(seconds[0])
+            complete.append(seconds[1])
+            if i == starts - 1:
+                tab = browser.new_page(viewport=DESKTOP)
+                tab.goto(address)
+                tab.get_by_role("heading", name=PAGES["Home"], level=1).wait_for()
+                changes, painting = page_changes(tab), strokes(tab)
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "starts": starts,
+        "first_paint_s": statistics.median(painted),
+        "first_page_complete_s": statistics.median(complete),
+        "page_change_s": statistics.median(changes),
+        "page_change_slowest_s": max(changes),
+        "strokes": len(painting),
+        "stroke_s": statistics.median(painting),
+        "stroke_slowest_s": max(painting),
+    }
+
+
+def screenshots(browser: Any, folder: Path, out: Path) -> None:
+    """Every page as it comes, a draw, an edit; one in the dark and one as wide as a phone. Examples that ship, only."""
+    with serve(folder / "log") as address:
+        for name, title, viewport, scheme in (
+            ("home", "Home", DESKTOP, "light"),
+            ("reconstruct", "Reconstruct", DESKTOP, "light"),
+            ("generate", "Generate", DESKTOP, "light"),
+            ("edit-codes", "Edit codes", DESKTOP, "light"),
+            ("surprise", "Surprise", DESKTOP, "light"),
+            ("model-card", "Model card", DESKTOP, "light"),
+            ("edit-codes-dark", "Edit codes", DESKTOP, "dark"),
+            ("edit-codes-phone", "Edit codes", PHONE, "light"),
+        ):
+            context = browser.new_context(viewport=viewport, color_scheme=scheme)
+            tab = context.new_page()
+            tab.goto(f"{address}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
+            tab.get_by_role("heading", name=PAGES[title], level=1).wait_for(timeout=60_000)
+            settle(tab)
+            if title == "Edit codes":
+                strokes(tab) if viewport is DESKTOP else tab.locator("canvas.picture").scroll_into_view_if_needed()
+            if title == "Generate":
+                tab.get_by_test_id("stSlider").filter(has_text="How many").get_by_role("slider").press("End")
+                settle(tab)
+                tab.get_by_role("button", name="Draw", exact=True).click()
+                tab.get_by_text("Drawn in this session").wait_for(timeout=60_000)
+                tab.get_by_role("button", name="Draw", exact=True).scroll_into_view_if_needed()
+            settle(tab)
+            tab.mouse.move(0, 0)
+            tab.wait_for_timeout(500)  # figures fade in
+            tab.screenshot(path=out / f"{name}.png")
+            context.close()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints, and writes what was asked for."""
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark app", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--starts", type=int, default=3, help="fresh servers to time the first page on (default 3)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="take screenshots instead")
+    args = parser.parse_args(arguments)
+    if not Path(CHROMIUM).exists():
+        parser.exit(2, f"error: no browser at {CHROMIUM}: apt-get install chromium\n")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        if args.screenshots:
+            screenshots(browser, Path(folder), args.screenshots)
+        else:
+            figures = measure(browser, Path(folder), args.starts)
+            for name, value in figures.items():
+                print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
+            if args.json:
+                args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
