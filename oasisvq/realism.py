@@ -367,6 +367,7 @@ def _rms(differences: Tensor) -> Tensor:
 
 
 def _copy_figures(drawn: Pictures, reconstructed: Pictures, train_reconstructed: Pictures) -> dict[str, Any]:
+    # Distances in bulk alone: they can lie beside the weights, where neither slices nor codes of real people may.
     sides = {"draws": drawn, "held_out": reconstructed}
     distances = {
         name: nearest_distance(pictures, train_reconstructed)
@@ -379,4 +380,5 @@ def _copy_figures(drawn: Pictures, reconstructed: Pictures, train_reconstructed:
     }
     for name, values in distances.items():
         figures |= {f"{name}_median": float(np.median(values)), f"{name}_least": float(values.min())}
+        figures[f"{name}_percentiles"] = {str(p): float(np.percentile(values, p)) for p in (1, 5, 25, 50, 75, 95, 99)}
     return figures

@@ -160,6 +160,8 @@ def test_judge_reports_planted_copies_and_needs_two_people() -> None:
     figures = realism.judge(drawn, sources, held_out, held_out.slices + 0.5, train, train.slices + 0.5)
     assert figures["copies"]["share_closer"] == pytest.approx(8 / 32, abs=2 / 32)
     assert figures["copies"]["draws_least"] == 0
+    assert figures["copies"]["held_out_percentiles"]["1"] == figures["copies"]["closest_1_percent"]
+    assert figures["copies"]["draws_percentiles"]["50"] == figures["copies"]["draws_median"]
     alone = SliceSet(held_out.slices[:8], held_out.cases[:8], held_out.levels[:8], held_out.grades[:8])
     with pytest.raises(OasisVQError, match="only one person"):
         realism.judge(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
