@@ -13,6 +13,7 @@ One call works for `--seconds` at most and goes on where the last one stopped, u
 from __future__ import annotations
 
 import argparse
+import base64
 import gzip
 import hashlib
 import importlib
@@ -33,12 +34,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
 import numpy as np
 
 HANG = 2.0  # seconds of processor time
 LONGEST = 300  # characters of a refusal that a page can show
+_MODULES = ("data.upload", "data.volumes", "data.codes", "ui.links", "weights")
 INSTRUMENTED = ("PIL", "nibabel", "pydicom", "safetensors", "oasisvq")
 
 
@@ -431,6 +435,75 @@ def _read_safetensors(file: bytes) -> None:
         assert tensor.shape == _tensors()[name].shape
 
 
+_GRID, _CODES = 4, 8
+
+
+def _codes_seeds() -> list[bytes]:
+    from oasisvq.data.codes import write_codes
+
+    codes = np.arange(_GRID**2).reshape(_GRID, _GRID) % _CODES
+    objects, huge = io.BytesIO(), io.BytesIO()
+    np.save(objects, np.array([[[{}] * _GRID] * _GRID]), allow_pickle=True)
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<i8", "fortran_order": False, "shape": (1, 31_623, 31_623)})
+    packed = [_zipped([("indices.npy", inside.getvalue())]) for inside in (objects, huge)]
+    return [write_codes(codes, "0" * 64), *packed]
+
+
+def _read_codes(file: bytes) -> None:
+    from oasisvq.data.codes import read_codes
+
+    codes = read_codes(file, "theirs", _GRID, _CODES, "0" * 64)
+    assert codes.shape == (_GRID, _GRID)
+    assert 0 <= codes.min() <= codes.max() < _CODES
+
+
+def _npz(data: bytes) -> bytes:
+    """Fuzzed bytes as the array inside."""
+    return _zipped([("indices.npy", data)])
+
+
+class _Drawer:
+    """As much of a model as a link asks for."""
+
+    preset = SimpleNamespace(grid=_GRID, codebook_size=_CODES)
+    info: ClassVar = {"files": {"vqvae.safetensors": {"sha256": "0" * 64}}}
+
+    def sample(self, n: int, **asked: Any) -> SimpleNamespace:
+        import torch
+
+        assert asked["seed"] == int(asked["seed"])
+        return SimpleNamespace(indices=torch.zeros(n, _GRID, _GRID, dtype=torch.int64))
+
+
+def _link_seeds() -> list[bytes]:
+    from oasisvq.ui import links
+
+    before = np.zeros((_GRID, _GRID), np.int64)
+    after = np.where(np.eye(_GRID, dtype=bool), 3, before)
+    drawn = links.of_draw({"seed": 7, "draw": 2, "temperature": 0.9, "top_k": 5, "level": 3, "grade": 0.5})
+    begun = {"example": "one", "rows": "2", "seed": "1", "draw": "0"}
+    made = [
+        links.address("http://here/", "0" * 64, origin, before, after) for origin in (drawn, begun, {"example": "one"})
+    ]
+    bomb = base64.urlsafe_b64encode(zlib.compress(bytes(100_000), 9)).decode()
+    texts = [
+        *made,
+        f"?weights=0&example=one&cells={bomb}",
+        "?weights=0&seed=nan&draw=inf",
+        "?weights=0&seed=-1e9&draw=",
+    ]
+    return [text.partition("?")[2].encode() for text in texts]
+
+
+def _read_link(file: bytes) -> None:
+    from oasisvq.ui import links
+
+    parameters = dict(parse_qsl(file.decode("utf-8", errors="replace")))
+    restored = links.restore(_Drawer(), parameters, {"one": np.zeros((_GRID, _GRID), np.int64)})  # type: ignore[arg-type]
+    assert restored.indices.shape == (_GRID, _GRID)
+    assert 0 <= restored.indices.min() <= restored.indices.max() < _CODES
+
+
 READERS = {
     "png": Reader(_read_picture, _png_seeds, (bytes, _mended_png, _made_png)),
     "jpeg": Reader(_read_picture, _jpeg_seeds),
@@ -441,6 +514,8 @@ READERS = {
     "uploaded nifti": Reader(_read_uploaded_nifti, _flat_seeds, (bytes, _gzipped)),
     "dicom": Reader(_read_dicom, _dicom_seeds),
     "zip": Reader(_read_dicom, _zip_seeds, (bytes, _zipped_series)),
+    "codes": Reader(_read_codes, _codes_seeds, (bytes, _npz)),
+    "link": Reader(_read_link, _link_seeds),
     "manifest": Reader(_read_manifest, lambda: [_weights()["manifest.json"]]),
     "safetensors": Reader(_read_safetensors, lambda: [_weights()["prior.safetensors"]]),
 }
@@ -495,8 +570,9 @@ def _steered(name: str, inputs: int, seconds: float, number: int, folder: Path) 
     import atheris
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
-        for module in ("oasisvq.data.upload", "oasisvq.data.volumes", "oasisvq.weights", "pydicom"):
-            importlib.import_module(module)
+        importlib.import_module("pydicom")
+        for module in _MODULES:
+            importlib.import_module(f"oasisvq.{module}")
     seeds = READERS[name].seeds()
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
