@@ -85,6 +85,7 @@ def test_other_grids_are_drawn_edited_and_completed(name):
     assert drawn.indices.shape == (GRIDS[name], GRIDS[name])
     next(b for b in app.button if b.label == "Edit codes").click().run()
     assert not app.exception
+    app.switch_page("pages/edit_codes.py").run()  # the runner itself does not follow the app there
     state = mine(app, "editor")
     np.testing.assert_array_equal(state.indices, drawn.indices)
     selection = np.zeros_like(state.selection)

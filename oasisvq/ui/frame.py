@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -9,14 +10,16 @@ from streamlit.navigation.page import Page
 
 from oasisvq.errors import OasisVQError
 from oasisvq.ui import wording
-from oasisvq.ui.models import CHOICE, choices, chosen_model, hub, let_go
+from oasisvq.ui.models import choices, hub, let_go, load_model
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from oasisvq.pipeline import OasisVQ
     from oasisvq.weights import Fetch
 
 _FRAMED = "the frame of this run stands"
-_BEFORE = "the model before"
+_CHOSEN, _BEFORE = "the chosen model", "the model before"
 
 
 def navigation() -> Page:
@@ -58,16 +61,8 @@ def model_in_frame() -> OasisVQ:
     try:
         with below_title, st.spinner("Loading the weights …"):
             names = choices()
-            if len(names) > 1:
-                sidebar.selectbox(
-                    "Model",
-                    list(names),
-                    format_func=names.__getitem__,
-                    key=CHOICE,
-                    persist_state="session",
-                    help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
-                )
-            model = chosen_model()
+            name = _choose(sidebar, names)
+            model = load_model() if name is None else load_model(name)  # the cache takes () and (None) for two models
     except OasisVQError as error:
         st.error(f"There are no weights to work with: {error}", icon=":material/error:")
         st.stop()
@@ -80,6 +75,25 @@ def model_in_frame() -> OasisVQ:
         st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
     st.session_state[_BEFORE] = now
     return model
+
+
+def _choose(sidebar: DeltaGenerator, names: Mapping[str | None, str]) -> str | None:
+    """The selector of models, where there is a choice."""
+    options = list(names)
+    if len(options) == 1:
+        return None
+    # Each page has a selector of its own, which begins where that of the page before stood.
+    kept = st.session_state.get(_CHOSEN)
+    name = sidebar.selectbox(
+        "Model",
+        options,
+        index=options.index(kept) if kept in names else 0,
+        format_func=names.__getitem__,
+        key="model",
+        help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
+    )
+    st.session_state[_CHOSEN] = name
+    return name
 
 
 def about(model: OasisVQ) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # torch takes longer to import than a first visitor should lo
     from oasisvq.ui.palette import Palette
     from oasisvq.weights import Fetch
 
-CHOICE = "model"  # key of the selector
 _BELONGINGS = "belongings"
 
 
@@ -73,12 +72,6 @@ def hub() -> Fetch | None:
         choices.clear()
 
     return weights.fetch(load_model().info["revision"], arrived)
-
-
-def chosen_model() -> OasisVQ:
-    """The model that this session looks at. Raises OasisVQError when it cannot be had."""
-    name = st.session_state.get(CHOICE)
-    return load_model() if name is None else load_model(name)  # the cache takes () and (None) for two models
 
 
 def belongings() -> dict[str, Any]:
