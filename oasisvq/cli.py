@@ -468,17 +468,19 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
         with safe_open(path, "np") as file:
             found.append(file.metadata())
     presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found]
-    if presets[0] != presets[1]:
+    # The VQ-VAE may have been trained before the prior was settled on.
+    made_it = [{k: v for k, v in p.to_dict().items() if not k.startswith("prior_")} for p in presets]
+    if made_it[0] != made_it[1]:
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
     for model, metadata in zip(("vqvae", "prior"), found, strict=True):
-        done, wanted = len(json.loads(metadata["history"])), getattr(presets[0], f"{model}_epochs")
+        done, wanted = len(json.loads(metadata["history"])), getattr(presets[1], f"{model}_epochs")
         if done < wanted:
             raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
     runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
         model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
         for model, metadata in zip(("vqvae", "prior"), found, strict=True)
     }
-    return presets[0], runs, found[0]["saw"]
+    return presets[1], runs, found[0]["saw"]
 
 
 def _measured_again(folder: Path, data: Path) -> Figures:

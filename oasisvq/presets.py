@@ -107,7 +107,7 @@ PRESETS: dict[str, Preset] = {
         prior_layers=10,
         prior_heads=0,
         vqvae_epochs=11,
-        prior_epochs=8,
+        prior_epochs=6,
     ),
     # The sizes of other studies, and of the original slices: 32 x 32 codes, which a prior can still draw.
     "medium": Preset(name="medium", size=128),
