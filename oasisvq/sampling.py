@@ -30,7 +30,7 @@ from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
 
 # How far float32 rounding moves a cumulative probability c, over c (1 - c) and over the standard deviation of the
-# logits. On the shipped prior it is under 2 millionths wherever more than a few codes are likely.
+# logits. On the trained prior it is under 2 millionths wherever more than a few codes are likely.
 ROUNDING = 2**-19
 # Of logits: larger ones are taken for as large. In the shipped prior they are 3 to 9.
 LARGEST_DEVIATION = 32.0

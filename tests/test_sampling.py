@@ -20,10 +20,10 @@ from oasisvq.sampling import Sampler, refill, sample, surprise
 TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 
 
-def make_prior(height: int, width: int, codes: int = 11, strength: float = 0.5) -> PixelCNN:
+def make_prior(height: int, width: int, codes: int = 11, strength: float = 0.5, heads: int = 2) -> PixelCNN:
     """A random network whose every part matters, and whose codes depend strongly on one another."""
     torch.manual_seed(0)
-    prior = PixelCNN(replace(TINY, codebook_size=codes))
+    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads))
     for name in ("position_v", "position_h"):
         setattr(prior, name, nn.Parameter(torch.empty(1, TINY.prior_channels, height, width)))
     for name, parameter in prior.named_parameters():
@@ -68,11 +68,13 @@ def naive(
     return indices
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 7), (10, 10), (20, 20), (3, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "heads"), [(5, 7, 2), (10, 10, 2), (20, 20, 2), (3, 1, 2), (10, 10, 0), (2, 6, 0)]
+)
 @pytest.mark.parametrize("n", [1, 3, 16])
 @torch.inference_mode()
-def test_logits_are_those_of_the_parallel_view(height: int, width: int, n: int) -> None:
-    prior = make_prior(height, width)
+def test_logits_are_those_of_the_parallel_view(height: int, width: int, heads: int, n: int) -> None:
+    prior = make_prior(height, width, heads=heads)
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
     expected = prior(indices, level, grade)
@@ -179,12 +181,14 @@ def test_rounding_is_as_small_as_it_is_taken_for() -> None:
 
 
 @torch.inference_mode()
-def test_memory_is_what_is_stated() -> None:
+@pytest.mark.parametrize("heads", [2, 0])
+def test_memory_is_what_is_stated(heads: int) -> None:
     """Floats a draw: (4 L + M) w C and 2 A h w C, and a rest that no grid changes."""
+    attentions = 2 if heads else 0
     layers, channels, far = TINY.prior_layers, TINY.prior_channels, 2
 
     def floats(height: int, width: int) -> int:
-        prior = make_prior(height, width)
+        prior = make_prior(height, width, heads=heads)
 
         def of(n: int) -> int:
             indices = torch.zeros(n, height, width, dtype=torch.long)
@@ -204,7 +208,7 @@ def test_memory_is_what_is_stated() -> None:
             yield from tensors(vars(value))
 
     rests = {
-        floats(h, w) - (4 * layers + far) * w * channels - 2 * far * h * w * channels
+        floats(h, w) - (4 * layers + far) * w * channels - 2 * attentions * h * w * channels
         for h, w in ((5, 7), (5, 28), (20, 7), (20, 20))
     }
     assert len(rests) == 1
