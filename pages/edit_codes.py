@@ -21,14 +21,11 @@ preset = model.preset
 sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
 
 
-class Examples(dict[str, np.ndarray]):
-    """The bundled examples as codes, encoded when asked for."""
-
-    def __contains__(self, name: object) -> bool:
-        return name in bundled()
-
-    def __missing__(self, name: str) -> np.ndarray:
-        return model.encode(in_model_size(name, bundled()[name], preset.size).tensor)[0].numpy()
+def codes_of(example: str) -> np.ndarray | None:
+    """A bundled example as codes."""
+    if example not in bundled():
+        return None
+    return model.encode(in_model_size(example, bundled()[example], preset.size).tensor)[0].numpy()
 
 
 def propose() -> None:
@@ -142,7 +139,7 @@ def follow_link() -> None:
     st.query_params.clear()
     try:
         with turn():
-            restored = links.restore(model, asked, Examples())
+            restored = links.restore(model, asked, codes_of)
     except OasisVQError as error:
         st.error(f"This link cannot be followed: {error}", icon=":material/link_off:")
     else:

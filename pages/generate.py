@@ -81,7 +81,7 @@ def upper_part() -> Upper | None:
     )
     with turn():
         indices = model.encode(chosen.tensor)[0].numpy()
-    return Upper(indices, rows, chosen.name, chosen.source if chosen.source in bundled() else None)
+    return Upper(indices, rows, chosen.source if chosen.source in bundled() else None)
 
 
 def studio() -> None:

@@ -42,9 +42,12 @@ with turn():
     values = bits if measure == BITS else unusual(model, chosen.tensor, level)[0].numpy()
 
 columns = st.columns(3)
-# Held-out people were measured with level and rating told: without the level the two would not compare.
-told = level is not None and "nll_bits_per_code" in results
-beside = f"held-out {results['nll_bits_per_code']:.2f}, level and rating known" if told else None
+# Held-out slices were measured both ways: what compares depends on whether the level is told.
+beside, percentiles = None, results.get("percentiles", {}).get("bits_per_code")
+if level is None and percentiles:
+    beside = f"nine of ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f}"
+elif level is not None and "nll_bits_per_code" in results:
+    beside = f"held-out {results['nll_bits_per_code']:.2f}, level and rating known"
 columns[0].metric(
     "Bits per code",
     f"{bits.mean():.2f}",

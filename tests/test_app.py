@@ -328,8 +328,11 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     score = {"by_size": rows, "untouched_percentiles": {"5": 11.5, "95": 17.25}}
     lesions = {"people": 7, "slices": 224, "scores": {"bits": score, "unusual": score}}
     monkeypatch.setitem(model.info, "lesions", lesions)
+    ranks = [1 + rank / 50 for rank in range(101)]
+    monkeypatch.setitem(model.info, "results", model.info["results"] | {"percentiles": {"bits_per_code": ranks}})
     app = open_page("surprise")
     assert not app.exception
+    assert "1.10 to 2.90" in app.metric[0].delta
     assert "held-out slices: 11.5 to 17.2" in app.metric[2].delta
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
     app.segmented_control(key="map").set_value("Deviation from what was expected").run()
@@ -391,6 +394,21 @@ def test_turns_go_to_whoever_waited_longest():
         thread.join(5)
     assert most == 1
     assert "".join(order) == "abcabcabc"
+
+
+def test_turns_tell_how_many_wait():
+    turns = Turns(1)
+    with turns.turn():
+        assert turns.waiting == 0
+        thread = threading.Thread(target=lambda: turns.turn().__enter__(), daemon=True)
+        thread.start()
+        for _ in range(500):
+            if turns.waiting:
+                break
+            time.sleep(0.01)
+        assert turns.waiting == 1
+    thread.join(5)
+    assert turns.waiting == 0
 
 
 def test_the_model_computes_on_one_thread(model):

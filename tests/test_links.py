@@ -51,7 +51,7 @@ def test_a_link_restores_a_draw_and_its_edits(tiny):
     link = address("http://localhost:8501/edit_codes?old=1#x", sha256, of_draw(PLAIN), original, edited)
     assert link.startswith("http://localhost:8501/edit_codes?weights=")
     assert "old" not in link
-    back = restore(tiny, parameters(link), {})
+    back = restore(tiny, parameters(link), {}.get)
     np.testing.assert_array_equal(back.original, original)
     np.testing.assert_array_equal(back.indices, edited)
     again = address("http://localhost:8501/edit_codes", sha256, back.origin, back.original, back.indices)
@@ -62,7 +62,7 @@ def test_a_link_restores_what_was_drawn_below_an_example(tiny):
     example = tiny.sample(1, seed=8).indices[0].numpy()
     origin = of_draw(PLAIN | {"draw": 0}, "Head", 2)
     sha256 = tiny.info["files"]["vqvae.safetensors"]["sha256"]
-    back = restore(tiny, parameters(address("http://x/", sha256, origin, example, example)), {"Head": example})
+    back = restore(tiny, parameters(address("http://x/", sha256, origin, example, example)), {"Head": example}.get)
     np.testing.assert_array_equal(back.original[:2], example[:2])
     assert (back.original[2:] != example[2:]).any()
 
@@ -91,12 +91,12 @@ HOSTILE = {
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
     honest = {"weights": tiny.info["files"]["vqvae.safetensors"]["sha256"][:12], **of_draw(PLAIN)}
-    restore(tiny, honest, {})
+    restore(tiny, honest, {}.get)
     forged = honest | change
     if change == {"seed": ""}:
         forged = {"weights": honest["weights"]}
     with pytest.raises(OasisVQError) as refused:
-        restore(tiny, forged, {})
+        restore(tiny, forged, {}.get)
     assert "<script>" not in str(refused.value)
 
 

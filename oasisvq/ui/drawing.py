@@ -27,7 +27,6 @@ class Upper(NamedTuple):
 
     indices: NDArray[np.int64]
     rows: int
-    name: str
     example: str | None
 
 

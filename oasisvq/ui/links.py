@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -50,8 +50,8 @@ def address(url: str, sha256: str, origin: Origin, original: Codes, indices: Cod
     return urlunsplit(urlsplit(url)._replace(query=urlencode({"weights": sha256[:12], **origin, **cells}), fragment=""))
 
 
-def restore(model: OasisVQ, parameters: Mapping[str, str], pictures: Mapping[str, Codes]) -> Restored:
-    """What the parameters of a link stand for. `pictures` are examples as codes, (h, w), computed when asked for.
+def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[str], Codes | None]) -> Restored:
+    """What the parameters of a link stand for. `codes_of` an example are (h, w), None where there is no such example.
 
     Raises OasisVQError when they were made with other weights, or make no sense.
     """
@@ -65,8 +65,8 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], pictures: Mapping[str
     grid, size = model.preset.grid, model.preset.codebook_size
     known = ("example", "rows", *_DRAW, *_SETTINGS)
     origin = {name: value for name, value in parameters.items() if name in known}
-    example = origin.get("example")
-    if example is not None and example not in pictures:
+    example = codes_of(origin["example"]) if "example" in origin else None
+    if example is None and "example" in origin:
         raise OasisVQError("it names an example that is not here: open one from the list")
     if "seed" in origin:
         settings = {name: _number(origin, name, kind) for name, kind in _SETTINGS.items() if name in origin}
@@ -76,11 +76,11 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], pictures: Mapping[str
             rows = _number(origin, "rows", int)
             if not 0 < rows < grid:
                 raise OasisVQError("it keeps more rows than there are: copy it again")
-            given = torch.from_numpy(pictures[example])
+            given = torch.from_numpy(example)
             mask = torch.arange(grid)[:, None].expand(grid, grid) >= rows
         original = model.sample(1, **start, **settings, given=given, mask=mask).indices[0].numpy()  # type: ignore[arg-type]
     elif example is not None:
-        original = pictures[example]
+        original = example
     else:
         raise OasisVQError("it does not say where its codes come from: copy it again")
     return Restored(original, unpack(parameters.get("cells", ""), original, size), origin)
