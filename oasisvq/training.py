@@ -246,6 +246,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     line an epoch) and the checkpoint. Returns the path of the weights.
     """
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes without a GPU would each train alone
         mixed_precision=mixed_precision(precision),
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=preset.seed),
     )

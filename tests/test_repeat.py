@@ -81,7 +81,7 @@ def test_instructions_hold_what_decides_the_bytes() -> None:
     assert second.endswith("train prior --data DATA --out OUT --preset tiny --precision fp32")
     assert (said["seed"], said["precision"], said["threads"]) == (3, "bf16, fp32", 2)
     many = instructions(TINY, {"vqvae": {**made, "precision": "fp32", "processes": 4}})
-    assert "accelerate launch --num_processes 4 -m oasisvq train vqvae" in many["command"]
+    assert "accelerate launch --multi_gpu --num_processes 4 -m oasisvq train vqvae" in many["command"]
 
 
 def test_the_commit_is_that_of_the_clone() -> None:
