@@ -400,6 +400,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = (
         "app",
+        "container",
         "crowd",
         "draws",
         "failures",
@@ -408,7 +409,9 @@ def _parser() -> argparse.ArgumentParser:
         "phantom",
         "rate",
         "refill",
+        "same_bytes",
         "sampler",
+        "streaming",
         "training",
         "transformer",
     )

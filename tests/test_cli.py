@@ -1,9 +1,12 @@
 """The command line, from the words that are typed to the files that lie there."""
 
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hub_server import TOKEN, HubServer, Repository
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_weights import REPO, TINY, forget_the_hub, point_at, write_weights
+from tiny_weights import DATA, REPO, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
 from oasisvq import OasisVQ, cli, weights
 from oasisvq.data.slices import normalise, to_model
@@ -260,14 +263,50 @@ def test_publish_then_pull(bundled, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "draws" / "draw_00000.png").is_file()
 
 
-def test_pull_heeds_hf_endpoint(bundled, tmp_path):
+def test_pull_heeds_hf_endpoint_and_shows_progress_on_a_terminal(bundled, tmp_path):
     with HubServer() as hub:
         hub.repos[REPO] = Repository()
         commit = hub.repos[REPO].commit({path.name: path.read_bytes() for path in bundled.iterdir()})
-        told = python_m_oasisvq("pull", REPO, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"))
-    assert told.returncode == 0, told.stderr
+        terminal, stderr = os.openpty()
+        fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        command = [sys.executable, "-m", "oasisvq", "pull", REPO]
+        here = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        told = subprocess.run(
+            command, cwd=SOURCE, env=os.environ | here, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        shown = os.read(terminal, 2**16).decode()
+    assert told.returncode == 0, shown
     assert commit in told.stdout
+    assert shown.count("100%") >= 2, "a bar for each of the models"
     assert weights.verify(tmp_path / "home" / "hub" / "models--lab--brains" / "snapshots" / commit)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("publish", REPO, "--space"), "a Space is published from a clone"),
+        (("publish", REPO, "--space", "--weights", "base"), "leave out --weights"),
+        (("publish", "brains"), "not a Hub id"),
+        (("verify", "nowhere"), "not bundled: base"),
+    ],
+)
+def test_what_cannot_be_published_or_verified_is_one_line(words, told, bundled, capsys):
+    assert run(*words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_verify_measures_again_and_says_what_does_not_agree(tiny_cohort, tmp_path, capsys):
+    folder = write_weights(tmp_path / "weights")
+    assert run("evaluate", "--weights", folder, "--data", tiny_cohort, "--json", folder / "results.json") == 0
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    assert run("verify", folder, "--data", tiny_cohort) == 0
+    assert "figures agree within 0.002" in capsys.readouterr().out
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"ssim_mean": 0.99}))
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    assert run("verify", folder) == 0, "whole and unchanged since it was packaged"
+    assert run("verify", folder, "--data", tiny_cohort) == 2
+    assert "ssim_mean 0.99 is now" in capsys.readouterr().err
 
 
 def test_a_note_tells_why_other_weights_are_in_use(bundled, tmp_path, monkeypatch, capsys):

@@ -31,7 +31,7 @@ def test_from_phantom_to_figures_and_draws(tmp_path: Path, monkeypatch: pytest.M
     results = out / "results.json"
     run("evaluate", "--data", data, "--split", "test", "--weights", out, "--json", results)
     run("package", out, "--data", data)
-    run("verify", out, "--data", data)
+    run("verify", out)
 
     training = json.loads((out / "manifest.json").read_text())["training"]
     assert {"command", "seed", "precision", "versions", "threads", "processes", "device"} <= set(training)
