@@ -42,7 +42,8 @@ def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[
     """
     commands = []
     for model, run in runs.items():
-        start = "python" if run["processes"] == 1 else f"accelerate launch --multi_gpu --num_processes {run['processes']}"
+        count = run["processes"]
+        start = "python" if count == 1 else f"accelerate launch --multi_gpu --num_processes {count}"
         commands.append(
             f"OMP_NUM_THREADS={run['threads']} {start} -m oasisvq train {model} --data DATA --out OUT "
             f"--preset {preset.name} --precision {run['precision']}"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor: ...
 
-    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures: ...
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures: ...
 
 
 class VQVAETask:
@@ -102,7 +102,7 @@ class VQVAETask:
             loss = self.reconstruction_loss(slices, output)
         return loss + self.preset.commitment_weight * quantised.commitment
 
-    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures:
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses, similarities, used = [], [], []
         for batch in batches:
             output, quantised = model(batch["slice"])
@@ -146,7 +146,7 @@ class PriorTask:
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
         return F.cross_entropy(model(indices, level, grade).float(), indices)
 
-    def validate(self, model: nn.Module, batches: Sequence[Batch]) -> Figures:
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses = []
         for batch in batches:
             indices = self.vqvae.encode(batch["slice"])
@@ -266,7 +266,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
     # The loop enters autocast itself, so that validation, which picks the epoch to keep, runs in full precision.
     raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    held_out = [{k: v.to(accelerator.device) for k, v in b.items()} for b in DataLoader(validate, task.batch)]
+    held_out = DataLoader(validate, task.batch)
     if isinstance(task, PriorTask):
         task.vqvae.to(accelerator.device)
     steps = task.epochs * len(loader)
@@ -292,7 +292,8 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
             bar.set_postfix(loss=f"{loss.item():.4f}")
         model.eval()
         with torch.inference_mode():
-            figures = task.validate(raw, held_out)
+            on_device = ({k: v.to(accelerator.device) for k, v in batch.items()} for batch in held_out)
+            figures = task.validate(raw, on_device)
         line: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * len(loader),
