@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oasisvq.data.codes import write_codes
 from oasisvq.ui.choose import Chosen, Kept, as_tensor, shrunk
 from oasisvq.ui.models import turn
 from oasisvq.ui.wording import DISCLAIMER
@@ -152,8 +152,4 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
 
 def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:
     """The codes as .npz, `indices` (1, h, w) as the command line writes them, and the weights that they belong to."""
-    content = io.BytesIO()
-    np.savez_compressed(
-        content, indices=examined.indices[None], weights=np.array(info["files"]["vqvae.safetensors"]["sha256"])
-    )
-    return content.getvalue()
+    return write_codes(examined.indices, info["files"]["vqvae.safetensors"]["sha256"])

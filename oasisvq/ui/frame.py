@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
     from oasisvq.weights import Fetch
 
+_STYLE = Path(__file__).with_name("frame.css")
 _FRAMED = "the frame of this run stands"
 _CHOSEN, _BEFORE = "the chosen model", "the model before"
 
@@ -40,6 +42,7 @@ def navigation() -> Page:
 
 def frame(page: Page) -> None:
     """Banner, title, and a place in the sidebar: what can be shown before torch is imported and weights are read."""
+    st.html(_STYLE)
     banner = st.empty()
     banner.warning(f"**{wording.DISCLAIMER}**", icon=":material/science:")
     st.title(wording.TITLE if page.title == "Home" else page.title)
