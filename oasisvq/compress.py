@@ -126,7 +126,8 @@ def _open(model: OasisVQ, signature: bytes, name: str, content: bytes) -> _Opene
             f"{name}: made with weights {made_with.hex()}, these are {signature[:2].hex()}: name the right --weights"
         )
     grade, shift = divmod(packed, _SHIFTS)
-    if level > model.preset.levels or grade > len(model.preset.grades):
+    longest = _HEADER.size + 4 * model.preset.grid**2  # the coder spends at most 3 bytes on a code
+    if level > model.preset.levels or grade > len(model.preset.grades) or len(content) > longest:
         raise _damaged(name)
     decoder = stream.queue.RangeDecoder(_words(content[_HEADER.size :]))
     return _Opened(name, decoder, checksum, bytes((level, packed)), level, grade, shift)

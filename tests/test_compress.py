@@ -98,7 +98,7 @@ def test_every_byte_of_header_and_message_is_guarded(model: OasisVQ, drawn: torc
 
 def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, tmp_path: Path) -> None:
     (file,) = compress.compress(model, drawn[:1])
-    for content in (b"", b"Q", b"PNG" * 20, file[:12]):
+    for content in (b"", b"Q", b"PNG" * 20, file[:12], file + bytes(4 * TINY.grid**2)):
         with pytest.raises(OasisVQError):
             back(model, [content])
     other = OasisVQ.from_pretrained(write_weights(tmp_path / "other", seed=1), device="cpu")
