@@ -42,6 +42,7 @@ class Viewer {
 
   receive(data) {
     if (data.source !== this.source) {
+      if (this.source !== undefined) Object.assign(settings, fresh()); // another scan, another brightness
       this.source = data.source;
       this.wanted = this.sent = null;
     }
