@@ -34,11 +34,14 @@ def propose() -> None:
     if state is None or not state.selection.any():
         return
     seed = st.session_state["refill seed"]
-    grids = torch.from_numpy(state.indices).repeat(PROPOSALS, 1, 1)
-    with turn():
-        filled = model.refill(grids, torch.from_numpy(state.selection), seed=seed)
-    belongings()["proposals"] = (state, filled.indices.numpy(), filled.slices[:, 0].numpy() + 0.5)
-    st.session_state["refill seed"] += 1
+    grid, mask = torch.from_numpy(state.indices)[None], torch.from_numpy(state.selection)
+    proposals = []
+    for i in range(PROPOSALS):
+        with turn():  # for each: others need not wait for all of them
+            filled = model.refill(grid, mask, seed=seed + i)
+        proposals.append((filled.indices[0].numpy(), filled.slices[0, 0].numpy() + 0.5))
+    belongings()["proposals"] = (state, proposals)
+    st.session_state["refill seed"] += PROPOSALS
 
 
 def accept(state: editor.Editor, indices: np.ndarray) -> None:
@@ -59,7 +62,7 @@ def studio() -> None:
     code_grid(state, now, start, palette)  # first of all: the browser draws it while the rest is computed
 
     seed, fill, dismiss = st.columns([1, 2, 1], vertical_alignment="bottom")
-    seed.number_input("Refill seed", 0, 2**31 - 1, 0, key="refill seed", help="Each refill moves it on by one.")
+    seed.number_input("Refill seed", 0, 2**31 - 1, 0, key="refill seed", help="Each proposal moves it on by one.")
     fill.button(
         "Propose refills of the selected cells",
         on_click=propose,
@@ -70,10 +73,8 @@ def studio() -> None:
     proposed = belongings().get("proposals")
     if proposed is not None and proposed[0].epoch == state.epoch:
         dismiss.button("Dismiss", on_click=lambda: belongings().pop("proposals", None))
-        asked, fillings, pictures = proposed
-        for number, (column, indices, picture) in enumerate(
-            zip(st.columns(PROPOSALS), fillings, pictures, strict=True), 1
-        ):
+        asked, proposals = proposed
+        for number, (column, (indices, picture)) in enumerate(zip(st.columns(PROPOSALS), proposals, strict=True), 1):
             column.image(
                 marked(picture, EDITED), width="stretch", alt=f"Proposal {number}: the slice with the cells refilled"
             )

@@ -191,16 +191,16 @@ def test_refill_proposes_several_and_takes_the_one_chosen():
     button(app, "Propose").click().run()
     assert not app.exception
     assert not mine(app, "editor").changed.any()  # nothing yet
-    _, proposals, pictures = mine(app, "proposals")
-    assert len({codes.tobytes() for codes in proposals}) > 1
-    assert pictures.shape == (len(proposals), 80, 80)
+    _, proposals = mine(app, "proposals")
+    assert len({codes.tobytes() for codes, _ in proposals}) > 1
+    assert {picture.shape for _, picture in proposals} == {(80, 80)}
     button(app, "Use proposal 2").click().run()
     state = mine(app, "editor")
-    np.testing.assert_array_equal(state.indices, proposals[1])
+    np.testing.assert_array_equal(state.indices, proposals[1][0])
     assert not (state.changed & ~selection).any()
     assert metrics_of(app)["Cells changed"] == str(state.changed.sum())
     assert len(state.past) == 1
-    assert app.number_input(key="refill seed").value == 1
+    assert app.number_input(key="refill seed").value == len(proposals)
     assert "proposals" not in app.session_state["belongings"]
 
 
