@@ -182,7 +182,10 @@ def by_slice(values: Mapping[str, Sequence[float]], shown: int) -> go.Figure:
 
 
 def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
-    """SSIM, whole and brain only, against bytes a slice: codecs as lines, our models as points.
+    """SSIM, whole and brain only, against bytes a slice.
+
+    Codecs are lines, solid for a file a slice and dotted for a picture of all slices of a person. Of each of our models
+    a star marks the size of a file under the prior, a circle that of codes of fixed length.
 
     Args:
         figures: what `benchmarks/rate.py` wrote.
@@ -203,11 +206,11 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
             look = {"mode": "lines+markers", "marker": marker, "line": {"color": OURS, "dash": "dash", "width": 1}}
             settings = ["a file under the prior", "codes of fixed length"]
             _add_rate(figure, column, key, both, f"oasisvq, {name}", settings, look)
-    figure.update_xaxes(type="log", title="bytes a slice", dtick="D2")
-    figure.update_yaxes(range=[0.5, 1.005])
+    figure.update_xaxes(type="log", title="bytes a slice", tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000])
+    figure.update_yaxes(range=[0.5, 1.005], tickformat=".1f")
     figure.update_layout(
         height=440,
-        margin={"l": 0, "r": 0, "t": 28, "b": 0},
+        margin={"l": 32, "r": 8, "t": 28, "b": 0},
         legend={"orientation": "h", "y": -0.2},
     )
     return figure
