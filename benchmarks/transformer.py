@@ -19,9 +19,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +77,7 @@ class Peer(nn.Module):
         return logits.mT.unflatten(2, indices.shape[1:])
 
 
-@dataclass
-class Codes:
+class Codes(NamedTuple):
     """Codes (N, h, w), levels and grades (N,)."""
 
     indices: Tensor
@@ -96,19 +94,13 @@ def encode(model: OasisVQ, data: Path, split: str, mirrored: bool) -> Codes:
     return Codes(indices, level.repeat(len(sides)), grade.repeat(len(sides)))
 
 
-@dataclass
 class Run:
     """One model in training, and the time that it has had."""
 
-    name: str
-    model: nn.Module
-    rate: float
-    spent: float = 0.0
-    steps: int = 0
-    optimiser: torch.optim.Optimizer = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), self.rate, weight_decay=1e-2)
+    def __init__(self, name: str, model: nn.Module, rate: float) -> None:
+        self.name, self.model, self.rate = name, model, rate
+        self.spent, self.steps = 0.0, 0
+        self.optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-2)
 
 
 def train(run: Run, codes: Codes, seconds: float, budget: float, preset: Preset, half: bool) -> None:
