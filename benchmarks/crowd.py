@@ -1,0 +1,321 @@
+"""A crowd on one server: many visitors at once who upload, draw and edit, and many more who come and go.
+
+    python -m oasisvq benchmark crowd --visitors 30 --come-and-go 500
+
+Starts the app on a free port of this machine and talks to it as a browser does: WebSockets with Streamlit's own
+messages, uploads by HTTP. Every visitor draws a slice with a seed of its own, opens it in the editor, paints, uploads
+a picture that nobody else has. Checked on the way: no error, the draw is that of its seed, the codes hold exactly
+its own strokes, and nothing that it is sent names another visitor's file. Measured: seconds from a stroke to the new
+picture, from asking for a draw to having it, and the memory of the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+
+ROOT = Path(__file__).parent.parent
+STROKES = 6
+PATIENCE = 90.0  # seconds for one answer
+GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
+
+
+@contextmanager
+def app(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A fresh server of the app: its address without scheme, and its process; all that it says goes to `log`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true", *options]
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise SystemExit(f"error: the server does not start:\n{log.read_text()}")
+        yield f"localhost:{port}", process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def memory(pid: int) -> float:
+    """MB that a process and those that it started hold."""
+    total, waiting = 0.0, [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+            waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+        except OSError:  # ended meanwhile
+            pass
+    return total
+
+
+class Visitor:
+    """One tab: what it was shown last, and what it set."""
+
+    def __init__(self, socket: ClientConnection, host: str, token: str, cookie: str) -> None:
+        self.socket, self.host, self.token, self.cookie = socket, host, token, cookie
+        self.page = self.hash = self.session = ""
+        self.elements: dict[str, Any] = {}  # by kind and label, or kind alone
+        self.fragments: dict[str, str] = {}  # by the same
+        self.values: dict[str, dict[str, Any]] = {}  # by the widget's id, as fields of WidgetState
+        self.text: list[str] = []  # all words that it was ever sent
+
+    def request(self, fragment: str = "") -> BackMsg:
+        """Run the page, or a fragment of it, with all that was set."""
+        request = BackMsg()
+        run = request.rerun_script
+        run.page_name, run.page_script_hash, run.fragment_id = "" if self.hash else self.page, self.hash, fragment
+        run.context_info.url = f"http://{self.host}/{self.page}"
+        for widget, value in self.values.items():
+            run.widget_states.widgets.add(id=widget, **value)
+        return request
+
+    async def ask(self, trigger: str | None = None, fragment: str = "") -> None:
+        """Have the page run, perhaps by a click, and wait until it has."""
+        request = self.request(fragment)
+        if trigger:
+            request.rerun_script.widget_states.widgets.add(id=trigger, trigger_value=True)
+        if not fragment:
+            self.elements.clear()
+        await self.socket.send(request.SerializeToString())
+        await self.until_done()
+
+    async def until_done(self) -> None:
+        while True:
+            message = await self.receive()
+            if message.WhichOneof("type") == "script_finished":
+                if message.script_finished in GOOD:
+                    return
+                if message.script_finished == ForwardMsg.FINISHED_WITH_COMPILE_ERROR:
+                    raise AssertionError("a page does not compile")
+
+    async def receive(self) -> ForwardMsg:
+        message = ForwardMsg()
+        message.ParseFromString(await asyncio.wait_for(self.socket.recv(), PATIENCE))
+        kind = message.WhichOneof("type")
+        if kind == "new_session":
+            self.session = message.new_session.initialize.session_id or self.session
+        if kind == "navigation":
+            self.hash = message.navigation.page_script_hash
+        if kind == "delta" and message.delta.WhichOneof("type") == "new_element":
+            element = message.delta.new_element
+            what = str(element.WhichOneof("type"))
+            if what == "exception":
+                raise AssertionError(f"an error on a page: {element.exception.message}")
+            one = getattr(element, what)
+            self.text.append(str(one) if what != "bidi_component" else "")
+            for name in (what, f"{what} {getattr(one, 'label', '')}"):
+                self.elements[name], self.fragments[name] = one, message.delta.fragment_id
+        return message
+
+    async def visit(self, page: str) -> None:
+        self.page, self.hash = page, ""
+        await self.ask()
+
+    async def click(self, label: str) -> None:
+        await self.ask(self.elements[f"button {label}"].id, self.fragments[f"button {label}"])
+
+    def codes(self, which: str) -> np.ndarray:
+        data = json.loads(self.elements["bidi_component"].json)
+        return np.array(data[which]).reshape(data["height"], data["width"])
+
+    async def paint(self, cells: list[int], code: int, number: int) -> float:
+        """One stroke; seconds until the picture with it is here."""
+        grid = self.elements["bidi_component"]
+        stroke = {"seq": number, "kind": "paint", "cells": cells, "code": code, "stroke": number}
+        queue = {"epoch": json.loads(grid.json)["epoch"], "operations": [stroke]}
+        self.values[grid.id] = {"json_value": json.dumps({"queue": queue})}
+        began = time.perf_counter()
+        await self.socket.send(self.request(self.fragments["bidi_component"]).SerializeToString())
+        seconds = 0.0
+        while True:
+            message = await self.receive()
+            if not seconds and json.loads(self.elements["bidi_component"].json)["ack"] >= number:
+                seconds = time.perf_counter() - began
+            if message.WhichOneof("type") == "script_finished" and message.script_finished in GOOD:
+                assert seconds, "a stroke was lost"
+                return seconds
+
+    async def upload(self, name: str, content: bytes) -> None:
+        """As a browser does: ask where to, put it there, tell the page."""
+        uploader = self.elements["file_uploader"]
+        request = BackMsg()
+        request.file_urls_request.request_id = uuid.uuid4().hex
+        request.file_urls_request.session_id = self.session
+        request.file_urls_request.file_names.append(name)
+        await self.socket.send(request.SerializeToString())
+        while (answer := await self.receive()).WhichOneof("type") != "file_urls_response":
+            pass
+        urls = answer.file_urls_response.file_urls[0]
+        await asyncio.to_thread(self._put, urls.upload_url, name, content)
+        state: dict[str, Any] = {"name": name, "size": len(content), "file_id": urls.file_id, "file_urls": urls}
+        self.values[uploader.id] = {"file_uploader_state_value": {"uploaded_file_info": [state]}}
+        await self.ask()
+
+    def _put(self, url: str, name: str, content: bytes) -> None:
+        edge = uuid.uuid4().hex
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{edge}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={edge}", "X-Xsrftoken": self.token}
+        headers["Cookie"] = self.cookie
+        urllib.request.urlopen(urllib.request.Request(f"http://{self.host}{url}", body, headers, method="PUT"))
+
+
+@asynccontextmanager
+async def visitor(host: str) -> AsyncIterator[Visitor]:
+    """A tab opens, and closes."""
+    answer = await asyncio.to_thread(urllib.request.urlopen, f"http://{host}/_stcore/health")
+    cookie = (answer.headers.get("Set-Cookie") or "").partition(";")[0]
+    token = cookie.partition("=")[2].strip('"')
+    # "streamlit", the token, and no session to come back to.
+    address, protocols = f"ws://{host}/_stcore/stream", ["streamlit", token or "none"]
+    async with connect(address, subprotocols=protocols, max_size=None, origin=f"http://{host}") as socket:  # type: ignore[arg-type]
+        yield Visitor(socket, host, token, cookie)
+
+
+def picture(number: int) -> bytes:
+    """A brain-like picture of this visitor's own."""
+    rows, columns = np.mgrid[:176, :176] - 88
+    inside = np.hypot(rows / 80, columns / (60 + number % 12)) < 1
+    grain = np.random.default_rng(number).normal(0, 8, rows.shape)
+    content = io.BytesIO()
+    Image.fromarray(np.where(inside, 150 + grain + 40 * (rows > number), 0).clip(0, 255).astype(np.uint8)).save(
+        content, "PNG"
+    )
+    return content.getvalue()
+
+
+async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict[str, list[float]]) -> None:
+    """What one visitor does, and what must come of it."""
+    name = f"visitor-{number:03d}-own.png"
+    async with visitor(host) as tab:
+        await tab.visit("generate")
+        tab.values[tab.elements["number_input Seed"].id] = {"double_value": number}
+        began = time.perf_counter()
+        await tab.click("Draw")
+        figures["draw"].append(time.perf_counter() - began)
+        await tab.click("Edit codes")
+        assert (tab.codes("original") == expected).all(), f"the draw of seed {number} is not that of the seed"
+        painted, codes = expected.ravel().copy(), len(json.loads(tab.elements["bidi_component"].json)["order"])
+        for stroke in range(1, STROKES + 1):
+            cells, code = [(number + 7 * stroke + k) % painted.size for k in range(3)], (number * 13 + stroke) % codes
+            painted[cells] = code
+            figures["stroke"].append(await tab.paint(cells, code, stroke))
+        assert (tab.codes("indices").ravel() == painted).all(), "codes hold other strokes than this visitor's"
+        await tab.visit("reconstruct")
+        tab.values[tab.elements["button_group Slice"].id] = {"string_array_value": {"data": ["Your own file"]}}
+        await tab.ask()
+        began = time.perf_counter()
+        await tab.upload(name, picture(number))
+        figures["upload"].append(time.perf_counter() - began)
+        words = " ".join(tab.text)
+        assert name in words, "the upload is not shown"
+        assert words.count("visitor-") == words.count(f"visitor-{number:03d}"), "another visitor's file is named"
+
+
+async def look_in(host: str, number: int) -> None:
+    """Somebody who uploads a picture and leaves."""
+    async with visitor(host) as tab:
+        await tab.visit("reconstruct")
+        tab.values[tab.elements["button_group Slice"].id] = {"string_array_value": {"data": ["Your own file"]}}
+        await tab.ask()
+        await tab.upload(f"visitor-{number:03d}-own.png", picture(number))
+
+
+async def come_and_go(host: str, pid: int, count: int, at_once: int = 4) -> list[float]:
+    """Memory of the server, read 20 times while so many come and go."""
+    held, gate = [], asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> None:
+        async with gate:
+            await look_in(host, number)
+            if number % max(1, count // 20) == 0:
+                held.append(memory(pid))
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return held
+
+
+def draws(seeds: range) -> list[np.ndarray]:
+    """What each seed gives in this process, alone."""
+    import torch
+
+    from oasisvq import OasisVQ
+
+    torch.set_num_threads(1)  # as the app
+    model = OasisVQ.from_pretrained(device="cpu")
+    return [model.sample(1, seed=seed).indices[0].numpy() for seed in seeds]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Let them all in, and print what it cost."""
+    parser = argparse.ArgumentParser("python -m oasisvq benchmark crowd", description="Many visitors on one server.")
+    parser.add_argument("--visitors", type=int, default=30, help="at once, each uploading, drawing and editing")
+    parser.add_argument("--come-and-go", type=int, default=0, metavar="N", help="then so many who look in and leave")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args(arguments)
+
+    figures: dict[str, Any] = {"visitors": options.visitors, "cores": len(os.sched_getaffinity(0))}
+    seconds: dict[str, list[float]] = {"draw": [], "stroke": [], "upload": []}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        expected = draws(range(options.visitors))
+        with app(log) as (host, process):
+
+            async def crowd() -> list[BaseException | None]:
+                await look_in(host, 999)  # the first visitor waits for the weights
+                figures["memory_before_mb"] = memory(process.pid)
+                tasks = [spend_time(host, n, expected[n], seconds) for n in range(options.visitors)]
+                return await asyncio.gather(*tasks, return_exceptions=True)
+
+            errors = [error for error in asyncio.run(crowd()) if error is not None]
+            figures["memory_after_mb"] = memory(process.pid)
+            for what, taken in seconds.items():
+                if taken:
+                    figures[f"{what}_median_s"] = statistics.median(taken)
+                    figures[f"{what}_p95_s"] = float(np.percentile(taken, 95))
+                    figures[f"{what}_longest_s"] = max(taken)
+            if options.come_and_go:
+                held = asyncio.run(come_and_go(host, process.pid, options.come_and_go))
+                figures |= {"came_and_went": options.come_and_go, "memory_mb": [round(mb) for mb in held]}
+        figures["errors"] = [f"{type(error).__name__}: {error}" for error in errors]
+        figures["tracebacks_in_log"] = log.read_text().count("Traceback")
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' '):<20} {f'{value:.3g}' if isinstance(value, float) else value}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if errors or figures["tracebacks_in_log"]:
+        raise SystemExit("error: not all went well")
+
+
+if __name__ == "__main__":
+    main()
