@@ -73,7 +73,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.app, self.python = root, root / "home", root / "app", root / "python"
-        self.packages = root / "packages"
+        self.packages = root / "site-packages"  # by this name Streamlit knows that it is installed
 
     def lay_out(self, copied: list[str]) -> None:
         self.root.chmod(0o755)
