@@ -82,7 +82,7 @@ def test_a_decoded_split_lasts_until_a_file_changes(root, monkeypatch, tmp_path)
     Image.fromarray(picture(999)).save(root / "keras_png_slices_train" / "case_002_slice_5.nii.png")
     fresh = load_split(root, "train")
     assert len(list((tmp_path / "elsewhere").glob("*.float32*"))) == 1
-    monkeypatch.setattr(layout, "IN_MEMORY", 2**30)
+    monkeypatch.setattr(layout, "IN_MEMORY", 2**31)
     np.testing.assert_array_equal(fresh.slices, load_split(root, "train").slices)
 
 

@@ -42,8 +42,8 @@ from oasisvq.presets import Preset
 
 SPLITS = ("train", "validate", "test")
 
-# Bytes of decoded slices above which a split lives on disk: 40,000 slices of 80x80.
-IN_MEMORY = 2**30
+# Bytes of decoded slices above which a split lives on disk: 80,000 slices of 80x80.
+IN_MEMORY = 2**31
 
 _NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE)
 _OASIS_ID = re.compile(r"OAS1_0*(\d+)_MR(\d+)")
