@@ -96,11 +96,13 @@ def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
         process.wait(10)
 
 
+SETTLED = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
+    && !document.querySelector('[data-testid=stSkeleton]')"""
+
+
 def settle(tab: Any) -> None:
-    """Wait until the server has nothing more to say."""
-    tab.wait_for_function(
-        "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=30_000
-    )
+    """Wait until the server has nothing more to say, and all that it said is on the page."""
+    tab.wait_for_function(SETTLED, timeout=30_000)
 
 
 def visit(tab: Any, title: str) -> None:

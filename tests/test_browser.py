@@ -67,6 +67,51 @@ def test_page_is_whole(tab, seen, title):
     assert seen.crashes == []
 
 
+def serious(tab) -> dict[str, list[str]]:
+    """What axe-core finds on a page that keeps people from using it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(tab, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+    return {
+        f"{violation['id']}: {violation['help']}": [
+            f"{node['target']} {node['html'][:160]} {node['any'][0]['message'] if node['any'] else ''}"
+            for node in violation["nodes"]
+        ]
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+    }
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_axe_finds_nothing_serious_in_light_and_dark(tab, title):
+    visit(tab, title)
+    light = serious(tab)
+    tab.emulate_media(color_scheme="dark")
+    try:
+        tab.wait_for_timeout(300)  # colours fade over
+        assert (light, serious(tab)) == ({}, {})
+    finally:
+        tab.emulate_media(color_scheme="light")
+
+
+@pytest.fixture(scope="module")
+def phone(browser, seen):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    phone = context.new_page()
+    phone.on("request", lambda request: seen.hosts.add(urlparse(request.url).netloc))
+    yield phone
+    context.close()
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_a_phone_shows_all_of_a_page(phone, server, title):
+    phone.goto(f"{server}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
+    phone.get_by_role("heading", name=PAGES[title], level=1).wait_for()
+    settle(phone)
+    widths = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth)"
+    assert max(phone.evaluate(widths)) <= 390
+    assert serious(phone) == {}
+
+
 def test_warm_page_change_is_quick(tab):
     seconds = []
     for title in ("Home", "Generate", "Edit codes", "Model card", "Surprise"):
