@@ -499,7 +499,7 @@ def _read_link(file: bytes) -> None:
     from oasisvq.ui import links
 
     parameters = dict(parse_qsl(file.decode("utf-8", errors="replace")))
-    restored = links.restore(_Drawer(), parameters, {"one": np.zeros((_GRID, _GRID), np.int64)})  # type: ignore[arg-type]
+    restored = links.restore(_Drawer(), parameters, {"one": np.zeros((_GRID, _GRID), np.int64)}.get)  # type: ignore[arg-type]
     assert restored.indices.shape == (_GRID, _GRID)
     assert 0 <= restored.indices.min() <= restored.indices.max() < _CODES
 
