@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scans import head, nifti, turned
-from test_browser import browser, pytestmark, seen, server, settle, tab, visit  # noqa: F401  fixtures
+from test_browser import browser, pytestmark, seen, server, tab  # noqa: F401  fixtures
+
+from benchmarks.app import settle, visit
 
 PANELS = ("original", "reconstruction", "difference", "similarity")
 NAME = "volume.nii"
