@@ -1,0 +1,300 @@
+"""What strangers send: every reader takes it or refuses it in one printable line, soon, in little memory.
+
+Readers and the small files that they read are those of the fuzzer, `benchmarks/fuzz.py`, whose long runs go deeper.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import resource
+import runpy
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from oasisvq.data import upload
+from oasisvq.errors import OasisVQError
+from oasisvq.ui.choose import harmless
+
+FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "fuzz.py"))
+READERS, wrong = FUZZ["READERS"], FUZZ["wrong"]
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """A reader that believes a header's 10^9 pixels meets this limit, not the machine's."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 1_500_000_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_reader_takes_its_own_files(name):
+    reader = READERS[name]
+    taken = 0
+    for seed in reader.seeds():
+        assert wrong(reader, seed) is None
+        try:
+            reader.read(seed)
+            taken += 1
+        except OasisVQError:
+            pass
+    assert taken  # else the other tests would never get beyond the first line of the reader
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_files_cut_short_anywhere(name):
+    """At every byte of the smallest file that is taken, or at 600 of them, the headers' all among them."""
+    reader = READERS[name]
+    whole = min((seed for seed in reader.seeds() if accepts(reader, seed)), key=len)
+    ends = sorted({*range(min(len(whole), 400)), *range(0, len(whole), max(1, len(whole) // 200))})
+    for end in ends:
+        assert wrong(reader, whole[:end]) is None, end
+
+
+def accepts(reader, file: bytes) -> bool:
+    try:
+        reader.read(file)
+    except OasisVQError:
+        return False
+    return True
+
+
+NUMBERS = (0, 1, -1, 2**15 - 1, 2**31 - 1, -(2**31), float("nan"), float("inf"), -1e38)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, name: str) -> bytes:
+    """A file of the reader with bytes changed, numbers put in that hurt, pieces cut out or doubled, then dressed."""
+    reader = READERS[name]
+    data = bytearray(draw(st.sampled_from(reader.seeds())))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)) | st.integers(0, min(len(data), 400)))
+        match draw(st.sampled_from(("byte", "number", "cut", "double"))):
+            case "byte":
+                data[at : at + 1] = bytes([draw(st.integers(0, 255))])
+            case "number":
+                number, order = draw(st.sampled_from(NUMBERS)), draw(st.sampled_from("<>"))
+                size = "f" if isinstance(number, float) else draw(st.sampled_from("iq"))
+                data[at : at + struct.calcsize(size)] = struct.pack(order + size, number)
+            case "cut":
+                del data[at : at + draw(st.integers(1, 64))]
+            case "double":
+                data[at:at] = data[at : at + draw(st.integers(1, 64))]
+    return draw(st.sampled_from(reader.dressings))(bytes(data))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_spoilt_files_are_taken_or_refused(name):
+    @QUICK
+    @given(spoilt(name))
+    def check(file: bytes) -> None:
+        assert wrong(READERS[name], file) is None
+
+    check()
+
+
+@QUICK
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\x1f\x8b")
+@example(b"PK\x03\x04")
+@example(bytes(128) + b"DICM")
+@example(b"II*\0\x08\0\0\0\xff\xff")
+def test_bytes_that_mean_nothing(file):
+    for reader in READERS.values():
+        assert wrong(reader, file) is None
+
+
+# Bombs: small files that claim, or unpack to, far more than a server has.
+
+
+def gzip_of_zeros() -> bytes:
+    header = bytearray(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_bytes()[:352])
+    struct.pack_into("<4h", header, 40, 3, 2000, 2000, 2000)
+    return gzip.compress(bytes(header) + bytes(200_000_000), 9)
+
+
+def many_thin_slices() -> bytes:
+    """70,000 slices of 32 x 32 voxels are no more voxels than others have, and 18 GB as pictures."""
+    header = bytearray(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([3, 3, 0.1, 1])).to_bytes()[:352])
+    struct.pack_into("<4h", header, 40, 3, 32, 32, 32_000)
+    plane = np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4
+    return gzip.compress(bytes(header) + plane.tobytes() * 32_000, 1)
+
+
+def zip_of_zeros() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.dcm", bytes(450_000_000))
+    return buffer.getvalue()
+
+
+def zip_that_lies() -> bytes:
+    """It says that a member unpacks to one byte."""
+    data = bytearray(zip_of_zeros())
+    directory = data.rindex(b"PK\1\2")
+    struct.pack_into("<I", data, directory + 24, 1)
+    return bytes(data)
+
+
+def zip_of_many() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for i in range(2001):
+            archive.writestr(f"{i}", b"")
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, content: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + FUZZ["_chunk"](b"IHDR", header)
+        + FUZZ["_chunk"](b"IDAT", content)
+        + FUZZ["_chunk"](b"IEND", b"")
+    )
+
+
+BOMBS = {
+    "picture of 10^9 pixels": lambda: png(31_623, 31_623, zlib.compress(bytes(1000))),
+    "picture that unpacks to more than it says": lambda: png(64, 64, zlib.compress(bytes(100_000_000))),
+    "text that unpacks to 100 MB": lambda: (
+        png(64, 64, zlib.compress(bytes(5000)))[:-12]
+        + FUZZ["_chunk"](b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
+        + FUZZ["_chunk"](b"IEND", b"")
+    ),
+    "gzip of zeros": gzip_of_zeros,
+    "many thin slices": many_thin_slices,
+    "zip of zeros": zip_of_zeros,
+    "zip that lies": zip_that_lies,
+    "zip of many": zip_of_many,
+}
+
+
+OPEN_BOMBS = """
+import json, os, resource, sys
+from pathlib import Path
+import oasisvq.data.upload as upload
+from oasisvq.errors import OasisVQError
+
+def peak(who): return resource.getrusage(who).ru_maxrss / 1e3
+
+told = {}
+for path in map(Path, sys.argv[1:]):
+    data, held, began = path.read_bytes(), peak(resource.RUSAGE_SELF), os.times()
+    try:
+        upload.read(data, "theirs")
+        said = "taken"
+    except OasisVQError as error:
+        said = str(error)
+    ended = os.times()
+    used = sum(ended[:2]) - sum(began[:2]), sum(ended[2:4]) - sum(began[2:4])
+    told[path.name] = [said, peak(resource.RUSAGE_SELF) - held, peak(resource.RUSAGE_CHILDREN), *used]
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """What came of each bomb in a process of its own: words, MB more, MB of what it started, seconds of both."""
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, make in BOMBS.items():
+        (folder / name).write_bytes(make())
+    words = [sys.executable, "-c", OPEN_BOMBS, *(str(folder / name) for name in BOMBS)]
+    done = subprocess.run(words, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_do_not_go_off(name, opened):
+    said, grew, apart, seconds, seconds_apart = opened[name]
+    assert said == "taken" or said.startswith("theirs: ")
+    assert grew < 1000
+    assert apart < 1500
+    assert seconds < 2
+    assert seconds_apart < 6  # a process of its own takes two to start
+
+
+@pytest.mark.parametrize("kind", ["uploaded nifti", "dicom", "zip"])
+def test_words_of_a_header_reach_no_page(kind):
+    for file in READERS[kind].seeds():
+        try:
+            scan = upload.read(file, "theirs")
+        except OasisVQError as error:
+            said = str(error)
+        else:
+            FUZZ["_checked"](scan)
+            said = " ".join((*scan.notes, *scan.warnings, *(scan.edges or ())))
+        assert "<" not in said
+        assert said.isprintable()
+
+
+def test_a_zip_leaves_nothing_on_the_disk(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "here")
+    for file in READERS["zip"].seeds():
+        with contextlib.suppress(OasisVQError):
+            upload.read(file, "theirs.zip")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "here"]
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>.png", "![x](http://elsewhere/x.png)", "a\n\x1b[31m`b`.nii"]
+)
+def test_a_file_name_loses_its_markup(name):
+    assert not set(harmless(name)) & set("<>[]()!`\n\x1b:/")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"[" * 100_000,
+        b'{"format": 1, "preset": ' + b'{"a":' * 50_000,
+        b'{"format": "' + b"x" * 100_000 + b'"}',
+        b'{"format": 1e999}',
+        b"\xff\xfe{}",
+        b"null",
+    ],
+    ids=["nested lists", "nested objects", "long", "infinite", "utf-16", "null"],
+)
+def test_manifests_that_are_meant_to_hurt(manifest):
+    assert wrong(READERS["manifest"], manifest) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("blocks", [10**6, 10**6]),
+        ("channels", [64] * 2000),
+        ("prior_layers", 10**9),
+        ("size", 10**9),
+        ("size", -80),
+        ("size", 0),
+        ("codebook_size", 0),
+        ("weight_decay", float("nan")),
+        ("grades", "0123"),
+        ("levels", True),
+        ("name", "x" * 1000),
+    ],
+)
+def test_presets_that_are_meant_to_hurt(field, value):
+    manifest = json.loads(READERS["manifest"].seeds()[0])
+    manifest["preset"][field] = value
+    file = json.dumps(manifest).encode()
+    assert wrong(READERS["manifest"], file) is None
+    assert not accepts(READERS["manifest"], file)
