@@ -5,7 +5,8 @@
 
 First paint counts from the moment that the server's health check answers: until the banner and the title of the first
 page stand, and until the page is complete. A page change is warm: the page was open before. A stroke counts from the
-pointer's touch until the picture that the server decoded is on the canvas. Needs Playwright and Chromium.
+moment that it is sent (when it ends, or 60 ms after it began) until the server's picture is drawn. Needs Playwright and
+Chromium.
 """
 
 from __future__ import annotations

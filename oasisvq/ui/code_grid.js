@@ -6,6 +6,7 @@ const SIDE = 1200; // canvas pixels a side, about: twice what is shown, for shar
 const TILE = 20; // palette canvas pixels a code, with the gap to the next
 const PALETTE_COLUMNS = 32;
 const RESEND_MS = 2000;
+const QUICK_MS = 60;
 const CHANGED = "#ffb13b";
 const SELECTED = "#36c5f0";
 const USED = "#c77dff";
@@ -44,6 +45,7 @@ class CodeGrid {
   receive(data) {
     if (data.epoch !== this.epoch) {
       this.pending = [];
+      clearTimeout(this.lead);
       this.stroke = null;
       this.seq = data.ack;
       this.epoch = data.epoch;
@@ -56,7 +58,7 @@ class CodeGrid {
     this.pending.forEach((operation) => this.foresee(operation));
     this.stroke?.cells.forEach((cell) => this.foreseeCell(this.stroke, cell));
     if (!data.order.includes(settings.code)) settings.code = data.order[data.order.length >> 1]; // or of another model
-    if (this.stroke && !this.pending.length) this.flush();
+    if (this.stroke) this.follow();
 
     this.side = Math.round(SIDE / data.width);
     this.image = greyCanvas(data.image);
@@ -101,6 +103,11 @@ class CodeGrid {
     if (kind === "pick") return this.pick(cell);
     if (kind === "select" && this.selection.has(cell)) kind = "deselect";
     this.stroke = { kind, code: settings.code, id: this.seq + 1, cells: new Set(), seen: new Set(), last: cell };
+    // A quick stroke is over before this and goes in one message; a slow one is shown while it goes on.
+    this.lead = setTimeout(() => {
+      this.stroke.slow = true;
+      this.follow();
+    }, QUICK_MS);
     this.extend(cell);
   }
 
@@ -114,8 +121,12 @@ class CodeGrid {
       }
     }
     this.stroke.last = cell;
-    // One message under way at a time while the pointer is down: the picture follows as fast as the server can.
-    if (!this.pending.length) this.flush();
+    this.follow();
+  }
+
+  // One message under way at a time while the pointer is down: the picture follows as fast as the server can.
+  follow() {
+    if (this.stroke.slow && !this.pending.length) this.flush();
   }
 
   flush() {
@@ -127,6 +138,7 @@ class CodeGrid {
 
   end() {
     if (!this.stroke) return;
+    clearTimeout(this.lead);
     this.flush();
     this.stroke = null;
   }
