@@ -31,11 +31,11 @@ import traceback
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -46,8 +46,7 @@ _MODULES = ("data.upload", "data.volumes", "data.codes", "ui.links", "weights")
 INSTRUMENTED = ("PIL", "nibabel", "pydicom", "safetensors", "oasisvq")
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """Something that reads bytes of unknown origin.
 
     Attributes:
