@@ -101,7 +101,8 @@ class Place:
     def as_user(self, command: list[str], **variables: str) -> list[str]:
         """`command` as the unprivileged user sees it: nothing of this process's environment."""
         path = f"{self.home}/.local/bin:{self.python}/bin:/usr/bin:/bin"
-        names = {"HOME": self.home, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONPATH": self.packages, **variables}
+        names = {"HOME": self.home, "PATH": path, "PYTHONUNBUFFERED": "1", **variables}
+        names |= {"PYTHONPATH": self.packages, "LD_LIBRARY_PATH": self.python / "lib"}  # as Python is not where it was
         drop = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--no-new-privs"]
         return [*drop, "env", "-i", *(f"{name}={value}" for name, value in names.items()), *command]
 
@@ -190,7 +191,7 @@ def browse(upload: Path) -> dict[str, Any]:
         "first_page_seconds": painted,
         "first_page_with_model_seconds": up,
         "upload_in_frame": True,
-        "hosts": sorted(hosts),
+        "hosts": sorted(hosts - {""}),  # data: and blob: have none
     }
 
 
