@@ -13,7 +13,7 @@ else:
     from starlette.middleware import Middleware
     from streamlit.starlette import App
 
-    from oasisvq.ui.headers import Guarded
+    from oasisvq.ui.guard import Guarded
     from oasisvq.ui.warm_up import warm_up
 
     app = App(__file__, lifespan=warm_up, middleware=[Middleware(Guarded)])

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from oasisvq.data import upload
 from oasisvq.errors import OasisVQError
-from oasisvq.ui import headers
+from oasisvq.ui import guard
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [
@@ -94,15 +94,16 @@ def test_everything_is_pinned_and_locked_by_hash() -> None:
 
 def test_the_server_refuses_what_is_too_large_before_it_is_read() -> None:
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
-    most = upload.MAX_VOLUME_BYTES / 1e6
-    assert config["server"]["maxUploadSize"] <= most
+    megabytes = config["server"]["maxUploadSize"]
+    assert megabytes * 1_000_000 == upload.MAX_VOLUME_BYTES
+    assert guard.MultiPartParser.spool_max_size > megabytes * 2**20  # none is put in a temporary file on its way
     assert config["client"]["showErrorDetails"] == "none"
     assert config["browser"]["gatherUsageStats"] is False
     assert config["server"]["fileWatcherType"] == "none"
 
 
 def test_browsers_are_told_to_take_nothing_from_elsewhere() -> None:
-    rules = dict(rule.split(" ", 1) for rule in headers.POLICY.split("; "))
+    rules = dict(rule.split(" ", 1) for rule in guard.POLICY.split("; "))
     assert rules["default-src"] == "'self'"
     for kind, sources in rules.items():
         assert set(sources.split()) <= {"'self'", "'none'", "data:", "blob:"} or kind in ("style-src", "script-src")
@@ -170,7 +171,7 @@ def test_the_log_of_a_server_holds_nothing_of_an_upload(tmp_path: Path) -> None:
 
     with crowd["app"](log, "--logger.level", "debug") as (host, _):
         for path in ("/", "/_stcore/health"):
-            assert urlopen(f"http://{host}{path}").headers["Content-Security-Policy"] == headers.POLICY
+            assert urlopen(f"http://{host}{path}").headers["Content-Security-Policy"] == guard.POLICY
         shown = asyncio.run(upload_all(host))
     said = log.read_text()
     assert any(SECRET in text for text in shown)  # the files did arrive

@@ -1,11 +1,15 @@
-"""What the server tells browsers to refuse: whatever does not come from itself."""
+"""What the server does to keep to itself: browsers are told to take nothing from elsewhere, uploads touch no disk."""
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Bytes. What is larger than this would lie in a temporary file while it arrives; no upload is.
+MultiPartParser.spool_max_size = 128 * 2**20
 
 # No picture, script or connection of another host, whatever a page is made to show. Styles are Streamlit's own, made in
 # the browser; so are the modules of components (blob:). The one script inside Streamlit's index.html goes by its hash.
