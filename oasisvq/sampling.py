@@ -148,18 +148,19 @@ class _Mirror:
     def __init__(self, mirror: Mirror, n: int, width: int) -> None:
         weights = dict(mirror.named_parameters())
         channels = len(weights["conv.bias"])
-        self.start, self.width = mirror.start(width), width
+        self.start = mirror.start(width)
         # The parallel view reads the row backwards.
         self.weight = weights["conv.weight"][:, :, 0].flip(2).permute(2, 1, 0).reshape(3 * channels, channels)
         self.bias = weights["conv.bias"]
-        self.row = self.bias.new_empty(n, width, channels)
+        row = self.bias.new_empty(n, width, channels)
+        self.row_at = row.unbind(1)
+        self.images = {c: row[:, width - 1 - c : width + 2 - c].flatten(1) for c in range(self.start, width)}  # (n, 3C)
 
     def position(self, column: int, h: Tensor) -> None:
         """Adds to h (n, C), this column of the horizontal stack, what stands at its mirror image."""
-        self.row[:, column] = h
+        self.row_at[column].copy_(h)
         if column >= self.start:
-            image = self.row[:, self.width - 1 - column : self.width + 2 - column].flatten(1)  # (n, 3C)
-            h.addmm_(image, self.weight).add_(self.bias)
+            h.addmm_(self.images[column], self.weight).add_(self.bias)
 
 
 class _Picker:
