@@ -129,7 +129,8 @@ def keep(state: editor.Editor, now: np.ndarray) -> None:
         st.caption("These codes come from a file of yours: nothing of it is put in a link. Save the codes instead.")
     else:
         st.caption("Whoever opens this link sees the slice as it is now:")
-        st.code(links.address(st.context.url or "", sha256, source, state.original, state.indices), language=None)
+        link = links.address(st.context.url or "", sha256, source, state.original, state.indices)
+        st.code(link, language=None, wrap_lines=True)
 
 
 def follow_link() -> None:

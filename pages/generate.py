@@ -91,7 +91,7 @@ def studio() -> None:
     left, right = st.columns([1, 5])
     stop, stage = right.empty(), st.empty()
     mine = belongings()
-    if left.button("Draw", type="primary", icon=":material/draw:", width="stretch"):
+    if left.button("Draw", icon=":material/draw:", width="stretch"):
         # Any click ends a draw at its next picture: the button needs no code of its own. (Not so inside a fragment,
         # whose reruns wait for the run under way.)
         stop.button("Stop", icon=":material/stop:")
