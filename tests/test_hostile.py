@@ -298,3 +298,19 @@ def test_presets_that_are_meant_to_hurt(field, value):
     file = json.dumps(manifest).encode()
     assert wrong(READERS["manifest"], file) is None
     assert not accepts(READERS["manifest"], file)
+
+
+@pytest.mark.parametrize("method", [1, 9, 12, 14, 99])
+def test_codes_in_a_zip_of_another_kind(method):
+    """Found by the fuzzer: bzip2 and LZMA raise errors of their own on what they did not pack."""
+    whole = bytearray(READERS["codes"].seeds()[0])
+    struct.pack_into("<H", whole, whole.index(b"PK\1\2") + 10, method)
+    assert wrong(READERS["codes"], bytes(whole)) is None
+
+
+@pytest.mark.parametrize("code", [1792, 2048, 128], ids=["complex", "long complex", "colour"])
+def test_volumes_of_other_numbers(code):
+    whole = bytearray(READERS["nifti"].seeds()[0])
+    struct.pack_into("<hh", whole, 70, code, {1792: 128, 2048: 256, 128: 24}[code])
+    assert wrong(READERS["nifti"], bytes(whole)) is None
+    assert not accepts(READERS["nifti"], bytes(whole))

@@ -31,8 +31,8 @@ _DEPTH = 0.375
 # Litres. Adult brains with the water in them hold 1 to 2.1; a head with skull and scalp more than 3.
 BRAIN = (0.7, 2.5)
 
-# 512 voxels a side.
-_MAX_VOXELS = 2**27
+# Bytes as stored: 400 voxels a side of 8 bytes each.
+_MAX_STORED = 512_000_000
 
 # Codes for unsigned 16-bit numbers: SPM's and NIfTI's, both seen in Analyze headers.
 _UNSIGNED = (132, 512)
@@ -111,8 +111,10 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = _load(file)
         # The header is read, the voxels are not: a small file may promise a huge volume.
-        if not 0 < math.prod(image.shape) <= _MAX_VOXELS or min(image.shape) < 1:
-            raise ValueError(f"{'x'.join(map(str, image.shape))} voxels")
+        stored = math.prod(image.shape) * image.get_data_dtype().itemsize
+        if min(image.shape, default=0) < 1 or stored > _MAX_STORED or image.get_data_dtype().kind not in "iuf":
+            shape = "x".join(map(str, image.shape))
+            raise ValueError(f"{shape} voxels of {image.get_data_dtype()}")
         image = nibabel.as_closest_canonical(image)
         data = np.asarray(image.dataobj, dtype=np.float32)
         voxel = np.array(image.header.get_zooms()[:3], dtype=float)
