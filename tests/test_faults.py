@@ -29,7 +29,7 @@ from oasisvq.pipeline import OasisVQ
 from oasisvq.presets import PRESETS
 
 KILLS = {"training and packaging": 25, "publishing": 25}
-SMALL = replace(TINY, vqvae_epochs=4, prior_epochs=4)
+SMALL = replace(TINY, vqvae_epochs=2, prior_epochs=2)
 
 # Children are forked from a server that has imported everything and computed nothing: they start in no time.
 _forks = multiprocessing.get_context("forkserver")
