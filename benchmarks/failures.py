@@ -106,7 +106,10 @@ def elsewhere(size: int) -> dict[str, Slices]:
     import nilearn
 
     def volume(path: Path) -> Slices:
-        return upload.read(path.read_bytes(), path.name).stack
+        image = nibabel.load(path)
+        if image.ndim == 4:  # of a series the first
+            image = image.slicer[..., 0]
+        return upload.read(nibabel.Nifti1Image.from_image(image).to_bytes(), "volume.nii").stack
 
     template = Path(nilearn.__file__).parent / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     head = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
