@@ -64,9 +64,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 # What model cards and pages say of weights, so every manifest must say it.
-_SAID: dict[str, dict[str, type]] = {
+_SAID: dict[str, dict[str, type | tuple[type, ...]]] = {
     "data": {"name": str, "description": str, "people": dict, "slices": dict, "fingerprint": str},
-    "training": {"command": str, "precision": str, "versions": dict, "threads": int, "seed": int},
+    "training": {
+        "command": str,
+        "precision": str,
+        "versions": dict,
+        "seed": int,
+        "threads": (int, str),
+    },  # "2, 1": of one model after the other
 }
 
 _LONGEST = 160  # characters of somebody else's words in a message of ours
