@@ -3,8 +3,8 @@
     python -m oasisvq benchmark streaming [--slices 10000 100000 1000000] [--json FILE]
 
 The set is hard links to a few small pictures, so that it has all the names and none of the weight; its slices are
-decoded to `--size` pixels, into a file, whatever their number. Memory is that of a fresh process for each number, beyond
-its imports: after the set is opened, at its peak while decoding, and while a shuffled loader takes batches from it.
+decoded to `--size` pixels, into a file, whatever their number. Memory is that of a fresh process for each number,
+beyond its imports: after the set is opened, at its peak while decoding, and while a shuffled loader takes batches.
 Beside it the loader at the size of the base preset, from a file that the system does not hold in memory, against
 training steps of the VQ-VAE in the same process.
 """

@@ -108,7 +108,7 @@ def keep(state: editor.Editor, now: np.ndarray) -> None:
     picture, codes = st.columns(2)
     picture.download_button(
         "Picture as PNG",
-        lambda: png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
+        png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
         file_name="oasisvq-edited.png",
         mime="image/png",
         on_click="ignore",
@@ -117,7 +117,7 @@ def keep(state: editor.Editor, now: np.ndarray) -> None:
     )
     codes.download_button(
         "Codes as npz",
-        lambda: write_codes(state.indices, sha256),
+        write_codes(state.indices, sha256),
         file_name="oasisvq-codes.npz",
         mime="application/octet-stream",
         on_click="ignore",

@@ -123,7 +123,7 @@ if kept is not None and chosen.count > 1:
         st.caption(wording.whole_volume(found, levels))
         st.download_button(
             "Figures of all slices, CSV",
-            lambda: as_csv(found, levels),
+            as_csv(found, levels),
             file_name="oasisvq-volume.csv",
             mime="text/csv",
             on_click="ignore",
@@ -136,14 +136,14 @@ for column, (label, content, name, kind) in zip(
     (
         (
             "Reconstruction, PNG",
-            lambda: png(marked(again, RECONSTRUCTION), wording.provenance(model.info, RECONSTRUCTION)),
+            png(marked(again, RECONSTRUCTION), wording.provenance(model.info, RECONSTRUCTION)),
             "oasisvq-reconstruction.png",
             "image/png",
         ),
-        ("Codes, npz", lambda: codes_file(model.info, examined), "oasisvq-codes.npz", "application/octet-stream"),
+        ("Codes, npz", codes_file(model.info, examined), "oasisvq-codes.npz", "application/octet-stream"),
         (
             "Report, JSON",
-            lambda: report(model.info, chosen, examined, kept),
+            report(model.info, chosen, examined, kept),
             "oasisvq-report.json",
             "application/json",
         ),

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from scans import head, nifti, turned
 from test_browser import browser, pytestmark, seen, server, tab  # noqa: F401  fixtures
 
@@ -74,7 +75,7 @@ class Viewer:
         )
         settle(self.tab)
         assert self.root.locator(".slice").inner_text() == f"Slice {number} of {self.count}"
-        assert self.slider().evaluate("slider => slider.ariaValueNow ?? slider.value") == str(number)
+        expect(self.slider()).to_have_value(str(number))
 
     def slider(self):
         return self.tab.get_by_test_id("stSlider").filter(has_text="Slice, from below").get_by_role("slider")
@@ -156,7 +157,7 @@ def test_one_window_and_level_for_both_pictures_and_no_other(viewer):
 
 def test_before_and_after_on_the_two_sides_of_a_line(viewer):
     viewer.tab.get_by_role("button", name="Before / after").click()
-    line = viewer.root.get_by_label("Line")
+    line = viewer.root.get_by_role("slider", name="Line")
     shown = {}
     for place in ("0", "50", "100"):
         line.fill(place)
