@@ -63,6 +63,7 @@ def surprise(
             figure.add_trace(_outline(pixels, 0.5, REGION), 1, panel)
     _linked_pictures(figure, picture.shape)
     figure.update_layout(
+        showlegend=False,
         height=460,
         coloraxis=_scale("Greys_r", 0, 1, "grey", {}) | {"showscale": False},
         coloraxis2=_scale(HEAT, 0, limit, label, {}),
