@@ -205,8 +205,8 @@ def test_an_upload_is_in_no_link_and_in_no_other_session(viewer, browser, server
     other.goto(f"{server}/reconstruct")
     other.get_by_text("Your own file").click(timeout=60_000)
     settle(other)
+    expect(other.locator(".viewer")).to_have_count(0)
     assert other.get_by_text(NAME).count() == 0
-    assert other.locator(".viewer").count() == 0
     other.get_by_text("Example", exact=True).first.click()
     other.locator(".viewer").wait_for()
     settle(other)
