@@ -1,7 +1,7 @@
 """One DICOM file, or a zip of a series, to a volume in the patient's space.
 
-The decoders of compressed DICOM are C++ that a bent file can crash: GDCM aborted on one in two hundred files that were
-altered at random. So the app calls `read_apart`, which runs `read` in a process of its own with bounded time and
+The decoders of compressed DICOM are C++ that a bent file can crash: GDCM aborted on some files that were altered at
+random. So the app calls `read_apart`, which runs `read` in a process of its own with bounded time and
 memory, and whose messages go nowhere: a header never reaches a log.
 """
 
