@@ -236,7 +236,8 @@ class Viewer {
     this.find(".panels").hidden = wipe;
     this.find(".wipe").hidden = !wipe;
     this.element.classList.toggle("zoomed", settings.zoom > 1);
-    this.element.setAttribute("aria-busy", String(this.wanted !== data.index));
+    // An answer on its way changes the picture even where the user is back at the slice shown.
+    this.element.setAttribute("aria-busy", String(this.wanted !== data.index || Boolean(this.asked)));
     this.element.dataset.slice = data.index;
     for (const button of this.all("[data-layout]"))
       button.setAttribute("aria-pressed", String(button.dataset.layout === settings.layout));
