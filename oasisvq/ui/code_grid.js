@@ -89,6 +89,7 @@ class CodeGrid {
   push(operation) {
     this.pending.push({ seq: ++this.seq, ...operation });
     this.send();
+    this.show(); // that it is on its way
   }
 
   send() {
