@@ -31,44 +31,47 @@ def surprise(
     limit: float = BITS_LIMIT,
     region: NDArray[np.bool_] | None = None,
     again: Picture | None = None,
-) -> go.Figure:
-    """The slice beside a heat map of its cells (h, w) from 0 to `limit`, zoom and pan linked.
+) -> dict[str, go.Figure]:
+    """The slice, and a heat map of its cells (h, w) from 0 to `limit`, by title: figures to stand side by side.
 
-    A region, bool (h, w), is outlined; `again` is the slice with that region drawn anew, a third picture.
+    A region, bool (h, w), is outlined in each; `again` is the slice with that region drawn anew, a third figure.
     """
     height, width = picture.shape
     rows, columns = values.shape
-    titles = [
-        "Slice",
-        label[0].upper() + label[1:],
-        *([] if again is None else ["The outlined region drawn again (synthetic)"]),
-    ]
-    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.03)
-    figure.add_trace(_panel(picture, "coloraxis", "grey %{z:.3f}"), 1, 1)
     cells = {
         "x": (np.arange(columns) + 0.5) * width / columns - 0.5,
         "y": (np.arange(rows) + 0.5) * height / rows - 0.5,
     }
     heat = go.Heatmap(
-        z=np.round(values, 2), coloraxis="coloraxis2", hovertemplate=f"%{{z:.1f}} {label}<extra></extra>", **cells
+        z=np.round(values, 2), coloraxis="coloraxis", hovertemplate=f"%{{z:.1f}} {label}<extra></extra>", **cells
     )
-    figure.add_trace(heat, 1, 2)
-    figure.add_trace(_outline(picture, 0.35, "rgba(255, 255, 255, 0.6)"), 1, 2)
+    grey = {"colorscale": "Greys_r", "cmin": 0, "cmax": 1, "showscale": False}
+    bar = {"orientation": "h", "y": -0.02, "yanchor": "top", "thickness": 12, "title": {"text": label}}
+    hot = {"colorscale": HEAT, "cmin": 0, "cmax": limit, "colorbar": bar}
+    panels = {
+        "Slice": ([_grey(picture)], grey),
+        label[0].upper() + label[1:]: ([heat, _outline(picture, 0.35, "rgba(255, 255, 255, 0.6)")], hot),
+    }
     if again is not None:
-        figure.add_trace(_panel(again, "coloraxis", "grey %{z:.3f}"), 1, 3)
+        panels["The region drawn again"] = ([_grey(again)], grey)
     if region is not None and region.any():
         # Spread over pixels, so that the outline runs along the edges of cells.
         pixels = np.kron(region.astype(float), np.ones((height // rows, width // columns)))
-        for panel in range(1, len(titles) + 1):
-            figure.add_trace(_outline(pixels, 0.5, REGION), 1, panel)
-    _linked_pictures(figure, picture.shape)
-    figure.update_layout(
-        showlegend=False,
-        height=460,
-        coloraxis=_scale("Greys_r", 0, 1, "grey", {}) | {"showscale": False},
-        coloraxis2=_scale(HEAT, 0, limit, label, {}),
-    )
-    return figure
+        for traces, _ in panels.values():
+            traces.append(_outline(pixels, 0.5, REGION))
+    found = {}
+    for title, (traces, colours) in panels.items():
+        figure = found[title] = go.Figure(traces)
+        figure.update_xaxes(visible=False, range=[-0.5, width - 0.5], constrain="domain")
+        figure.update_yaxes(visible=False, range=[height - 0.5, -0.5], constrain="domain", scaleanchor="x")
+        # Room for the scale under each of them, so that the pictures stand on one line.
+        margin = {"l": 0, "r": 0, "t": 0, "b": 64}
+        figure.update_layout(showlegend=False, height=384, margin=margin, coloraxis=colours)
+    if again is not None:
+        mark = {"text": "SYNTHETIC", "font": {"color": "#c8c8c8", "size": 14}, "bgcolor": "#000"}
+        place = {"x": 0.03 * width, "y": 0.97 * height, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
+        figure.add_annotation(**mark, **place)
+    return found
 
 
 def _outline(values: Picture, at: float, colour: str) -> go.Contour:
@@ -240,22 +243,7 @@ def _add_rate(
     )
 
 
-def _panel(picture: Picture, coloraxis: str, hover: str) -> go.Heatmap:
-    told = f"x %{{x}}, y %{{y}}: {hover}<extra></extra>"
-    return go.Heatmap(z=np.round(picture, 4), coloraxis=coloraxis, hovertemplate=told)
-
-
-def _linked_pictures(figure: go.Figure, shape: tuple[int, ...]) -> None:
-    height, width = shape
-    figure.update_xaxes(matches="x", visible=False, range=[-0.5, width - 0.5], constrain="domain")
-    figure.update_yaxes(matches="y", visible=False, range=[height - 0.5, -0.5], scaleanchor="x", constrain="domain")
-    figure.update_layout(margin={"l": 0, "r": 0, "t": 28, "b": 0}, dragmode="zoom")
-
-
-def _scale(colours: str | list[str], low: float, high: float, title: str, bar: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "colorscale": colours,
-        "cmin": low,
-        "cmax": high,
-        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12} | bar,
-    }
+def _grey(picture: Picture) -> go.Heatmap:
+    return go.Heatmap(
+        z=np.round(picture, 4), coloraxis="coloraxis", hovertemplate="x %{x}, y %{y}: grey %{z:.3f}<extra></extra>"
+    )

@@ -90,13 +90,15 @@ if region.any():
         filled = model.refill(indices, torch.from_numpy(region), seed=seed, level=level)
     again = filled.slices[0, 0].numpy() + 0.5
 
-st.plotly_chart(
-    figures.surprise(chosen.picture, values, label, limit, region, again),
-    key="surprise",
-    config={"displaylogo": False, "scrollZoom": True},
-    alt=f"{chosen.name}; a heat map of {label} over it, bright where unusual for this model; and the slice with the "
-    "outlined region drawn again",
+panels = figures.surprise(chosen.picture, values, label, limit, region, again)
+told = (
+    chosen.name,
+    f"Heat map of {label} over the slice, bright where unusual for this model",
+    "The slice with the outlined region drawn again; synthetic",
 )
+for column, (title, figure), alt in zip(st.columns(len(panels)), panels.items(), told, strict=False):
+    column.markdown(f"**{title}**")
+    column.plotly_chart(figure, key=title, config={"displaylogo": False}, alt=alt)
 st.caption(
     f"{chosen.name}. The scale is the same for every slice, 0 to {limit:.0f} {label}; more shows as the brightest "
     "colour. When a code is scored only those above and to the left of it are known, so something new scores highest "

@@ -455,14 +455,15 @@ def test_code_map_tells_known_from_unknown_and_mosaic_keeps_all():
 def test_heat_map_lies_on_the_cells_of_the_slice():
     bits = np.zeros((20, 20))
     bits[0, 19] = 9
-    figure = figures.surprise(np.zeros((80, 80)), bits, region=bits > 5, again=np.ones((80, 80)))
-    heat = next(trace for trace in figure.data if trace.coloraxis == "coloraxis2")
+    panels = figures.surprise(np.zeros((80, 80)), bits, region=bits > 5, again=np.ones((80, 80)))
+    heat = panels["Bits per code"].data[0]
     row, column = np.unravel_index(np.asarray(heat.z).argmax(), bits.shape)
     assert (heat.x[column], heat.y[row]) == (77.5, 1.5)  # the middle of the last four columns, the first four rows
-    outlines = [trace for trace in figure.data if trace.type == "contour" and trace.line.color == figures.REGION]
-    assert [np.argwhere(trace.z).tolist() for trace in outlines] == [
-        [[row, column] for row in range(4) for column in range(76, 80)]
-    ] * 3
+    for figure in panels.values():
+        [outline] = [trace for trace in figure.data if trace.type == "contour" and trace.line.color == figures.REGION]
+        assert np.argwhere(outline.z).tolist() == [[row, column] for row in range(4) for column in range(76, 80)]
+    marks = {title: [note.text for note in figure.layout.annotations] for title, figure in panels.items()}
+    assert marks == {"Slice": [], "Bits per code": [], "The region drawn again": ["SYNTHETIC"]}
 
 
 def test_entropy_map_is_black_to_bright_and_grey_where_nothing_was_drawn():
