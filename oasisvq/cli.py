@@ -412,6 +412,7 @@ def _parser() -> argparse.ArgumentParser:
         "same_bytes",
         "sampler",
         "streaming",
+        "study",
         "training",
         "transformer",
     )
