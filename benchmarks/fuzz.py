@@ -42,7 +42,7 @@ import numpy as np
 
 HANG = 2.0  # seconds of processor time
 LONGEST = 300  # characters of a refusal that a page can show
-_MODULES = ("data.upload", "data.volumes", "data.codes", "ui.links", "weights")
+_MODULES = ("data.upload", "data.volumes", "data.codes", "ui.links", "weights", "compress")
 INSTRUMENTED = ("PIL", "nibabel", "pydicom", "safetensors", "oasisvq")
 
 
@@ -503,6 +503,44 @@ def _read_link(file: bytes) -> None:
     assert 0 <= restored.indices.min() <= restored.indices.max() < _CODES
 
 
+@cache
+def _model() -> Any:
+    """A whole model of the smallest preset, and nothing in its files."""
+    import torch
+
+    from oasisvq.pipeline import OasisVQ
+    from oasisvq.pixelcnn import PixelCNN
+    from oasisvq.vqvae import VQVAE
+
+    torch.manual_seed(0)
+    files = {f"{name}.safetensors": {"sha256": "0" * 64} for name in ("vqvae", "prior")}
+    return OasisVQ(_small(), VQVAE(_small()), PixelCNN(_small()), {"files": files, "notes": []}, "cpu")
+
+
+@cache
+def _compressed_seeds() -> list[bytes]:
+    import torch
+
+    from oasisvq.compress import compress
+
+    side, codes = _small().grid, _small().codebook_size
+    grids = torch.randint(codes, (3, side, side), generator=torch.Generator().manual_seed(0))
+    return compress(_model(), grids, levels=[0, 1, 2])
+
+
+def _compressed(data: bytes) -> bytes:
+    """Fuzzed bytes where the arithmetic decoder reads, behind a header that belongs to the weights."""
+    return _compressed_seeds()[0][:10] + data
+
+
+def _read_compressed(file: bytes) -> None:
+    from oasisvq.compress import decompress
+
+    codes = decompress(_model(), {"theirs": file})
+    assert codes.shape == (1, _small().grid, _small().grid)
+    assert 0 <= codes.min() <= codes.max() < _small().codebook_size
+
+
 READERS = {
     "png": Reader(_read_picture, _png_seeds, (bytes, _mended_png, _made_png)),
     "jpeg": Reader(_read_picture, _jpeg_seeds),
@@ -514,6 +552,7 @@ READERS = {
     "dicom": Reader(_read_dicom, _dicom_seeds),
     "zip": Reader(_read_dicom, _zip_seeds, (bytes, _zipped_series)),
     "codes": Reader(_read_codes, _codes_seeds, (bytes, _npz)),
+    "compressed": Reader(_read_compressed, _compressed_seeds, (bytes, _compressed)),
     "link": Reader(_read_link, _link_seeds),
     "manifest": Reader(_read_manifest, lambda: [_weights()["manifest.json"]]),
     "safetensors": Reader(_read_safetensors, lambda: [_weights()["prior.safetensors"]]),
