@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,14 +109,18 @@ class Resolved:
     notes: list[str] = field(default_factory=list)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, outdated: Iterable[Path] = ()) -> None:
     """Put a file in place in one step, so that a reader or a killed run never leaves half of it.
+
+    `outdated` are files that belong to the old content: they go before the new one stands, and only then.
 
     Raises OasisVQError when the folder cannot be written to or the disk is full; what was there before is then kept.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(content)
+        for file in outdated:
+            file.unlink(missing_ok=True)
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -129,7 +133,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     """Describe the weights in `folder`: the manifest names every file that it finds, with size and sha256.
 
-    Results that were measured on other weights, as their own hashes tell, are left out.
+    Results that were measured on other weights, as their own hashes tell, are left out. Where the manifest changes,
+    model card and pictures made for the old one are removed.
 
     Args:
         folder: holds both safetensors files, and any of `results.json`, `vqvae.jsonl`, `prior.jsonl`.
@@ -155,7 +160,10 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
         "training": dict(training),
         "files": files,
     }
-    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    content = (json.dumps(manifest, indent=2) + "\n").encode()
+    path = folder / MANIFEST
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, content, [folder / CARD, *(folder / name for name in _figures(folder))])
 
 
 def load(folder: Path) -> Loaded:

@@ -93,6 +93,8 @@ def assert_whole(folder: Path) -> None:
         assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
     if (folder / weights.MANIFEST).exists():
         weights.verify(folder)
+    if (folder / weights.CARD).exists():
+        assert (folder / weights.CARD).read_text() == weights.model_card(folder)
 
 
 def test_killed_while_training_or_packaging(tiny_cohort: Path, tmp_path: Path) -> None:

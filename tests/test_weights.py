@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import socket
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tiny_weights import DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
 from oasisvq import OasisVQ, weights
+from oasisvq.card import PICTURES
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
 from oasisvq.sheets import sheets
@@ -176,6 +178,25 @@ def test_results_of_other_weights_are_left_out(folder):
     (folder / "results.json").write_text("{}")
     with pytest.raises(OasisVQError, match="delete it"):
         weights.write_manifest(folder, TINY, DATA, TRAINING)
+
+
+def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, monkeypatch):
+    made = [folder / weights.CARD, folder / weights.FIGURES / next(iter(PICTURES))]
+    for path in made:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of these weights")
+    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    assert all(path.is_file() for path in made)
+
+    def killed(*_):
+        assert not any(path.is_file() for path in made)
+        raise KeyboardInterrupt
+
+    old = (folder / "manifest.json").read_bytes()
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        weights.write_manifest(folder, TINY, DATA | {"name": "another"}, TRAINING)
+    assert (folder / "manifest.json").read_bytes() == old
 
 
 def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
