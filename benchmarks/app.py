@@ -160,6 +160,20 @@ def strokes(tab: Any) -> list[float]:
     return [ms / 1000 for ms in tab.evaluate("window.strokes")]
 
 
+def widen_ventricles(tab: Any) -> None:
+    """An edit to look at: picks the code of a ventricle of the first example and paints four cells beside them."""
+    box = tab.locator("canvas.picture").bounding_box()
+
+    def click(x: float, y: float) -> None:
+        tab.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        settle(tab)
+
+    tab.get_by_role("button", name="Pick").click()
+    click(0.43, 0.55)
+    for x, y in ((0.38, 0.57), (0.38, 0.62), (0.62, 0.57), (0.62, 0.62)):
+        click(x, y)
+
+
 def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
     """Every figure, in seconds."""
     painted, complete = [], []
@@ -205,7 +219,8 @@ def screenshots(browser: Any, folder: Path, out: Path) -> None:
             tab.get_by_role("heading", name=PAGES[title], level=1).wait_for(timeout=60_000)
             settle(tab)
             if title == "Edit codes":
-                strokes(tab) if viewport is DESKTOP else tab.locator("canvas.picture").scroll_into_view_if_needed()
+                tab.locator("canvas.picture").scroll_into_view_if_needed()
+                widen_ventricles(tab)
             if title == "Generate":
                 tab.get_by_test_id("stSlider").filter(has_text="How many").get_by_role("slider").press("End")
                 settle(tab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -79,7 +80,8 @@ class OasisVQ:
         vqvae.load_state_dict(vqvae_state)
         prior.load_state_dict(prior_state)
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         return cls(preset, vqvae, prior, weights.describe(found), device)
 
     def leave_gpu(self) -> None:

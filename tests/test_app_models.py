@@ -52,9 +52,9 @@ def choose(app, name: str):
 def test_the_selector_names_every_model_with_its_geometry():
     app = open_page("home")
     assert app.sidebar.selectbox(key="model").options == [
-        "base: 80 × 80 pixels, 20 × 20 codes",
-        "clear: 80 × 80 pixels, 40 × 40 codes",
-        "large: 256 × 256 pixels, 32 × 32 codes",
+        "base: 80 px, 20 × 20 codes",
+        "clear: 80 px, 40 × 40 codes",
+        "large: 256 px, 32 × 32 codes",
     ]
 
 

@@ -109,3 +109,16 @@ def test_no_slice_at_all(model: OasisVQ) -> None:
 def test_a_numpy_slice_needs_no_ceremony(model: OasisVQ) -> None:
     picture = np.zeros((16, 16), np.float32)
     assert model.encode(torch.from_numpy(picture)[None, None] - 0.5).shape == (1, 4, 4)
+
+
+def test_each_process_on_a_machine_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(OasisVQ, "__init__", lambda self, *made: taken.append(made[-1]))
+    folder = write_weights(tmp_path / "weights")
+    for rank in (None, "0", "3"):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        OasisVQ.from_pretrained(folder)
+    assert taken == ["cuda:0", "cuda:0", "cuda:3"]

@@ -54,7 +54,7 @@ def choices() -> dict[str | None, str]:
         if default["source"] != "bundled" or name != default["preset"]["name"]:
             presets[name] = Preset.from_dict(weights.read_manifest(weights.BUNDLED / name)["preset"])
     return {
-        name: f"{name or preset.name}: {preset.size} × {preset.size} pixels, {preset.grid} × {preset.grid} codes"
+        name: f"{name or preset.name}: {preset.size} px, {preset.grid} × {preset.grid} codes"
         for name, preset in presets.items()
     }
 
