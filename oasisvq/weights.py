@@ -498,6 +498,11 @@ def _wish() -> tuple[str | None, str | None]:
 
 def _from_cache(repo: str, revision: str | None, notes: list[str]) -> tuple[Resolved | None, bool]:
     """The cached weights of a repository, and whether there are some that were refused, which `notes` tell of."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    # Looked for before the Hub's client is asked, whose import takes longer than all the rest of a start without it.
+    if not Path(HF_HUB_CACHE, f"models--{repo.replace('/', '--')}").is_dir():
+        return None, False
     try:
         folder = _gather(repo, revision, local_files_only=True)
         verify(folder)
