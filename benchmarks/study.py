@@ -92,8 +92,13 @@ VARIANTS = (
     Variant("codebook", "K = 1024", {"codebook_size": 1024}),
     Variant("codebook", "D = 8", {"code_dim": 8}),
     Variant("codebook", "D = 64", {"code_dim": 64}),
-    Variant("quantiser", "vector-quantize-pytorch, EMA", quantiser=vector_quantiser),
-    Variant("quantiser", "l2-normalised codes", quantiser=lambda p: vector_quantiser(p, use_cosine_sim=True)),
+    # Straight through where nothing else is said: the library's own default is the rotation trick.
+    Variant("quantiser", "vector-quantize-pytorch, EMA", quantiser=lambda p: vector_quantiser(p, rotation_trick=False)),
+    Variant(
+        "quantiser",
+        "l2-normalised codes",
+        quantiser=lambda p: vector_quantiser(p, use_cosine_sim=True, rotation_trick=False),
+    ),
     Variant("quantiser", "rotation trick", quantiser=lambda p: vector_quantiser(p, rotation_trick=True)),
     Variant("quantiser", "FSQ, 8 x 8 x 8", quantiser=finite_scalars),
     Variant("capacity", "1 coarse block, not 3", {"blocks": (1, 1)}),
