@@ -8,11 +8,14 @@ import pytest
 import streamlit as st
 import torch
 from safetensors.torch import save_file
-from test_app import PAGES, _navigation_is_known, button, mine, open_page  # noqa: F401  one is a fixture
+from streamlit.testing.v1 import AppTest
+from test_app import PAGES, ROOT, _navigation_is_known, button, mine, open_page  # noqa: F401  one is a fixture
 from tiny_weights import DATA, TINY, TRAINING
 
 from oasisvq import weights
+from oasisvq.data.examples import examples
 from oasisvq.pixelcnn import PixelCNN
+from oasisvq.ui import models
 from oasisvq.vqvae import VQVAE
 
 GEOMETRIES = {
@@ -68,7 +71,7 @@ def test_there_is_no_selector_for_a_single_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_works_with_every_model(page):
     app = open_page(page)
-    for name in ("clear", "large", None):
+    for name in ("clear", "large", models.DEFAULT):
         choose(app, name)
         assert not app.exception
         assert not app.error
@@ -112,6 +115,34 @@ def test_what_belongs_to_another_model_is_let_go_with_a_note():
     app.switch_page("pages/generate.py").run()
     assert app.selectbox(key="model").value == "clear"
     assert not app.toast
+
+
+def test_a_link_leads_to_the_model_that_it_was_made_with(bundled):
+    example = next(iter(examples()))
+    made_with = json.loads((bundled / "clear" / "manifest.json").read_text())["files"]["vqvae.safetensors"]["sha256"]
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    app.switch_page("pages/edit_codes.py")
+    app.query_params["weights"], app.query_params["example"] = made_with[:12], example
+    app.run()
+    assert not app.exception
+    assert not app.error
+    assert app.selectbox(key="model").value == "clear"
+    assert mine(app, "editor").indices.shape == (40, 40)
+    assert mine(app, "origin") == {"example": example}
+
+
+def test_damaged_bundled_weights_are_no_choice_and_no_harm(bundled):
+    manifest = bundled / "large" / "manifest.json"
+    honest = manifest.read_text()
+    manifest.write_text("{")
+    st.cache_resource.clear()
+    try:
+        app = open_page("home")
+        assert not app.error
+        assert [label.split(":")[0] for label in app.selectbox(key="model").options] == ["base", "clear"]
+    finally:
+        manifest.write_text(honest)
+        st.cache_resource.clear()
 
 
 def test_a_model_that_does_not_verify_is_refused_and_another_can_be_chosen(bundled):

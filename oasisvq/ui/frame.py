@@ -11,7 +11,7 @@ from streamlit.navigation.page import Page
 
 from oasisvq.errors import OasisVQError
 from oasisvq.ui import wording
-from oasisvq.ui.models import choices, hub, let_go, load_model
+from oasisvq.ui.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -63,40 +63,54 @@ def model_in_frame() -> OasisVQ:
     banner, sidebar, below_title = places
     try:
         with below_title, st.spinner("Loading the weights …"):
-            names = choices()
-            name = _choose(sidebar, names)
-            model = load_model() if name is None else load_model(name)  # the cache takes () and (None) for two models
+            name = _choose(sidebar, choices())
+            model = load_model() if name == DEFAULT else load_model(name)  # the cache takes () and ("") for two models
     except OasisVQError as error:
         st.error(f"There are no weights to work with: {error}", icon=":material/error:")
+        with sidebar:
+            _coming()
         st.stop()
-    info = model.info
-    banner.warning(f"**{wording.DISCLAIMER}** {wording.saw(info['data'])}", icon=":material/science:")
     with sidebar:
+        model = _in_use(name, model)
         about(model)
-    before, now = st.session_state.get(_BEFORE), info["files"]["vqvae.safetensors"]["sha256"]
-    if before not in (None, now) and let_go():
-        st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
-    st.session_state[_BEFORE] = now
+    banner.warning(f"**{wording.DISCLAIMER}** {wording.saw(model.info['data'])}", icon=":material/science:")
     return model
 
 
-def _choose(sidebar: DeltaGenerator, names: Mapping[str | None, str]) -> str | None:
+def _choose(sidebar: DeltaGenerator, known: Mapping[str, Choice]) -> str:
     """The selector of models, where there is a choice."""
-    options = list(names)
+    options = list(known)
     if len(options) == 1:
-        return None
-    # Each page has a selector of its own, which begins where that of the page before stood.
-    kept = st.session_state.get(_CHOSEN)
+        return DEFAULT
+    # Each page has a selector of its own, which begins where that of the page before stood, or where a link leads.
+    wanted = st.query_params.get("weights") or "-"
+    linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
+    kept = next(linked, st.session_state.get(_CHOSEN))
     name = sidebar.selectbox(
         "Model",
         options,
-        index=options.index(kept) if kept in names else 0,
-        format_func=names.__getitem__,
+        index=options.index(kept) if kept in known else 0,
+        format_func=lambda option: known[option].label,
         key="model",
         help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
     )
     st.session_state[_CHOSEN] = name
     return name
+
+
+def _in_use(name: str, model: OasisVQ) -> OasisVQ:
+    """The model for this session: that of before as long as something made with it would be lost unasked."""
+    name_before, before = st.session_state.get(_BEFORE, (name, model))
+    now = model.info["files"]["vqvae.safetensors"]["sha256"]
+    if before.info["files"]["vqvae.safetensors"]["sha256"] != now:
+        if name == name_before and belongings():
+            st.info("Other weights have come from the Hub.")
+            if not st.button("Use them", help="What you made with those in use is let go: it means nothing to others."):
+                return before
+        if let_go():
+            st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
+    st.session_state[_BEFORE] = (name, model)
+    return model
 
 
 def about(model: OasisVQ) -> None:
@@ -110,6 +124,11 @@ def about(model: OasisVQ) -> None:
     st.caption(f"**Revision** {info['revision'][:12]}" if info["revision"] else f"**SHA-256** {sha256[:12]}")
     for note in info["notes"]:
         st.caption(f":material/info: {note}")
+    _coming()
+
+
+def _coming() -> None:
+    """Says so, where weights are on their way from the Hub."""
     if (fetch := hub()) is not None and fetch.status:
         _on_its_way(fetch)
 

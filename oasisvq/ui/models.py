@@ -6,10 +6,11 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
+from oasisvq.errors import OasisVQError
 from oasisvq.ui.turns import Turns
 
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
@@ -17,12 +18,20 @@ if TYPE_CHECKING:  # torch takes longer to import than a first visitor should lo
     from oasisvq.ui.palette import Palette
     from oasisvq.weights import Fetch
 
+DEFAULT = ""  # stands for the model that this server is configured for
 _BELONGINGS = "belongings"
 
 
+class Choice(NamedTuple):
+    """A model that a session can choose: how to call it, and the sha256 of its VQ-VAE, which links name."""
+
+    label: str
+    sha256: str
+
+
 @st.cache_resource(show_spinner=False)
-def load_model(name: str | None = None) -> OasisVQ:
-    """A model of this server: bundled weights by name, or None: as this server is configured.
+def load_model(name: str = DEFAULT) -> OasisVQ:
+    """A model of this server: bundled weights by name, or as this server is configured.
 
     Raises OasisVQError when there are no such weights to be had.
     """
@@ -32,7 +41,7 @@ def load_model(name: str | None = None) -> OasisVQ:
 
     # One thread a request: two requests that share threads wait for each other at every layer.
     torch.set_num_threads(1)
-    model = OasisVQ.from_pretrained(name, wait=False)
+    model = OasisVQ.from_pretrained(name or None, wait=False)
     # Streamlit collects garbage after every run. What is loaded by now stays anyway: looking through it each time
     # cost 0.2 s, most of the time from a click to a picture.
     gc.freeze()
@@ -40,30 +49,39 @@ def load_model(name: str | None = None) -> OasisVQ:
 
 
 @st.cache_resource(show_spinner=False)
-def choices() -> dict[str | None, str]:
-    """What a session can choose from: names for `load_model`, the default (None) first, and how to call them.
+def choices() -> dict[str, Choice]:
+    """What a session can choose from: names for `load_model`, the default first.
 
-    Raises OasisVQError when there is no default.
+    Raises OasisVQError when there is no default. Bundled weights that are damaged are left out.
     """
     from oasisvq import weights
-    from oasisvq.presets import Preset
 
     default = load_model().info
-    presets: dict[str | None, Preset] = {None: Preset.from_dict(default["preset"])}
+    of_hub = default["source"] != "bundled"
+    found = {DEFAULT: _choice(default["preset"]["name"] + (" of the Hub" if of_hub else ""), default)}
     for name in weights.bundled():
-        if default["source"] != "bundled" or name != default["preset"]["name"]:
-            presets[name] = Preset.from_dict(weights.read_manifest(weights.BUNDLED / name)["preset"])
-    return {
-        name: f"{name or preset.name}: {preset.size} px, {preset.grid} × {preset.grid} codes"
-        for name, preset in presets.items()
-    }
+        if of_hub or name != default["preset"]["name"]:
+            try:
+                found[name] = _choice(name, weights.read_manifest(weights.BUNDLED / name))
+            except OasisVQError:
+                continue
+    return found
+
+
+def _choice(name: str, manifest: dict[str, Any]) -> Choice:
+    from oasisvq.presets import Preset
+
+    preset = Preset.from_dict(manifest["preset"])
+    label = f"{name}: {preset.size} px, {preset.grid} × {preset.grid} codes"
+    return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
 @st.cache_resource(show_spinner=False)
 def hub() -> Fetch | None:
     """The Hub's weights that this server is configured for, on their way behind the scenes; None where none are missed.
 
-    When they are here they take the place of the default, at the next run of each session.
+    When they are here they take the place of the default; a session that made something with the default of before
+    keeps that until it asks for the new one.
     """
     from oasisvq import weights
 
@@ -71,7 +89,11 @@ def hub() -> Fetch | None:
         load_model.clear()
         choices.clear()
 
-    return weights.fetch(load_model().info["revision"], arrived)
+    try:
+        in_use = load_model().info["revision"]
+    except OasisVQError:  # nothing is at hand: all the more reason to fetch
+        in_use = None
+    return weights.fetch(in_use, arrived)
 
 
 def belongings() -> dict[str, Any]:
@@ -99,7 +121,7 @@ def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
 
 @st.cache_resource(show_spinner=False)
 def _turns() -> Turns:
-    return Turns(os.cpu_count() or 1)
+    return Turns(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def turn() -> AbstractContextManager[Callable[[], None]]:
