@@ -39,7 +39,7 @@ FLAGS = [
 ]
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    "Home": "Brain slices in a few hundred codes",
+    "Home": "Brain slices as discrete codes",
     "Reconstruct": "Reconstruct",
     "Generate": "Generate",
     "Edit codes": "Edit codes",

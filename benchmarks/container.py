@@ -173,7 +173,7 @@ def browse(upload: Path) -> dict[str, Any]:
         tab.on("request", lambda request: hosts.add(urlparse(request.url).hostname or ""))
         started = time.monotonic()
         tab.goto(app)
-        tab.get_by_role("heading", name="Brain slices in a few hundred codes", level=1).wait_for(timeout=60_000)
+        tab.get_by_role("heading", name="Brain slices as discrete codes", level=1).wait_for(timeout=60_000)
         painted = time.monotonic() - started
         tab.get_by_text("bundled with the app").first.wait_for(timeout=60_000)
         up = time.monotonic() - started

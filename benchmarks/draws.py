@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from oasisvq import OasisVQ, OasisVQError, realism, sampling
 from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.slices import to_model
 
+JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
 COLUMNS, GROUPS = 12, 4
 
@@ -156,9 +158,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Draw, judge, and write the sheet where one is asked for."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
-    held_out, train = (
-        load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in (args.split, "train")
-    )
+    splits = args.split, "train"
+    held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k)
     again = reconstruct(model, held_out, "held-out people")
     if args.sheet:
@@ -167,11 +168,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         contact_sheet({"drawn": drawn[shown], "reconstructed": again[at], "held out": held_out.slices[at] + 0.5}).save(
             args.sheet
         )
-    figures = realism.judge(
-        drawn, sources, held_out, again, train, reconstruct(model, train, "training people"), args.seed
-    )
+    train_again = reconstruct(model, train, "training people")
+    if preset.size != JUDGED:
+        shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
+        drawn, again, train_again = shrunk
+        held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
+    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed)
     return {
         "count": args.count,
+        "judged_at": JUDGED,
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,

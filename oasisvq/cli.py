@@ -7,6 +7,7 @@ errors answer at once.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import io
 import json
@@ -201,6 +202,8 @@ def sample(args: argparse.Namespace) -> Figures:
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     mine = _share(range(args.first, args.first + args.count))
+    if args.near and len(mine) < args.count:
+        raise OasisVQError("--near looks at all draws together: leave out accelerate launch")
     training = _training_codes(model, args.near) if args.near else None
     distances: list[float] = []
     bar = tqdm(total=len(mine) * model.preset.grid**2, desc="drawing", unit="code", disable=None, leave=False)
@@ -356,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
     takes_weights(sub)
 
-    sub = command("compress", compress, "turn pictures of slices into files of about a hundred bytes")
+    sub = command("compress", compress, "turn pictures of slices into files of a few hundred bytes or less")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a file")
     sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all these slices: smaller files, where it is known")
@@ -484,6 +487,9 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
         model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
         for model, metadata in zip(("vqvae", "prior"), found, strict=True)
     }
+    codes = hashlib.sha256((folder / "vqvae.safetensors").read_bytes()).hexdigest()
+    if found[1]["saw"] != f"{found[0]['saw']} {codes}":
+        raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
     return presets[1], runs, found[0]["saw"]
 
 

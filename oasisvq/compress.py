@@ -1,4 +1,4 @@
-"""A slice as a file of about a hundred bytes: its codes, arithmetic-coded with the probabilities that the prior gives.
+"""A slice as a file of a few hundred bytes or less: its codes, arithmetic-coded under the probabilities of the prior.
 
 The decoder must work with exactly the probabilities of the encoder, and floating point does not promise that: another
 processor, batch size or order of additions moves the last digits, and one digit is enough to turn the rest of a slice

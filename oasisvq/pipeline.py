@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -34,10 +35,12 @@ def _without_gpu_if_it_is_full(method: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         model: Any = args[0]
+        device = model.device
         try:
             return method(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            if model.device.type == "cpu":
+        except RuntimeError as error:
+            # Another thread may have moved the models away under this one, which then fails in whatever way.
+            if model.device == device and (device.type == "cpu" or not isinstance(error, torch.OutOfMemoryError)):
                 raise
         # Out here the error is gone, and with it what its frames held in the GPU's memory.
         model.leave_gpu()
@@ -54,6 +57,7 @@ class OasisVQ:
 
     def __init__(self, preset: Preset, vqvae: VQVAE, prior: PixelCNN, info: dict[str, Any], device: str) -> None:
         self.preset = preset
+        self._moving = threading.Lock()
         self.device = torch.device(device)
         self.vqvae = vqvae.eval().requires_grad_(False).to(self.device)
         self.prior = prior.eval().requires_grad_(False).to(self.device)
@@ -85,13 +89,17 @@ class OasisVQ:
         return cls(preset, vqvae, prior, weights.describe(found), device)
 
     def leave_gpu(self) -> None:
-        """Move both models to the CPU, and say why in `info["notes"]`."""
-        was, self.device = self.info["device"], torch.device("cpu")
-        self.vqvae.to(self.device)
-        self.prior.to(self.device)
-        torch.cuda.empty_cache()
-        self.info["device"] = self._device_name()
-        self.info["notes"] = [*self.info["notes"], f"{was} had no memory left: computing on the processor, more slowly"]
+        """Move both models to the CPU, unless they are there, and say why in `info["notes"]`."""
+        with self._moving:
+            if self.device.type == "cpu":
+                return
+            was, self.device = self.info["device"], torch.device("cpu")
+            self.vqvae.to(self.device)
+            self.prior.to(self.device)
+            torch.cuda.empty_cache()
+            self.info["device"] = self._device_name()
+            note = f"{was} had no memory left: computing on the processor, more slowly"
+            self.info["notes"] = [*self.info["notes"], note]
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.pipeline import OasisVQ
 
-SIDE, GAP, MARGIN = 160, 8, 24
+SIDE, GAP, MARGIN = 160, 8, 24  # pixels; pictures larger than SIDE keep their size
 DIFFERENCE = 4  # times: a difference of an eighth of the grey range shows as half of it
 TRAINED, VALIDATED = (122, 135, 148), (15, 125, 116)
 
@@ -48,15 +48,15 @@ def sheets(model: OasisVQ) -> dict[str, bytes]:
 
 def _grid(rows: Mapping[str, np.ndarray]) -> Image.Image:
     """Each row of pictures (N, S, S) in [0, 1] under its words."""
-    count = max(map(len, rows.values()))
-    sheet = Image.new("L", (count * (SIDE + GAP) + GAP, len(rows) * (SIDE + MARGIN) + GAP), 255)
+    count, side = max(map(len, rows.values())), max(SIDE, *(pictures.shape[1] for pictures in rows.values()))
+    sheet = Image.new("L", (count * (side + GAP) + GAP, len(rows) * (side + MARGIN) + GAP), 255)
     pen = ImageDraw.Draw(sheet)
     for y, (words, pictures) in enumerate(rows.items()):
-        top = y * (SIDE + MARGIN)
+        top = y * (side + MARGIN)
         pen.text((GAP, top + 4), words, 0, ImageFont.load_default(size=14))
         for x, picture in enumerate(pictures):
             image = Image.fromarray(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8))
-            sheet.paste(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (GAP + x * (SIDE + GAP), top + MARGIN))
+            sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (GAP + x * (side + GAP), top + MARGIN))
     return sheet
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from oasisvq import metrics
 from oasisvq.data.slices import foreground
 from oasisvq.errors import OasisVQError
-from oasisvq.pipeline import OasisVQ
+from oasisvq.pipeline import Coded, OasisVQ
 
 FALSE_ALARMS = 0.05  # share of validation slices beyond the threshold
 BATCH = 64
@@ -65,12 +65,13 @@ class Unlike:
         return self.score > self.threshold
 
 
-def unlike(model: OasisVQ, slices: Tensor) -> list[Unlike]:
+def unlike(model: OasisVQ, slices: Tensor, known: tuple[Coded, Tensor] | None = None) -> list[Unlike]:
     """Compare slices with the people that `calibrate` saw.
 
     Args:
         model: whose results hold a calibration, see `calibrated`.
         slices: (B, 1, S, S) in [-0.5, 0.5].
+        known: what `model.reconstruct` and, level and grade unknown, `model.surprise` say of them, if that was asked.
 
     Raises OasisVQError when the weights come without a calibration, or on another shape or range.
     """
@@ -78,7 +79,8 @@ def unlike(model: OasisVQ, slices: Tensor) -> list[Unlike]:
         raise OasisVQError(
             "these weights carry no calibration: `python -m oasisvq evaluate` makes one, given validation people"
         )
-    return judge(measure(model, slices), model.info["results"]["unlike"])
+    measured = measure(model, slices) if known is None else _measure(model, slices, *known)
+    return judge(measured, model.info["results"]["unlike"])
 
 
 def calibrated(model: OasisVQ) -> bool:
@@ -116,15 +118,17 @@ def judge(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[str,
 
 def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
     """The measures of MEASURES, (B,) each, of slices (B, 1, S, S) in [-0.5, 0.5]. NaN where a slice holds no brain."""
-    rows = [_measure(model, part) for part in slices.split(BATCH)]
+    rows = []
+    for part in slices.split(BATCH):
+        coded = model.reconstruct(part)
+        # Level and grade stay unknown, in calibration as in use: an upload does not tell them.
+        rows.append(_measure(model, part, coded, model.surprise(coded.indices)))
     return {name: np.concatenate([row[name] for row in rows]) for name in MEASURES}
 
 
 @torch.inference_mode()
-def _measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
-    coded = model.reconstruct(slices)
-    # Level and grade stay unknown, in calibration as in use: an upload does not tell them.
-    bits = model.surprise(coded.indices).numpy()
+def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> dict[str, NDArray[np.float64]]:
+    bits = surprise.numpy()
     z = model.vqvae.encoder(slices.to(model.device, torch.float32)).cpu()  # (B, D, h, w)
     codes = model.vqvae.codebook.cpu()[coded.indices].permute(0, 3, 1, 2)
     distance = (z - codes).square().sum(1).sqrt().numpy()  # (B, h, w)

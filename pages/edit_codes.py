@@ -8,6 +8,7 @@ from oasisvq import OasisVQError, metrics
 from oasisvq.data.codes import read_codes, write_codes
 from oasisvq.ui import editor, links, wording
 from oasisvq.ui.choose import bundled, choose_slice, in_model_size
+from oasisvq.ui.code_grid import PROPOSALS as PROPOSED
 from oasisvq.ui.code_grid import before, catch_up, code_grid, current, open_codes, origin, store
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import belongings, load_palette, turn
@@ -40,7 +41,7 @@ def propose() -> None:
         with turn():  # for each: others need not wait for all of them
             filled = model.refill(grid, mask, seed=seed + i)
         proposals.append((filled.indices[0].numpy(), filled.slices[0, 0].numpy() + 0.5))
-    belongings()["proposals"] = (state, proposals)
+    belongings()[PROPOSED] = (state, proposals)
     st.session_state["refill seed"] += PROPOSALS
 
 
@@ -49,7 +50,7 @@ def accept(state: editor.Editor, indices: np.ndarray) -> None:
     now = catch_up(preset.codebook_size)
     if now is not None and now.epoch == state.epoch:
         store(editor.put(now, np.where(state.selection, indices, now.indices)))
-    belongings().pop("proposals", None)
+    belongings().pop(PROPOSED, None)
 
 
 @st.fragment
@@ -70,9 +71,9 @@ def studio() -> None:
         icon=":material/auto_fix_high:",
         help=f"The PixelCNN draws the selected cells again to fit the rest, {PROPOSALS} times. Mark some with Select.",
     )
-    proposed = belongings().get("proposals")
+    proposed = belongings().get(PROPOSED)
     if proposed is not None and proposed[0].epoch == state.epoch:
-        dismiss.button("Dismiss", on_click=lambda: belongings().pop("proposals", None))
+        dismiss.button("Dismiss", on_click=lambda: belongings().pop(PROPOSED, None))
         asked, proposals = proposed
         for number, (column, (indices, picture)) in enumerate(zip(st.columns(PROPOSALS), proposals, strict=True), 1):
             column.image(

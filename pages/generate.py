@@ -1,16 +1,18 @@
 """Generate: new slices from the prior, code by code."""
 
+import math
+
 import streamlit as st
 
 from oasisvq.ui import code_grid, wording
 from oasisvq.ui.choose import bundled, choose_slice
-from oasisvq.ui.drawing import Drawn, Growing, Upper, draw, known_grades
+from oasisvq.ui.drawing import GALLERY, Drawn, Growing, Upper, draw, known_grades
 from oasisvq.ui.frame import model_in_frame
 from oasisvq.ui.models import belongings, load_palette, turn, waiting
-from oasisvq.ui.pictures import SYNTHETIC, code_map, entropy_map, marked, mosaic
+from oasisvq.ui.pictures import SIDE, SYNTHETIC, code_map, entropy_map, marked, mosaic
 
-GALLERY, KEPT, COLUMNS = "gallery", 24, 4
-OPEN = 9.0  # bits on the scale of the entropy map; more shows as the brightest colour
+KEPT, COLUMNS = 24, 4
+UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
 
 model = model_in_frame()
 palette = load_palette(model)
@@ -51,16 +53,17 @@ def settings() -> tuple[int, dict]:
         persist_state="session",
         help=f"0 is the lowest, {preset.levels - 1} the highest.",
     )
-    grade = None
+    grade = UNKNOWN
     if grades := known_grades(model):
         grade = third.selectbox(
             "Clinical dementia rating",
-            [None, *grades],
-            format_func=wording.grade,
+            [UNKNOWN, *grades],
+            format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
             key="grade",
             persist_state="session",
             help="Only ratings that people came with whom the weights saw. Few had the highest.",
         )
+    grade = None if grade == UNKNOWN else grade
     return count, {"seed": seed, "temperature": temperature, "top_k": top_k, "level": level, "grade": grade}
 
 
@@ -105,6 +108,7 @@ def studio() -> None:
 
 def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
     """Picture, codes and entropy as they grow."""
+    most_open = math.log2(preset.codebook_size)
     progress = st.progress(0.0, text="Waiting for a free place …" if waiting() else "The first code …")
     places = [column.empty() for column in st.columns(3)]
 
@@ -117,7 +121,7 @@ def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
             f"{row + 1}, column {column + 1}: {now.entropy[:, row, column].mean():.1f} bits.{others}",
         )
         places[0].image(
-            mosaic([marked(picture, SYNTHETIC) for picture in now.pictures]),
+            mosaic([marked(picture, SYNTHETIC, SIDE) for picture in now.pictures]),
             width="stretch",
             caption="The slice so far",
             alt="Synthetic slice under construction, row by row from the top",
@@ -129,9 +133,9 @@ def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
             alt="Grid of codes under construction; codes not drawn yet are grey",
         )
         places[2].image(
-            mosaic([entropy_map(bits, OPEN) for bits in now.entropy]),
+            mosaic([entropy_map(bits, most_open) for bits in now.entropy]),
             width="stretch",
-            caption=f"How open each code was: entropy, black 0 to yellow {OPEN:.0f} bits",
+            caption=f"How open each code was: entropy, black 0 to yellow {most_open:.0f} bits",
             alt="Entropy of each code before it was drawn; codes not drawn are grey",
         )
 

@@ -66,13 +66,14 @@ columns[2].metric(
     delta=f"held-out slices: {usual['5']:.1f} to {usual['95']:.1f}" if usual else None,
     delta_color="off",
     delta_arrow="off",
-    help="Unusual for this model. The range is that of the highest cell in nine of ten slices of held-out people.",
+    help="Unusual for this model. The range is that of the highest cell in nine of ten slices of held-out people, "
+    "their level told.",
     border=True,
     height="stretch",
 )
 
 least, seed_column = st.columns([3, 1], vertical_alignment="bottom")
-ordinary = float(np.quantile(values, 1 - MOST).clip(0, limit))
+ordinary = float(np.quantile(values, 1 - MOST))
 mark = least.slider(
     f"Draw again where the map is above ({label})",
     0.0,

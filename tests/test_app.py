@@ -1,6 +1,7 @@
 """Every page through Streamlit's own test runner, and the parts behind the pages, on the bundled weights."""
 
 import io
+import re
 import threading
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
-from oasisvq.ui import models, wording
+from oasisvq.ui import drawing, models, wording
 from oasisvq.ui.choose import in_model_size
 from oasisvq.ui.drawing import draw, known_grades
 from oasisvq.ui.editor import put
@@ -313,6 +314,35 @@ def test_the_gallery_is_emptied():
     assert any(caption.value == "Nothing drawn yet." for caption in app.caption)
 
 
+def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
+    """Noise is beyond the scale of the map nearly everywhere."""
+    app = open_page("surprise")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
+    app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
+    assert not app.exception
+    told = next(caption.value for caption in app.caption if "Blue: drawn again" in caption.value)
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", told).groups())
+    assert 0 < redrawn <= cells / 4
+
+
+def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
+    app = open_page("generate")
+    button(app, "Draw").click().run()
+    app.toggle(key="begin").set_value(True).run()
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    button(app, "Draw").click().run()
+    assert [one.origin is None for one in mine(app, "gallery")] == [True, False]
+    app.switch_page("pages/edit_codes.py").run()
+    button(app, "Open this slice").click().run()
+    assert mine(app, "origin") is None
+    button(app, "Forget this file").click().run()
+    assert not app.exception
+    assert [one.origin is None for one in mine(app, "gallery")] == [False]
+    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "proposals"}
+
+
 def test_surprise_adds_up(model):
     app = open_page("surprise")
     shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
@@ -343,7 +373,8 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
 # Behind the pages.
 
 
-def test_draw_shows_every_row_and_ends_where_sample_ends(model):
+def test_draw_shows_every_row_and_ends_where_sample_ends(model, monkeypatch):
+    monkeypatch.setattr(drawing, "SLOW", 60)
     seen = []
     drawn = draw(model, 2, PLAIN, lambda now: seen.append((now.known.sum(), now.indices.copy())))
     grid = model.preset.grid
@@ -354,6 +385,13 @@ def test_draw_shows_every_row_and_ends_where_sample_ends(model):
     known, half = seen[len(seen) // 2]
     np.testing.assert_array_equal(half.reshape(2, -1)[:, :known], expected.reshape(2, -1)[:, :known])
     assert drawn[0].bits == pytest.approx(float(model.surprise(torch.from_numpy(expected[:1])).sum()), rel=1e-4)
+
+
+def test_slow_pictures_do_not_take_most_of_the_time(model):
+    seen = []
+    drawing.draw(model, 1, PLAIN, lambda now: (seen.append(now.done), time.sleep(1.5 * drawing.SLOW)))
+    assert len(seen) < model.preset.grid / 2
+    assert seen[-1] == model.preset.grid**2
 
 
 def test_draw_ends_when_show_raises_and_gives_its_place_back(model):

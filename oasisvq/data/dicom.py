@@ -257,6 +257,7 @@ def _main() -> None:
 
         resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not leave the pixels on the disk
     except ImportError:  # Windows has no such limits; the parent's clock still holds
         pass
     try:

@@ -17,6 +17,8 @@ from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
 from oasisvq.ui import code_grid
+from oasisvq.ui.drawing import GALLERY
+from oasisvq.ui.models import belongings
 
 if TYPE_CHECKING:  # torch and the readers take longer to import than a first visitor should wait
     from torch import Tensor
@@ -71,7 +73,13 @@ class Chosen:
         return as_tensor(self.picture[None])
 
 
-bundled = st.cache_data(show_spinner=False)(examples)
+@st.cache_resource(show_spinner=False)
+def bundled() -> dict[str, NDArray[np.float32]]:
+    """The examples that ship, for all sessions: read-only."""
+    pictures = examples()
+    for picture in pictures.values():
+        picture.setflags(write=False)
+    return pictures
 
 
 def choose_slice(size: int) -> Chosen | None:
@@ -135,12 +143,20 @@ def _uploaded(size: int) -> Chosen | None:
         return None
     name, forget = st.columns([3, 1], vertical_alignment="center")
     name.caption(f"In use: {kept.name}")
-    if forget.button("Forget this file"):
-        del st.session_state[_KEPT]
-        st.session_state.pop(_REFUSED, None)
-        code_grid.close()  # may hold its codes
+    if forget.button("Forget this file", help="And all that was made from it in this session."):
+        _forget()
         st.rerun()
     return _slice_of(kept, size)
+
+
+def _forget() -> None:
+    """Let go of the upload, of codes that came from a file, and of draws begun from one."""
+    st.session_state.pop(_KEPT, None)
+    st.session_state.pop(_REFUSED, None)
+    if code_grid.origin() is None:
+        code_grid.close()
+    mine = belongings()
+    mine[GALLERY] = [one for one in mine.get(GALLERY, []) if one.origin is not None]
 
 
 def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from oasisvq.ui.palette import Palette
 
 _KEY = "code grid"
+PROPOSALS = "proposals"  # where the page keeps refills to choose from
 _EDITOR, _ORIGIN, _BEFORE = "editor", "origin", "picture before"
 
 _HERE = Path(__file__)
@@ -66,7 +67,8 @@ def before(decode: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> NDArr
 
 def close() -> None:
     """Forget the picture, its codes and its history."""
-    belongings().pop(_EDITOR, None)
+    for name in (_EDITOR, _ORIGIN, _BEFORE, PROPOSALS):
+        belongings().pop(name, None)
 
 
 def catch_up(codebook_size: int) -> Editor | None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from oasisvq.pipeline import OasisVQ
 
+GALLERY = "gallery"  # where a session keeps its finished draws
 PAUSE = 0.1  # seconds between two pictures inside a row
+SLOW = 0.2  # seconds: pictures that take longer wait at a row's end too, so that most time goes into drawing
 
 
 class Upper(NamedTuple):
@@ -77,6 +79,8 @@ def draw(
 ) -> list[Drawn]:
     """Draw `count` slices with the settings of `OasisVQ.sample`, calling `show` at least once a row of the grid.
 
+    Where a picture takes longer than SLOW, as long is drawn between two of them, whatever the row.
+
     What `show` raises ends the draw; between steps others get their turn.
     """
     import torch
@@ -93,13 +97,16 @@ def draw(
 
     with turn() as pass_on:
         started = shown = time.monotonic()
+        took = 0.0
 
         def step(position: int, indices: Tensor, entropy: Tensor) -> None:
-            nonlocal shown
+            nonlocal shown, took
             pass_on()
             open_by.reshape(count, -1)[:, position] = entropy.cpu().numpy()
             done = position + 1 - rows * grid
-            if done % grid and time.monotonic() - shown < PAUSE:
+            begun = time.monotonic()
+            pause = max(PAUSE if done % grid else 0.0, took if took > SLOW else 0.0)
+            if done < total and begun - shown < pause:
                 return
             known = (np.arange(grid * grid) <= position).reshape(grid, grid)
             codes = indices.cpu()
@@ -108,6 +115,7 @@ def draw(
             left = (time.monotonic() - started) * (total - done) / done
             show(Growing(pictures, so_far.numpy(), known, open_by, done, total, left))
             shown = time.monotonic()
+            took = shown - begun
 
         coded = model.sample(count, **settings, on_step=step, given=given, mask=mask)
         bits = model.surprise(coded.indices, settings["level"], settings["grade"]).sum((1, 2)).tolist()

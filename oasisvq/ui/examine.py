@@ -57,8 +57,9 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
     with turn():
         slices = as_tensor(pictures)
         coded = model.reconstruct(slices)
-        bits = model.surprise(coded.indices).sum((1, 2)).tolist()
-        verdicts = unlike.unlike(model, slices) if unlike.calibrated(model) else [None] * len(pictures)
+        surprise = model.surprise(coded.indices)
+        known = coded, surprise
+        verdicts = unlike.unlike(model, slices, known) if unlike.calibrated(model) else [None] * len(pictures)
     found = []
     for i, picture in enumerate(pictures):
         again = coded.slices[i, 0].numpy() + np.float32(0.5)
@@ -69,7 +70,7 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
                 metrics.ssim(picture, again),
                 metrics.foreground_ssim(picture, again),
                 metrics.psnr(picture, again),
-                bits[i],
+                float(surprise[i].sum()),
                 verdicts[i],
             )
         )

@@ -85,8 +85,8 @@ def _choose(sidebar: DeltaGenerator, known: Mapping[str, Choice]) -> str:
     # Each page has a selector of its own, which begins where that of the page before stood, or where a link leads.
     wanted = st.query_params.get("weights") or "-"
     linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
-    kept = next(linked, st.session_state.get(_CHOSEN))
-    name = sidebar.selectbox(
+    kept: str = next(linked, st.session_state.get(_CHOSEN, DEFAULT))
+    name: str = sidebar.selectbox(
         "Model",
         options,
         index=options.index(kept) if kept in known else 0,

@@ -15,7 +15,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 Picture = NDArray[np.floating]
 
 SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
-SIDE = 320
+SIDE = 320  # pixels, about: of a picture on the screen or to take home
 _BLANK = (128, 128, 128)
 
 
@@ -24,16 +24,19 @@ def grey_bytes(picture: Picture) -> NDArray[np.uint8]:
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def enlarge(picture: Picture, side: int = SIDE) -> Image.Image:
-    """Grey picture, its longer side `side` pixels, bicubic."""
+def enlarge(picture: Picture, side: int | None = None) -> Image.Image:
+    """Grey picture, its longer side `side` pixels, or the first whole multiple of its own from SIDE on; bicubic."""
+    longest = max(picture.shape)
+    side = side or longest * -(-SIDE // longest)
     image = Image.fromarray(grey_bytes(picture))
     scale = side / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
-def marked(picture: Picture, mark: str, side: int = SIDE) -> Image.Image:
+def marked(picture: Picture, mark: str, side: int | None = None) -> Image.Image:
     """Enlarged, with a visible mark in the lower left corner: this is not a scan."""
     image = enlarge(picture, side)
+    side = max(image.size)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=side / 20)
     left, top, right, bottom = draw.textbbox((side / 40, image.height - side / 40), mark, font=font, anchor="lb")

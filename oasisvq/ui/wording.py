@@ -16,7 +16,7 @@ These weights turn an axial, skull-stripped T1 slice into codes and back, and dr
 to see what such models keep, lose and invent.
 """.strip()
 
-TITLE = "Brain slices in a few hundred codes"
+TITLE = "Brain slices as discrete codes"
 
 WHAT = """
 A **slice** of a brain scan goes in. The **VQ-VAE** describes it with a small grid of **codes**, each taken from a
