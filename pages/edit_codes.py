@@ -15,6 +15,7 @@ from oasisvq.ui.models import belongings, load_palette, turn
 from oasisvq.ui.pictures import EDITED, marked, png
 
 PROPOSALS = 4
+COST = "bits before"
 
 model = model_in_frame()
 palette = load_palette(model)
@@ -27,6 +28,11 @@ def codes_of(example: str) -> np.ndarray | None:
     if example not in bundled():
         return None
     return model.encode(in_model_size(example, bundled()[example], preset.size).tensor)[0].numpy()
+
+
+def cost_of(indices: np.ndarray) -> float:
+    """Bits under the prior."""
+    return float(model.surprise(torch.from_numpy(indices)[None]).sum())
 
 
 def propose() -> None:
@@ -57,7 +63,7 @@ def accept(state: editor.Editor, indices: np.ndarray) -> None:
 def studio() -> None:
     """The grid, and what can be said about the codes as they are now."""
     state = current()
-    with turn():
+    with turn(urgent=True):
         now = model.decode(torch.from_numpy(state.indices)[None])[0, 0].numpy() + 0.5
         start = before(lambda codes: model.decode(torch.from_numpy(codes)[None])[0, 0].numpy() + 0.5)
     code_grid(state, now, start, palette)  # first of all: the browser draws it while the rest is computed
@@ -82,7 +88,10 @@ def studio() -> None:
             column.button(f"Use proposal {number}", on_click=accept, args=(asked, indices), width="stretch")
 
     with turn():
-        bits = model.surprise(torch.from_numpy(np.stack([state.indices, state.original]))).sum((1, 2)).tolist()
+        bits = cost_of(state.indices)
+        if belongings().get(COST, ("", 0.0))[0] != state.epoch:  # that of the start is found out once
+            belongings()[COST] = (state.epoch, cost_of(state.original))
+    more = bits - belongings()[COST][1]
     changed, likeness, cost = st.columns(3)
     changed.metric("Cells changed", int(state.changed.sum()), border=True, height="stretch")
     likeness.metric(
@@ -94,8 +103,8 @@ def studio() -> None:
     )
     cost.metric(
         "Bits under the prior",
-        f"{bits[0]:,.0f}",
-        delta=f"{bits[0] - bits[1]:+,.0f}" if state.changed.any() else None,
+        f"{bits:,.0f}",
+        delta=f"{more:+,.0f}" if state.changed.any() else None,
         delta_color="off",
         help="More bits than before: the edited slice is more unusual for this model.",
         border=True,

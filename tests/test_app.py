@@ -387,6 +387,23 @@ def test_draw_shows_every_row_and_ends_where_sample_ends(model, monkeypatch):
     assert drawn[0].bits == pytest.approx(float(model.surprise(torch.from_numpy(expected[:1])).sum()), rel=1e-4)
 
 
+def test_who_waits_for_a_picture_goes_first():
+    turns, order = Turns(1), []
+
+    def compute(name: str, urgent: bool) -> None:
+        with turns.turn(urgent):
+            order.append(name)
+
+    with turns.turn():
+        for i, (name, urgent) in enumerate((("draw", False), ("stroke", True), ("refill", False), ("next", True))):
+            threading.Thread(target=compute, args=(name, urgent)).start()
+            while turns.waiting <= i:
+                time.sleep(0.001)
+    while len(order) < 4:
+        time.sleep(0.001)
+    assert order == ["stroke", "next", "draw", "refill"]
+
+
 def test_slow_pictures_do_not_take_most_of_the_time(model):
     seen = []
     drawing.draw(model, 1, PLAIN, lambda now: (seen.append(now.done), time.sleep(1.5 * drawing.SLOW)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oasisvq.ui.links import Origin, of_draw
-from oasisvq.ui.models import load_palette, turn
+from oasisvq.ui.models import load_palette, turn, waiting
 from oasisvq.ui.pictures import SYNTHETIC, marked, png
 from oasisvq.ui.wording import provenance
 
@@ -79,7 +79,7 @@ def draw(
 ) -> list[Drawn]:
     """Draw `count` slices with the settings of `OasisVQ.sample`, calling `show` at least once a row of the grid.
 
-    Where a picture takes longer than SLOW, as long is drawn between two of them, whatever the row.
+    Where a picture takes longer than SLOW, or others wait, time goes into drawing first, and rows go by unseen.
 
     What `show` raises ends the draw; between steps others get their turn.
     """
@@ -105,7 +105,9 @@ def draw(
             open_by.reshape(count, -1)[:, position] = entropy.cpu().numpy()
             done = position + 1 - rows * grid
             begun = time.monotonic()
-            pause = max(PAUSE if done % grid else 0.0, took if took > SLOW else 0.0)
+            pause, others = PAUSE if done % grid else 0.0, waiting()
+            if took > SLOW or others:
+                pause = max(pause, (1 + others) * took)
             if done < total and begun - shown < pause:
                 return
             known = (np.arange(grid * grid) <= position).reshape(grid, grid)

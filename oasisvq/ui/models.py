@@ -124,9 +124,9 @@ def _turns() -> Turns:
     return Turns(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def turn() -> AbstractContextManager[Callable[[], None]]:
-    """Hold one of the places to compute; the yielded function passes the place on to whoever waits."""
-    return _turns().turn()
+def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
+    """Hold one of the places to compute, see `Turns.turn`."""
+    return _turns().turn(urgent)
 
 
 def waiting() -> int:

@@ -1,4 +1,4 @@
-"""Polite turns: at most so many computations at once, and whoever waited longest goes next."""
+"""Polite turns: at most so many computations at once; who waits for a picture goes first, then who waited longest."""
 
 from __future__ import annotations
 
@@ -9,45 +9,49 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """A first-come, first-served semaphore that a long computation can pass on between its steps."""
+    """A semaphore that serves the urgent first, each kind in the order it came; a long computation can pass it on."""
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: deque[threading.Event] = deque()
+        self._urgent: deque[threading.Event] = deque()
+        self._others: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
-        return len(self._waiting)
+        return len(self._urgent) + len(self._others)
 
     @contextmanager
-    def turn(self) -> Iterator[Callable[[], None]]:
-        """Wait for a place and hold it. Yields a function that lets all who wait go first, then waits again."""
-        self._take()
+    def turn(self, urgent: bool = False) -> Iterator[Callable[[], None]]:
+        """Wait for a place and hold it. Yields a function that lets all who wait go first, then waits again.
+
+        Urgent is what somebody watches for and what is over at once: the rest waits for it.
+        """
+        self._take(urgent)
         try:
             yield self._pass_on
         finally:
             self._leave()
 
-    def _take(self) -> None:
+    def _take(self, urgent: bool) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
             called = threading.Event()
-            self._waiting.append(called)
+            (self._urgent if urgent else self._others).append(called)
         called.wait()
 
     def _leave(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
+            if queue := self._urgent or self._others:
+                queue.popleft().set()
             else:
                 self._free += 1
 
     def _pass_on(self) -> None:
         # Between the two nobody else can take the place, unless somebody waited for it.
-        if self._waiting:
+        if self.waiting:
             self._leave()
-            self._take()
+            self._take(False)
