@@ -111,7 +111,17 @@ PRESETS: dict[str, Preset] = {
     ),
     # The sizes of other studies, and of the original slices: 32 x 32 codes, which a prior can still draw.
     "medium": Preset(name="medium", size=128),
-    "large": Preset(name="large", size=256, channels=(32, 64, 128), blocks=(1, 1, 3)),
+    "large": Preset(
+        name="large",
+        size=256,
+        channels=(32, 64, 128),
+        blocks=(1, 1, 3),
+        prior_channels=64,
+        prior_layers=10,
+        vqvae_epochs=6,
+        vqvae_batch=16,
+        prior_epochs=6,
+    ),
     "smoke": Preset(
         name="smoke",
         channels=(24, 32),
