@@ -169,6 +169,19 @@ def png(width: int, height: int, content: bytes) -> bytes:
     )
 
 
+def test_an_unsigned_analyze_header_that_promises_gigabytes_costs_none():
+    """Found by the fuzzer: unsigned numbers were read before their size was judged."""
+    header = nibabel.AnalyzeHeader(endianness="<")
+    header.set_data_shape((700, 700, 700))
+    block = bytearray(header.binaryblock)
+    block[70:72] = (132).to_bytes(2, "little")  # SPM's code for uint16
+    reader = READERS["analyze"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert wrong(reader, bytes(block) + bytes(100)) is None
+    assert not accepts(reader, bytes(block) + bytes(100))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
 BOMBS = {
     "picture of 10^9 pixels": lambda: png(31_623, 31_623, zlib.compress(bytes(1000))),
     "picture that unpacks to more than it says": lambda: png(64, 64, zlib.compress(bytes(100_000_000))),

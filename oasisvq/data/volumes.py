@@ -110,11 +110,7 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one volume: float32 (X, Y, Z), y to the front and z to the top, and its voxel size in mm, (3,)."""
     try:
         image = _load(file)
-        # The header is read, the voxels are not: a small file may promise a huge volume.
-        stored = math.prod(image.shape) * image.get_data_dtype().itemsize
-        if min(image.shape, default=0) < 1 or stored > _MAX_STORED or image.get_data_dtype().kind not in "iuf":
-            shape = "x".join(map(str, image.shape))
-            raise ValueError(f"{shape} voxels of {image.get_data_dtype()}")
+        _check_promise(image)
         image = nibabel.as_closest_canonical(image)
         data = np.asarray(image.dataobj, dtype=np.float32)
         voxel = np.array(image.header.get_zooms()[:3], dtype=float)
@@ -132,6 +128,14 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), voxel
 
 
+def _check_promise(image: nibabel.spatialimages.SpatialImage) -> None:
+    """To be asked while the header is read and the voxels are not: a small file may promise a huge volume."""
+    stored = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if min(image.shape, default=0) < 1 or stored > _MAX_STORED or image.get_data_dtype().kind not in "iuf":
+        shape = "x".join(map(str, image.shape))
+        raise ValueError(f"{shape} voxels of {image.get_data_dtype()}")
+
+
 def _load(file: Path) -> nibabel.spatialimages.SpatialImage:
     """`nibabel.load`, and the unsigned 16-bit numbers that it knows in NIfTI but not in Analyze."""
     block = bytearray(file.read_bytes()[:348]) if file.suffix == ".hdr" else bytearray()
@@ -143,6 +147,7 @@ def _load(file: Path) -> nibabel.spatialimages.SpatialImage:
     signed = nibabel.AnalyzeImage.from_file_map(
         {key: nibabel.FileHolder(fileobj=data) for key, data in holders.items()}
     )
+    _check_promise(signed)
     return nibabel.Nifti1Image(np.asarray(signed.dataobj).astype(np.int16).view(np.uint16), signed.affine)
 
 
