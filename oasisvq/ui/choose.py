@@ -18,7 +18,7 @@ from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
 from oasisvq.ui import code_grid
 from oasisvq.ui.drawing import GALLERY
-from oasisvq.ui.models import belongings
+from oasisvq.ui.models import belongings, reading
 
 if TYPE_CHECKING:  # torch and the readers take longer to import than a first visitor should wait
     from torch import Tensor
@@ -166,7 +166,7 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
     name = harmless(file.name)
     st.session_state.pop(_REFUSED, None)
     try:
-        with st.spinner("Reading …"):
+        with st.spinner("Reading …"), reading():
             scan = upload.read(file.getvalue(), name)
         st.session_state[_KEPT] = Kept(name, scan.halved(), uuid4().hex, {})
         st.session_state[SLICE] = scan.first + 1

@@ -120,15 +120,20 @@ def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
 
 
 @st.cache_resource(show_spinner=False)
-def _turns() -> Turns:
+def _turns(what: str) -> Turns:
     return Turns(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
     """Hold one of the places to compute, see `Turns.turn`."""
-    return _turns().turn(urgent)
+    return _turns("models").turn(urgent)
+
+
+def reading() -> AbstractContextManager[Callable[[], None]]:
+    """Hold one of the places to read an upload, which takes memory: no more at once than there are processors."""
+    return _turns("uploads").turn()
 
 
 def waiting() -> int:
     """How many computations wait for their turn."""
-    return _turns().waiting
+    return _turns("models").waiting
