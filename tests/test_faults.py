@@ -55,6 +55,8 @@ def train_by_command(data: Path, out: Path, most: int | None = None, interrupted
     """
     torch.set_num_threads(1)
     if interrupted:
+        # As in a terminal: whoever runs the tests in the background has them, and their children, ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         save, saved = training.Checkpoint.save, iter(range(40))
 
         def save_and_interrupt(*state) -> None:
