@@ -128,6 +128,11 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert f"{results['ssim_mean']:.4g}  (95 % interval {low:.4g} to {high:.4g})" in shown
     assert (results["people"], results["slices"]) == (2, 16)
     before = json.loads((out / "manifest.json").read_text())
+    codes = (out / "vqvae.safetensors").read_bytes()
+    (out / "vqvae.safetensors").write_bytes(codes + b" ")
+    assert run("package", out, "--data", tiny_cohort) == 2, "the prior learned the codes of another VQ-VAE"
+    assert "another VQ-VAE" in capsys.readouterr().err
+    (out / "vqvae.safetensors").write_bytes(codes)
     assert run("package", out) == 0, "without --data what is known is kept"
     after = json.loads((out / "manifest.json").read_text())
     assert "results.json" in after["files"]
@@ -230,6 +235,13 @@ def test_draws_tell_how_near_training_people_are(bundled, tiny_cohort, tmp_path)
     told = json.loads(figures.read_text())
     assert len(told["nearest"]) == 2
     assert 0 <= told["nearest_least"] == min(told["nearest"]) < 1
+
+
+def test_a_share_of_the_draws_is_not_told_as_all_of_them(bundled, tiny_cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("sample", "--count", 2, "--out", tmp_path, "--near", tiny_cohort) == 2
+    assert "leave out accelerate launch" in capsys.readouterr().err
 
 
 def test_an_interrupted_draw_keeps_what_is_drawn(bundled, tmp_path, monkeypatch, capsys):

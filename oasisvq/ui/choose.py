@@ -155,8 +155,8 @@ def _forget() -> None:
     st.session_state.pop(_REFUSED, None)
     if code_grid.origin() is None:
         code_grid.close()
-    mine = belongings()
-    mine[GALLERY] = [one for one in mine.get(GALLERY, []) if one.origin is not None]
+    if kept := [one for one in belongings().pop(GALLERY, []) if one.origin is not None]:
+        belongings()[GALLERY] = kept
 
 
 def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
