@@ -98,8 +98,8 @@ def codec(data: SliceSet, setting: Setting, together: bool = False) -> dict[str,
     pictures = np.round(originals * 255).astype(np.uint8)
     sizes, again = np.empty(len(data)), np.empty_like(originals)
     if together:
-        for case in dict.fromkeys(data.cases):
-            rows = np.array([c == case for c in data.cases])
+        for owner in np.unique(data.owners):
+            rows = data.owners == owner
             shape = pictures[rows].shape
             size, decoded = through(tile(pictures[rows]), kind, options)
             sizes[rows], again[rows] = size / shape[0], untile(decoded, shape)

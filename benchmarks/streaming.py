@@ -62,7 +62,9 @@ def batches(data: Any, count: int) -> Iterator[Any]:
     """Shuffled batches of 32, epoch after epoch."""
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(data, 32, shuffle=True, drop_last=True)
+    from oasisvq.training import Shuffle
+
+    loader = DataLoader(data, 32, sampler=Shuffle(len(data), seed=0), drop_last=True)
     while True:
         for batch in loader:
             yield batch
@@ -73,6 +75,7 @@ def batches(data: Any, count: int) -> Iterator[Any]:
 
 def measure(root: Path, size: int) -> dict[str, Any]:
     """Open, decode and load: run in a fresh process."""
+    from oasisvq import training  # noqa: F401 - its imports are those of a training
     from oasisvq.data import layout
 
     layout.IN_MEMORY = 0
@@ -81,6 +84,7 @@ def measure(root: Path, size: int) -> dict[str, Any]:
     data = layout.load_split(root, "train", size)
     decoded = time.perf_counter() - started
     opened, highest = held() - before, peak() - before
+    del data
     started = time.perf_counter()
     data = layout.load_split(root, "train", size)
     again = time.perf_counter() - started

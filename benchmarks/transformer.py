@@ -91,7 +91,7 @@ def encode(model: OasisVQ, data: Path, split: str, mirrored: bool) -> Codes:
     shown, level, grade = (torch.from_numpy(x) for x in (slices.slices, slices.levels, slices.grades))
     sides = [shown, shown.flip(2)] if mirrored else [shown]
     indices = torch.cat([model.encode(part[:, None]) for side in sides for part in side.split(64)])
-    return Codes(indices, level.repeat(len(sides)), grade.repeat(len(sides)))
+    return Codes(indices, level.long().repeat(len(sides)), grade.long().repeat(len(sides)))
 
 
 class Run:

@@ -97,10 +97,11 @@ def _summary(name: str, per_person: np.ndarray, suffix: str = "_mean") -> dict[s
 def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float, ...]) -> dict[str, Any]:
     """Means over the people of each grade, their number beside them."""
     names = [*(f"{grade:g}" for grade in grades), "unknown"]
+    cases = data.cases
     figures = {}
     for grade, name in enumerate(names):
         chosen = np.flatnonzero(data.grades == grade).tolist()
-        people = [data.cases[i] for i in chosen]
+        people = [cases[i] for i in chosen]
         if people:
             means = {
                 key: float(metrics.by_person([rows[i][key] for i in chosen], people).mean())

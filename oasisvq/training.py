@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from pytorch_msssim import ssim
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from oasisvq.data.layout import describe, load_split
@@ -60,6 +60,27 @@ def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
     padded = F.pad(slices, (SHIFT,) * 4, value=-0.5)
     moved = torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, shifts.tolist(), strict=True)])
     return ((moved + 0.5) * gains.to(slices.device)[:, None, None, None]).clamp(0, 1) - 0.5
+
+
+class Shuffle(Sampler[int]):
+    """Numbers below `count`, each once, in an order that follows from seed and epoch.
+
+    It is the order of torch's RandomSampler, which keeps it as a list of Python numbers: ten times the memory.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        for some in torch.randperm(self.count, generator=generator, dtype=torch.int32).split(4096):
+            yield from some.tolist()
 
 
 class Task(Protocol):
@@ -248,7 +269,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes without a GPU would each train alone
         mixed_precision=mixed_precision(precision),
-        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=preset.seed),
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
@@ -260,7 +281,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     if task.batch % accelerator.num_processes:
         raise OasisVQError(f"a batch of {task.batch} does not divide by {accelerator.num_processes} processes")
     train, validate = (load_split(data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate"))
-    loader = DataLoader(train, task.batch, shuffle=True, drop_last=True)
+    loader = DataLoader(train, task.batch, sampler=Shuffle(len(train), preset.seed), drop_last=True)
     if not len(loader):
         raise OasisVQError(f"{len(train)} training slices do not fill one batch of {task.batch}: give more people")
     model, optimiser, loader = accelerator.prepare(model, optimiser, loader)

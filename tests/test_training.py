@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import RandomSampler
 
 from oasisvq import training
 from oasisvq.errors import OasisVQError
@@ -54,6 +55,15 @@ def test_augment_follows_its_generator() -> None:
     first, again, other = (training.augment(slices, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_shuffle_is_torch_s_order_of_every_epoch() -> None:
+    sampler = training.Shuffle(10_000, seed=3)
+    for epoch in (0, 5):
+        sampler.set_epoch(epoch)
+        generator = torch.Generator().manual_seed(3 + epoch)
+        assert list(sampler) == list(RandomSampler(range(10_000), generator=generator))
+    assert len(sampler) == 10_000
 
 
 def test_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:

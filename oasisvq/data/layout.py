@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,13 +56,21 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     Attributes:
         slices: float32 (N, S, S) in [-0.5, 0.5], in memory or mapped from a file.
-        cases: N names of people, as in the file names; a second visit (042MR2) counts as the person (042).
-        levels: int64 (N,), 0 the lowest level.
-        grades: int64 (N,), index into the grades (CDR) of the preset; their number means unknown.
+        people: names, as in the file names; a second visit (042MR2) counts as the person (042).
+        owners: int32 (N,), index into the people.
+        levels: int16 (N,), 0 the lowest level.
+        grades: int8 (N,), index into the grades (CDR) of the preset; their number means unknown.
     """
 
-    def __init__(self, slices: np.ndarray, cases: list[str], levels: np.ndarray, grades: np.ndarray) -> None:
-        self.slices, self.cases, self.levels, self.grades = slices, cases, levels, grades
+    def __init__(
+        self, slices: np.ndarray, people: list[str], owners: np.ndarray, levels: np.ndarray, grades: np.ndarray
+    ) -> None:
+        self.slices, self.people, self.owners, self.levels, self.grades = slices, people, owners, levels, grades
+
+    @property
+    def cases(self) -> list[str]:
+        """The name of each slice's person, N of them, made anew: a million names are kept as numbers."""
+        return [self.people[owner] for owner in self.owners.tolist()]
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -84,7 +91,7 @@ class SliceSet(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """A person's files, by names cut in two: the tails are the same strings for everybody, which a million need."""
+    """A person's files, by names cut in two: people with the same tails share one tuple, as a million slices must."""
 
     case: str
     folder: Path
@@ -144,9 +151,10 @@ def load_split(
         pictures = np.concatenate(list(stacks))
     return SliceSet(
         slices=pictures,
-        cases=[name for person, n in zip(group, counts, strict=True) for name in [person.name] * n],
-        levels=np.concatenate([_levels(person.numbers, levels, by_rank) for person in group]),
-        grades=np.repeat(np.array([known.get(p.case, len(grades)) for p in group], dtype=np.int64), counts),
+        people=[person.name for person in group],
+        owners=np.repeat(np.arange(len(group), dtype=np.int32), counts),
+        levels=np.fromiter((n for p in group for n in _levels(p.numbers, levels, by_rank)), np.int16, sum(counts)),
+        grades=np.repeat(np.array([known.get(p.case, len(grades)) for p in group], np.int8), counts),
     )
 
 
@@ -275,7 +283,10 @@ def _index(root: Path, splits: Iterable[str] = SPLITS) -> dict[str, list[_Person
 
 def _read_folder(folder: Path) -> list[_Person]:
     """People of one folder by name, their slices by number."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    heads: dict[str, str] = {}
+    tails: list[str] = []  # every one that anybody has
+    bits: dict[str, int] = {}  # the bit of each
+    has: dict[str, int] = {}  # whose bits a case has: a list of names each would be the most memory of a large set
     with os.scandir(folder) as entries:
         for name in (entry.name for entry in entries):
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
@@ -285,20 +296,26 @@ def _read_folder(folder: Path) -> list[_Person]:
                 raise OasisVQError(
                     f"{folder / name}: not named like case_001_slice_0.nii.png: rename it or take it out of the folder"
                 )
-            start, tail = name[: match.start(2)], sys.intern(name[match.start(2) :])
-            head, tails = found.setdefault(match[1], (start, []))
+            case, start, tail = match[1], name[: match.start(2)], name[match.start(2) :]
+            head = heads.setdefault(case, start)
             if start != head:
-                raise OasisVQError(f"{folder / name}: case {match[1]} is also spelt {head}: use one spelling")
-            tails.append(tail)
-    if not found:
+                raise OasisVQError(f"{folder / name}: case {case} is also spelt {head}: use one spelling")
+            if tail not in bits:
+                bits[tail] = 1 << len(tails)
+                tails.append(tail)
+            has[case] = has.get(case, 0) | bits[tail]
+    if not heads:
         raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
     people = []
-    for case, (head, tails) in sorted(found.items()):
-        tails.sort(key=lambda tail: (_number(tail), tail))
-        for one, next in pairwise(tails):
+    in_order: dict[int, tuple[str, ...]] = {}
+    for case, head in sorted(heads.items()):
+        mine = has[case]
+        if mine not in in_order:
+            in_order[mine] = tuple(sorted((t for t in tails if bits[t] & mine), key=lambda tail: (_number(tail), tail)))
+        for one, next in pairwise(in_order[mine]):
             if _number(one) == _number(next):
                 raise OasisVQError(f"{folder / (head + next)}: the same slice as {head + one}: keep one of them")
-        people.append(_Person(case, folder, head, tuple(tails)))
+        people.append(_Person(case, folder, head, in_order[mine]))
     return people
 
 
@@ -329,10 +346,8 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]} of {8 * image.itemsize} bits"
 
 
-def _levels(numbers: list[int], levels: int, by_rank: bool) -> np.ndarray:
-    if by_rank:
-        return np.arange(len(numbers), dtype=np.int64) * levels // len(numbers)
-    return np.array(numbers, dtype=np.int64)
+def _levels(numbers: list[int], levels: int, by_rank: bool) -> list[int]:
+    return [rank * levels // len(numbers) for rank in range(len(numbers))] if by_rank else numbers
 
 
 def _for_each(work: Callable[[_Person], T], people: list[_Person], label: str) -> Iterator[T]:
