@@ -8,6 +8,11 @@ carries what convolutions reach late, such as the outline far above. A head is n
 the middle a position also looks at the mirrored columns of its row. A learned map tells positions apart, and a gate
 bias tells which level of the head, and which dementia grade, is wanted.
 
+It also tells the look: how bright a slice is among those of its level, and whether it is mirrored. Brightness belongs
+to a whole slice, and drawn code by code it wanders to the mean; mirrored slices make twice as much to learn from, but
+heads are not symmetric, and told which is which the prior need not draw a mixture (distribution augmentation, Jun et
+al. 2020, proceedings.mlr.press/v119/jun20a.html).
+
 `oasisvq.sampling` holds the same computation one position at a time; a change here is a change there.
 """
 
@@ -103,7 +108,7 @@ class Mirror(nn.Module):
 
 
 class PixelCNN(nn.Module):
-    """log p(indices | level, grade) as logits for each code given those before it in raster order."""
+    """log p(indices | level, grade, look) as logits for each code given those before it in raster order."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -113,6 +118,11 @@ class PixelCNN(nn.Module):
         self.level = nn.Embedding(preset.levels + 1, c)
         self.grade = nn.Embedding(len(preset.grades) + 1, c)
         nn.init.zeros_(self.grade.weight)  # a grade that few people have begins as no difference
+        self.ranks = preset.prior_ranks
+        # The ranks as they lie, from dark to bright, the ranks mirrored, and unknown.
+        self.look = nn.Embedding(2 * self.ranks + 1, c) if self.ranks else None
+        if self.look is not None:
+            nn.init.zeros_(self.look.weight)
         self.position_v = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.position_h = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
@@ -124,13 +134,22 @@ class PixelCNN(nn.Module):
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, preset.codebook_size, 1)
         )
 
-    def forward(self, indices: Tensor, level: Tensor, grade: Tensor) -> Tensor:
+    def condition(self, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:
+        """What every layer is told: (B, C), from arguments as those of `forward`."""
+        told = self.level(level) + self.grade(grade)
+        if self.look is not None:
+            told = told + self.look(torch.full_like(level, 2 * self.ranks) if look is None else look)
+        return F.silu(told)
+
+    def forward(self, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:
         """Logits of every code given the codes before it.
 
         Args:
             indices: (B, h, w) int64 in [0, K); the first rows of a grid will do.
             level: (B,) int64 in [0, levels]; `levels` means unknown.
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
+            look: (B,) int64 in [0, 2 ranks]: r has brightness rank r as training slices lie, ranks + r is its mirror
+                image, 2 ranks, as None, means unknown. A prior without ranks takes only None.
 
         Returns:
             (B, K, h, w). Position (r, c) depends on rows above r and on columns left of c in row r alone.
@@ -139,7 +158,7 @@ class PixelCNN(nn.Module):
         rows = indices.shape[1]
         v = shift_down(e) + self.position_v[:, :, :rows]
         h = shift_right(e) + self.position_h[:, :, :rows]
-        condition = F.silu(self.level(level) + self.grade(grade))  # (B, C)
+        condition = self.condition(level, grade, look)  # (B, C)
         for i, layer in enumerate(self.layers):
             v, h = layer(v, h, condition)
             if str(i) in self.attention:

@@ -40,12 +40,15 @@ class Preset:
     # What a draw can be conditioned on: the level of the slice and the clinical dementia rating (CDR) of the person.
     levels: int = 32
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    # How finely the prior is told how bright a slice is among those of its level, and whether it is mirrored (0: it is
+    # told neither).
+    prior_ranks: int = 8
 
     # Schedules: one warm-up and cosine cycle each.
     vqvae_epochs: int = 26
     vqvae_batch: int = 32
     vqvae_rate: float = 1e-3
-    prior_epochs: int = 14
+    prior_epochs: int = 10
     prior_batch: int = 16
     prior_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -63,6 +66,7 @@ class Preset:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
+        values = {"prior_ranks": 0, **values}  # weights from before there were ranks say nothing of them
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -96,7 +100,7 @@ def _plausible(value: Any, example: Any) -> bool:
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     # For eyes rather than for history: a code for every four pixels. Its prior does without attention, whose cost would
-    # be sixteen times that of the base preset.
+    # be sixteen times that of the base preset, and was trained before there were ranks.
     "clear": Preset(
         name="clear",
         codebook_size=256,
@@ -106,6 +110,7 @@ PRESETS: dict[str, Preset] = {
         prior_channels=64,
         prior_layers=10,
         prior_heads=0,
+        prior_ranks=0,
         vqvae_epochs=11,
         prior_epochs=6,
     ),

@@ -176,11 +176,13 @@ class _Picker:
         indices: Tensor,
         level: Tensor,
         grade: Tensor,
+        look: Tensor | None,
         uniforms: Tensor,
         temperature: float,
         top_k: int | None,
     ) -> None:
-        self.prior, self.indices, self.level, self.grade, self.uniforms = prior, indices, level, grade, uniforms
+        self.prior, self.indices, self.uniforms = prior, indices, uniforms
+        self.told = [x for x in (level, grade, look) if x is not None]
         self.temperature = temperature
         self.top_k = None if top_k == prior.embedding.num_embeddings else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
@@ -217,8 +219,8 @@ class _Picker:
 
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
-        codes, level, grade = (x[draw, None].cpu() for x in (self.indices, self.level, self.grade))
-        logits = self.exact(codes[:, : row + 1], level, grade)[:, :, row, column]
+        codes, *told = (x[draw, None].cpu() for x in (self.indices, *self.told))
+        logits = self.exact(codes[:, : row + 1], *told)[:, :, row, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
 
@@ -231,17 +233,19 @@ class Sampler:
     Args:
         prior: on any device, in eval mode.
         indices: (n, h, w) int64, read and never written here.
-        level, grade: (n,) int64 as in `PixelCNN.forward`.
+        level, grade, look: (n,) int64 as in `PixelCNN.forward`.
     """
 
-    def __init__(self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor) -> None:
+    def __init__(
+        self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None
+    ) -> None:
         n, height, width = indices.shape
         channels, depth = prior.embedding.embedding_dim, len(prior.layers)
         self.prior, self.indices, self.codes, self.width = prior, indices, indices.flatten(1).unbind(1), width
         self.embedding = prior.embedding.weight
         self.position_v = prior.position_v[0].permute(1, 2, 0).contiguous()  # (h, w, C)
         self.position_h = prior.position_h[0].permute(1, 2, 0).flatten(0, 1).unbind(0)  # (C,) at each position
-        self.condition = F.silu(prior.level(level) + prior.grade(grade))  # (n, C)
+        self.condition = prior.condition(level, grade, look)  # (n, C)
 
         # The inputs of all layers in one piece each, so that moving on by a row or a column is one copy.
         self.above = self.condition.new_zeros(depth, n, 2, width + 2, channels)
@@ -343,6 +347,7 @@ def sample(
     top_k: int | None = None,
     level: Condition = None,
     grade: Condition = None,
+    look: Condition = None,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -359,6 +364,7 @@ def sample(
         temperature: above 0. Below 1 likely codes get likelier.
         top_k: only the k likeliest codes at each position can be drawn.
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
+        look: as level and grade. None: as training slices lie and of random brightness, or, with `given`, unknown.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -380,6 +386,12 @@ def sample(
     _check_settings(prior, temperature, top_k)
     height, width = prior.position_v.shape[-2:]
     levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
+    looks = None
+    if prior.look is not None:
+        if look is None and given is None:
+            own = _uniforms(seed, range(first, first + n), (1,), 2)[0]  # (n,)
+            look = (own * prior.ranks).long()
+        looks = _condition(look, prior.look, n, "look")
     if given is None or mask is None:
         given = torch.zeros(height, width, dtype=torch.long)
         mask = torch.ones(height, width, dtype=torch.bool)
@@ -391,8 +403,8 @@ def sample(
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
-        sampler = Sampler(prior, indices, levels, grades)
-        picker = _Picker(prior, indices, levels, grades, uniforms, temperature, top_k)
+        sampler = Sampler(prior, indices, levels, grades, looks)
+        picker = _Picker(prior, indices, levels, grades, looks, uniforms, temperature, top_k)
         for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
             if position not in drawn:
                 continue

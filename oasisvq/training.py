@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from oasisvq.data.layout import describe, load_split
+from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
@@ -37,15 +37,23 @@ from oasisvq.weights import write_atomically
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 UNKNOWN = 0.1  # share of training slices whose level, or grade, is hidden from the prior
+PLAIN = 0.3  # share whose look is hidden: slices are scored without it
 
 Batch = Mapping[str, Tensor]
 Figures = dict[str, float]
 
 
-def mirror(slices: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the slices, at random, as in a mirror: (B, 1, S, S), same out."""
-    chosen = torch.rand(len(slices), generator=generator) < 0.5
-    return torch.where(chosen.to(slices.device)[:, None, None, None], slices.flip(3), slices)
+def mirror(slices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the slices, at random, as in a mirror: (B, 1, S, S) -> the same, and which they are, (B,) bool."""
+    chosen = (torch.rand(len(slices), generator=generator) < 0.5).to(slices.device)
+    return torch.where(chosen[:, None, None, None], slices.flip(3), slices), chosen
+
+
+def brightness(slices: Tensor) -> Tensor:
+    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 where there is none."""
+    grey = slices.flatten(1) + 0.5
+    brain = grey > FOREGROUND
+    return (grey * brain).sum(1) / brain.sum(1).clamp_min(1)
 
 
 def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,7 +62,7 @@ def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
     Whole pixels, because interpolation would teach the models its blur.
     """
     b, _, size, _ = slices.shape
-    slices = mirror(slices, generator)
+    slices, _ = mirror(slices, generator)
     shifts = torch.randint(0, 2 * SHIFT + 1, (b, 2), generator=generator)
     gains = 1 + GAIN * (2 * torch.rand(b, generator=generator) - 1)
     padded = F.pad(slices, (SHIFT,) * 4, value=-0.5)
@@ -145,7 +153,7 @@ class VQVAETask:
 class PriorTask:
     """Cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
 
-    Nothing else is varied: what the prior sees shifted, or dimmed, it draws shifted, or dimmed.
+    It is told which are mirrored. Nothing else is varied: what it sees shifted, or dimmed, it draws shifted, or dimmed.
     """
 
     name = "prior"
@@ -156,16 +164,39 @@ class PriorTask:
         self.vqvae = vqvae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
+        self.borders = torch.zeros(0)
+
+    def rank(self, train: SliceSet) -> None:
+        """Find the brightnesses that part the slices of each level into ranks of equal number: (levels, ranks - 1)."""
+        ranks = self.preset.prior_ranks
+        if not ranks:
+            return
+        batches = tqdm(DataLoader(train, 256), "ranking by brightness", disable=None, leave=False)
+        bright = torch.cat([brightness(batch["slice"]) for batch in batches]).double()
+        of_level = [bright[torch.from_numpy(train.levels == level)] for level in range(self.preset.levels)]
+        shares = torch.arange(1, ranks, dtype=bright.dtype) / ranks
+        self.borders = torch.stack([(b if len(b) else bright).quantile(shares) for b in of_level]).float()
+
+    def look(self, batch: Batch, mirrored: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The look of each slice, (B,), as `PixelCNN.forward` takes it: some, at random, unknown."""
+        ranks = self.preset.prior_ranks
+        if not ranks:
+            return None
+        borders = self.borders.to(mirrored.device)[batch["level"]]  # (B, ranks - 1)
+        rank = torch.searchsorted(borders, brightness(batch["slice"])[:, None])[:, 0]
+        hidden = torch.rand(len(rank), generator=generator).to(rank.device) < PLAIN
+        return (rank + ranks * mirrored).masked_fill(hidden, 2 * ranks)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        slices = mirror(batch["slice"], generator)
+        slices, mirrored = mirror(batch["slice"], generator)
         # In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
         with torch.no_grad(), torch.autocast(slices.device.type, enabled=False):
             indices = self.vqvae.encode(slices)
         hidden = torch.rand(2, len(indices), generator=generator).to(indices.device) < UNKNOWN
         level = batch["level"].masked_fill(hidden[0], self.preset.levels)
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
-        return F.cross_entropy(model(indices, level, grade).float(), indices)
+        look = self.look(batch, mirrored, generator)
+        return F.cross_entropy(model(indices, level, grade, look).float(), indices)
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses = []
@@ -290,6 +321,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     held_out = DataLoader(validate, task.batch)
     if isinstance(task, PriorTask):
         task.vqvae.to(accelerator.device)
+        task.rank(train)
     steps = task.epochs * len(loader)
     for epoch in range(len(history), task.epochs):
         started = time.monotonic()

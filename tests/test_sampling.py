@@ -45,6 +45,7 @@ def naive(
     temperature: float = 1.0,
     level: Tensor | None = None,
     grade: Tensor | None = None,
+    look: Tensor | None = None,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     top_k: int | None = None,
@@ -55,11 +56,14 @@ def naive(
     height, width = prior.position_v.shape[-2:]
     level = torch.full((n,), TINY.levels) if level is None else level
     grade = torch.full((n,), len(TINY.grades)) if grade is None else grade
+    if look is None and given is None:
+        own = [np.random.default_rng((seed, draw, 2)).random() for draw in range(n)]
+        look = torch.tensor([int(number * TINY.prior_ranks) for number in own])
     indices = torch.zeros(n, height, width, dtype=torch.long) if given is None else given.clone()
     uniforms = [np.random.default_rng((seed, draw)).random(height * width) for draw in range(n)]
     for row, column in itertools.product(range(height), range(width)):
         if mask is None or mask[row, column]:
-            logits = prior(indices, level, grade)[:, :, row, column] / temperature
+            logits = prior(indices, level, grade, look)[:, :, row, column] / temperature
             if top_k:
                 logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
             for draw in range(n):
@@ -224,10 +228,29 @@ def test_a_draw_depends_on_seed_and_number_alone(prior: PixelCNN) -> None:
 
 
 def test_the_likeliest_code_by_top_k_or_low_temperature(prior: PixelCNN) -> None:
-    drawn = sample(prior, 2, top_k=1)
-    unknown = torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades))
-    assert torch.equal(drawn, prior(drawn, *unknown).argmax(1))
-    assert torch.equal(drawn, sample(prior, 2, seed=9, temperature=1e-4))
+    drawn = sample(prior, 2, top_k=1, look=3)
+    told = torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades)), torch.full((2,), 3)
+    assert torch.equal(drawn, prior(drawn, *told).argmax(1))
+    assert torch.equal(drawn, sample(prior, 2, seed=9, temperature=1e-4, look=3))
+
+
+@torch.inference_mode()
+def test_draws_are_of_every_brightness_and_never_mirrored(prior: PixelCNN) -> None:
+    drawn = sample(prior, 64, seed=7)
+    looks = {look: sample(prior, 64, seed=7, look=look) for look in range(2 * TINY.prior_ranks + 1)}
+    same = torch.stack([(grids == drawn).flatten(1).all(1) for grids in looks.values()])  # (looks, draws)
+    assert same.sum(0).eq(1).all()  # the random prior draws something else for each look
+    of_rank = same.sum(1)
+    assert of_rank[: TINY.prior_ranks].min() > 0
+    assert of_rank[TINY.prior_ranks :].sum() == 0
+
+
+@torch.inference_mode()
+def test_a_prior_without_looks_draws_and_takes_none() -> None:
+    torch.manual_seed(0)
+    prior = PixelCNN(replace(TINY, prior_ranks=0)).eval()
+    assert not any("look" in name for name in prior.state_dict())
+    assert sample(prior, 2).shape == prior(sample(prior, 2), *torch.tensor([[0, 0], [0, 0]])).argmax(1).shape
 
 
 def test_temperature_and_top_k_shape_the_distribution(prior: PixelCNN) -> None:
@@ -318,7 +341,7 @@ def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN) -> None:
 
 def test_refill_of_everything_is_a_draw(prior: PixelCNN) -> None:
     filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), top_k=1)
-    assert torch.equal(filled, sample(prior, 2, top_k=1))
+    assert torch.equal(filled, sample(prior, 2, top_k=1, look=2 * TINY.prior_ranks))
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import RandomSampler
 
 from oasisvq import training
+from oasisvq.data.layout import SliceSet
 from oasisvq.errors import OasisVQError
 from oasisvq.presets import PRESETS
 from oasisvq.vqvae import VQVAE
@@ -119,6 +121,32 @@ def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Pat
     written = prior.stat().st_mtime_ns
     training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
     assert prior.stat().st_mtime_ns == written
+
+
+def test_brightness_is_the_mean_of_the_brain_alone() -> None:
+    slices = torch.full((2, 1, 8, 8), -0.5)
+    slices[0, 0, :2, :2] = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    torch.testing.assert_close(training.brightness(slices), torch.tensor([0.75, 0.0]))
+
+
+def test_a_look_says_the_rank_within_the_level_and_the_mirror(tmp_path: Path) -> None:
+    preset = replace(TINY, prior_ranks=4, levels=2)
+    grey = torch.linspace(0.1, 0.9, 16).repeat(2) * torch.tensor([1.0, 0.5]).repeat_interleave(16)  # level 1 is darker
+    slices = (grey - 0.5)[:, None, None].expand(-1, preset.size, preset.size).numpy()
+    levels = np.repeat([0, 1], 16)
+    task = training.PriorTask(preset, VQVAE(preset))
+    task.rank(SliceSet(slices, ["001"], np.zeros(32, np.int64), levels, np.zeros(32, np.int64)))
+
+    batch = {"slice": torch.tensor(slices)[:, None], "level": torch.tensor(levels)}
+    mirrored = torch.arange(32) % 2 == 1
+    looks = torch.stack([task.look(batch, mirrored, torch.Generator().manual_seed(i)) for i in range(200)])
+    unknown = looks == 8
+    assert abs(unknown.double().mean() - training.PLAIN) < 0.02
+    ranks = torch.arange(4).repeat_interleave(4).repeat(2)
+    assert torch.equal(looks[~unknown], (ranks + 4 * mirrored).expand(200, 32)[~unknown])
+
+    told = replace(preset, prior_ranks=0)
+    assert training.PriorTask(told, VQVAE(told)).look(batch, mirrored, torch.Generator()) is None
 
 
 def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:

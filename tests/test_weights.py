@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from oasisvq import OasisVQ, weights
 from oasisvq.card import PICTURES
 from oasisvq.errors import OasisVQError
 from oasisvq.pixelcnn import PixelCNN
+from oasisvq.presets import Preset
 from oasisvq.sheets import sheets
 from oasisvq.vqvae import VQVAE
 
@@ -139,6 +141,11 @@ def test_a_pickle_in_disguise_is_refused_unopened(folder):
     restamp(folder)
     with pytest.raises(OasisVQError, match="not a safetensors file"):
         weights.verify(folder)
+
+
+def test_a_preset_from_before_there_were_ranks_has_none() -> None:
+    old = {key: value for key, value in TINY.to_dict().items() if key != "prior_ranks"}
+    assert Preset.from_dict(old) == replace(TINY, prior_ranks=0)
 
 
 @pytest.mark.parametrize(
