@@ -24,6 +24,10 @@ from torch import Tensor, nn
 
 from oasisvq.presets import Preset
 
+# How much more strongly than in training a finished prior is told a look. Told as in training, draws follow it in part:
+# the brightness of the base preset's had 70 % of the variance of training slices, and with this 99 %.
+LEAN = 1.3
+
 
 def shift_down(x: Tensor) -> Tensor:
     """(B, C, h, w) moved one row down: row r holds what row r - 1 held, row 0 holds zeros."""
@@ -138,7 +142,10 @@ class PixelCNN(nn.Module):
         """What every layer is told: (B, C), from arguments as those of `forward`."""
         told = self.level(level) + self.grade(grade)
         if self.look is not None:
-            told = told + self.look(torch.full_like(level, 2 * self.ranks) if look is None else look)
+            unknown = self.look.weight[-1]
+            told = told + unknown
+            if look is not None:
+                told = told + (self.look(look) - unknown) * (1 if self.training else LEAN)
         return F.silu(told)
 
     def forward(self, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:

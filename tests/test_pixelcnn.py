@@ -1,11 +1,12 @@
-"""Causality of the prior, by gradient at every position."""
+"""Causality of the prior, by gradient at every position, and what it is told."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from oasisvq.pixelcnn import PixelCNN
+from oasisvq.pixelcnn import LEAN, PixelCNN
 from oasisvq.presets import PRESETS
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
@@ -53,3 +54,18 @@ def test_level_and_grade_matter_and_unknown_is_allowed(prior: PixelCNN) -> None:
     assert logits.shape == (4, TINY.codebook_size, TINY.grid, TINY.grid)
     for other in (1, 2, 3):
         assert not torch.allclose(logits[0], logits[other])
+
+
+@torch.no_grad()
+def test_a_finished_prior_is_told_a_look_more_strongly_and_unknown_as_ever(prior: PixelCNN) -> None:
+    prior = copy.deepcopy(prior)
+    assert prior.look is not None
+    torch.nn.init.normal_(prior.look.weight)
+    zero, looks = torch.zeros(17, dtype=torch.long), torch.arange(17)  # 8 as they lie, 8 mirrored, unknown
+    finished, unknown = prior.eval().condition(zero, zero, looks), prior.condition(zero, zero)
+    table = prior.look.weight
+    table.copy_(table[-1] + LEAN * (table - table[-1]))
+    torch.testing.assert_close(prior.train().condition(zero, zero, looks), finished)
+    torch.testing.assert_close(prior.condition(zero, zero), unknown)
+    torch.testing.assert_close(finished[-1], unknown[-1])
+    assert not torch.allclose(finished[0], finished[8])
