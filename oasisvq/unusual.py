@@ -39,7 +39,7 @@ def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -
 
     Raises OasisVQError on another shape, range or level.
     """
-    told = torch.as_tensor(model.preset.levels if level is None else level).expand(len(slices))
+    told = torch.as_tensor(model.preset.levels if level is None else level).long().expand(len(slices))
     maps = [
         (_one_way(model, part, at) + _one_way(model, part.flip(3), at).flip(2)) / 2
         for part, at in zip(slices.split(BATCH), told.split(BATCH), strict=True)

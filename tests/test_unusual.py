@@ -84,7 +84,7 @@ def test_a_mirrored_slice_has_the_mirrored_map(model: OasisVQ) -> None:
 
 def test_levels_one_each_are_levels_one_by_one(model: OasisVQ) -> None:
     slices = torch.rand(3, 1, 16, 16) - 0.5
-    together = unusual(model, slices, torch.tensor([0, 5, TINY.levels]))
+    together = unusual(model, slices, torch.tensor([0, 5, TINY.levels], dtype=torch.int16))
     apart = [unusual(model, slices[i : i + 1], level) for i, level in enumerate((0, 5, None))]
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-4, atol=1e-4)
 
