@@ -138,7 +138,7 @@ class OasisVQ:
         given: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Coded:
-        """Draw n new slices from the prior.
+        """Draw n new slices from the prior: as training slices lie and of random brightness, or to fit given codes.
 
         Args:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.

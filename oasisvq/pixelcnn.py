@@ -156,7 +156,8 @@ class PixelCNN(nn.Module):
             level: (B,) int64 in [0, levels]; `levels` means unknown.
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
             look: (B,) int64 in [0, 2 ranks]: r has brightness rank r as training slices lie, ranks + r is its mirror
-                image, 2 ranks, as None, means unknown. A prior without ranks takes only None.
+                image, 2 ranks, as None, means unknown. In eval mode it is told LEAN times as strongly. A prior without
+                ranks knows no looks.
 
         Returns:
             (B, K, h, w). Position (r, c) depends on rows above r and on columns left of c in row r alone.

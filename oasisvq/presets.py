@@ -100,7 +100,7 @@ def _plausible(value: Any, example: Any) -> bool:
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     # For eyes rather than for history: a code for every four pixels. Its prior does without attention, whose cost would
-    # be sixteen times that of the base preset, and was trained before there were ranks.
+    # be sixteen times that of the base preset.
     "clear": Preset(
         name="clear",
         codebook_size=256,
@@ -110,7 +110,7 @@ PRESETS: dict[str, Preset] = {
         prior_channels=64,
         prior_layers=10,
         prior_heads=0,
-        prior_ranks=0,
+        prior_ranks=0,  # as its weights were trained, before there were ranks
         vqvae_epochs=11,
         prior_epochs=6,
     ),
@@ -123,6 +123,7 @@ PRESETS: dict[str, Preset] = {
         blocks=(1, 1, 3),
         prior_channels=64,
         prior_layers=10,
+        prior_ranks=0,  # as clear's
         vqvae_epochs=6,
         vqvae_batch=16,
         prior_epochs=6,

@@ -364,7 +364,8 @@ def sample(
         temperature: above 0. Below 1 likely codes get likelier.
         top_k: only the k likeliest codes at each position can be drawn.
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
-        look: as level and grade. None: as training slices lie and of random brightness, or, with `given`, unknown.
+        look: as level and grade, for a prior that knows looks. None: as training slices lie and of random brightness,
+            or, with `given`, unknown.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -392,6 +393,8 @@ def sample(
             own = _uniforms(seed, range(first, first + n), (1,), 2)[0]  # (n,)
             look = (own * prior.ranks).long()
         looks = _condition(look, prior.look, n, "look")
+    elif look is not None:
+        raise OasisVQError("this prior was not told of looks: it draws as it learned")
     if given is None or mask is None:
         given = torch.zeros(height, width, dtype=torch.long)
         mask = torch.ones(height, width, dtype=torch.bool)

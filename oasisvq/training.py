@@ -153,7 +153,8 @@ class VQVAETask:
 class PriorTask:
     """Cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
 
-    It is told which are mirrored. Nothing else is varied: what it sees shifted, or dimmed, it draws shifted, or dimmed.
+    The prior is told which are mirrored, and how bright each is among those of its level. Nothing else is varied: what
+    it sees shifted it draws shifted.
     """
 
     name = "prior"
@@ -272,8 +273,10 @@ class Checkpoint:
             return []
         with safe_open(self.path, "pt") as file:
             metadata = file.metadata()
+        preset = Preset.from_dict(json.loads(metadata["preset"]))  # an older one may say less
+        found = {"preset": json.dumps(preset.to_dict()), "saw": metadata["saw"]}
         for key, what in (("preset", "another preset"), ("saw", "other data, or on another VQ-VAE")):
-            if metadata[key] != self.identity[key]:
+            if found[key] != self.identity[key]:
                 raise OasisVQError(f"{self.path} belongs to a run of {what}: choose another --out or delete it")
         state: dict[int, dict[str, Tensor]] = {}
         weights = {}
@@ -321,7 +324,8 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     held_out = DataLoader(validate, task.batch)
     if isinstance(task, PriorTask):
         task.vqvae.to(accelerator.device)
-        task.rank(train)
+        if len(history) < task.epochs:
+            task.rank(train)
     steps = task.epochs * len(loader)
     for epoch in range(len(history), task.epochs):
         started = time.monotonic()

@@ -139,7 +139,7 @@ def keep(state: editor.Editor, now: np.ndarray) -> None:
         st.caption("These codes come from a file of yours: nothing of it is put in a link. Save the codes instead.")
     else:
         st.caption("Whoever opens this link sees the slice as it is now:")
-        link = links.address(st.context.url or "", sha256, source, state.original, state.indices)
+        link = links.address(st.context.url or "", model, source, state.original, state.indices)
         st.code(link, language=None, wrap_lines=True)
 
 

@@ -287,7 +287,8 @@ def test_a_second_visit_is_the_same_person(root):
     for file in (root / "keras_png_slices_train").glob("case_002_*"):
         file.rename(file.with_name(file.name.replace("case_002", "case_001MR2")))
     assert describe(root)["people"]["train"] == 1
-    assert set(load_split(root, "train").cases) == {"001"}
+    train = load_split(root, "train")
+    assert (train.people, train.cases) == (["001"], ["001"] * 24)
     (root / "keras_png_slices_test" / "case_004_slice_0.nii.png").rename(
         root / "keras_png_slices_test" / "case_001MR3_slice_0.nii.png"
     )

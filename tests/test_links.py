@@ -47,22 +47,20 @@ def test_a_link_restores_a_draw_and_its_edits(tiny):
     original = tiny.sample(3, seed=3, temperature=0.9, level=5).indices[2].numpy()
     edited = original.copy()
     edited[1, 1:3] = (original[1, 1:3] + 1) % 8
-    sha256 = tiny.info["files"]["vqvae.safetensors"]["sha256"]
-    link = address("http://localhost:8501/edit_codes?old=1#x", sha256, of_draw(PLAIN), original, edited)
+    link = address("http://localhost:8501/edit_codes?old=1#x", tiny, of_draw(PLAIN), original, edited)
     assert link.startswith("http://localhost:8501/edit_codes?weights=")
     assert "old" not in link
     back = restore(tiny, parameters(link), {}.get)
     np.testing.assert_array_equal(back.original, original)
     np.testing.assert_array_equal(back.indices, edited)
-    again = address("http://localhost:8501/edit_codes", sha256, back.origin, back.original, back.indices)
+    again = address("http://localhost:8501/edit_codes", tiny, back.origin, back.original, back.indices)
     assert parameters(again) == parameters(link)
 
 
 def test_a_link_restores_what_was_drawn_below_an_example(tiny):
     example = tiny.sample(1, seed=8).indices[0].numpy()
     origin = of_draw(PLAIN | {"draw": 0}, "Head", 2)
-    sha256 = tiny.info["files"]["vqvae.safetensors"]["sha256"]
-    back = restore(tiny, parameters(address("http://x/", sha256, origin, example, example)), {"Head": example}.get)
+    back = restore(tiny, parameters(address("http://x/", tiny, origin, example, example)), {"Head": example}.get)
     np.testing.assert_array_equal(back.original[:2], example[:2])
     assert (back.original[2:] != example[2:]).any()
 
@@ -70,6 +68,8 @@ def test_a_link_restores_what_was_drawn_below_an_example(tiny):
 HOSTILE = {
     "weights of others": {"weights": "0" * 12},
     "no weights": {"weights": ""},
+    "a prior of others": {"prior": "0" * 12},
+    "no prior": {"prior": ""},
     "no origin": {"seed": ""},
     "unknown example": {"example": "<script>"},
     "text for a number": {"seed": "seven"},
@@ -90,7 +90,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
-    honest = {"weights": tiny.info["files"]["vqvae.safetensors"]["sha256"][:12], **of_draw(PLAIN)}
+    codes = np.zeros((tiny.preset.grid, tiny.preset.grid), int)
+    honest = parameters(address("http://x/", tiny, of_draw(PLAIN), codes, codes))
     restore(tiny, honest, {}.get)
     forged = honest | change
     if change == {"seed": ""}:

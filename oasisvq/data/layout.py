@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,7 +57,7 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     Attributes:
         slices: float32 (N, S, S) in [-0.5, 0.5], in memory or mapped from a file.
-        people: names, as in the file names; a second visit (042MR2) counts as the person (042).
+        people: names, one each, as in the file names; a second visit (042MR2) counts as the person (042).
         owners: int32 (N,), index into the people.
         levels: int16 (N,), 0 the lowest level.
         grades: int8 (N,), index into the grades (CDR) of the preset; their number means unknown.
@@ -137,6 +138,7 @@ def load_split(
         raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(people)}")
     group = people[split]
     counts = [len(person.tails) for person in group]
+    places = {name: i for i, name in enumerate(dict.fromkeys(person.name for person in group))}
     known = _read_grades(root, grades)
     by_rank = max(number for group in people.values() for person in group for number in person.numbers) >= levels
 
@@ -151,8 +153,8 @@ def load_split(
         pictures = np.concatenate(list(stacks))
     return SliceSet(
         slices=pictures,
-        people=[person.name for person in group],
-        owners=np.repeat(np.arange(len(group), dtype=np.int32), counts),
+        people=list(places),
+        owners=np.repeat(np.array([places[person.name] for person in group], np.int32), counts),
         levels=np.fromiter((n for p in group for n in _levels(p.numbers, levels, by_rank)), np.int16, sum(counts)),
         grades=np.repeat(np.array([known.get(p.case, len(grades)) for p in group], np.int8), counts),
     )
@@ -285,8 +287,8 @@ def _read_folder(folder: Path) -> list[_Person]:
     """People of one folder by name, their slices by number."""
     heads: dict[str, str] = {}
     tails: list[str] = []  # every one that anybody has
-    bits: dict[str, int] = {}  # the bit of each
-    has: dict[str, int] = {}  # whose bits a case has: a list of names each would be the most memory of a large set
+    numbers: dict[str, int] = {}  # their places in it
+    has: dict[str, array[int]] = {}  # the places of a case's tails: a list of names each would be most of the memory
     with os.scandir(folder) as entries:
         for name in (entry.name for entry in entries):
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
@@ -300,22 +302,20 @@ def _read_folder(folder: Path) -> list[_Person]:
             head = heads.setdefault(case, start)
             if start != head:
                 raise OasisVQError(f"{folder / name}: case {case} is also spelt {head}: use one spelling")
-            if tail not in bits:
-                bits[tail] = 1 << len(tails)
+            if tail not in numbers:
+                numbers[tail] = len(tails)
                 tails.append(tail)
-            has[case] = has.get(case, 0) | bits[tail]
+            has.setdefault(case, array("I")).append(numbers[tail])
     if not heads:
         raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
     people = []
-    in_order: dict[int, tuple[str, ...]] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for case, head in sorted(heads.items()):
-        mine = has[case]
-        if mine not in in_order:
-            in_order[mine] = tuple(sorted((t for t in tails if bits[t] & mine), key=lambda tail: (_number(tail), tail)))
-        for one, next in pairwise(in_order[mine]):
+        mine = tuple(sorted((tails[i] for i in has.pop(case)), key=lambda tail: (_number(tail), tail)))
+        for one, next in pairwise(mine):
             if _number(one) == _number(next):
                 raise OasisVQError(f"{folder / (head + next)}: the same slice as {head + one}: keep one of them")
-        people.append(_Person(case, folder, head, in_order[mine]))
+        people.append(_Person(case, folder, head, shared.setdefault(mine, mine)))
     return people
 
 

@@ -44,10 +44,13 @@ def of_draw(settings: Mapping[str, object], example: str | None = None, rows: in
     return origin | ({"example": example, "rows": str(rows)} if example else {})
 
 
-def address(url: str, sha256: str, origin: Origin, original: Codes, indices: Codes) -> str:
-    """The link: `url` is that of the page, `sha256` tells the weights."""
+def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: Codes) -> str:
+    """The link: `url` is that of the page, `model` that of the codes."""
     cells = {"cells": pack(original, indices)} if (original != indices).any() else {}
-    return urlunsplit(urlsplit(url)._replace(query=urlencode({"weights": sha256[:12], **origin, **cells}), fragment=""))
+    told = {"weights": _sha256(model, "vqvae")[:12]}
+    if "seed" in origin:  # another prior draws other codes, though they mean the same
+        told["prior"] = _sha256(model, "prior")[:12]
+    return urlunsplit(urlsplit(url)._replace(query=urlencode({**told, **origin, **cells}), fragment=""))
 
 
 def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[str], Codes | None]) -> Restored:
@@ -57,8 +60,8 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
     """
     import torch
 
-    sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
-    if not sha256.startswith(parameters.get("weights") or "-"):
+    made_with = {"weights": "vqvae"} | ({"prior": "prior"} if "seed" in parameters else {})
+    if not all(_sha256(model, name).startswith(parameters.get(key) or "-") for key, name in made_with.items()):
         raise OasisVQError(
             "it was made with other weights: choose them in the sidebar, if they are there, and try again"
         )
@@ -113,6 +116,10 @@ def unpack(text: str, original: Codes, codebook_size: int) -> Codes:
     if indices.max() >= codebook_size:
         raise OasisVQError(f"it has codes beyond the codebook of {codebook_size}: copy it again")
     return indices
+
+
+def _sha256(model: OasisVQ, name: str) -> str:
+    return model.info["files"][f"{name}.safetensors"]["sha256"]
 
 
 def _number(parameters: Mapping[str, str], name: str, kind: type) -> int | float:
