@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import re
-from array import array
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -288,7 +288,8 @@ def _read_folder(folder: Path) -> list[_Person]:
     heads: dict[str, str] = {}
     tails: list[str] = []  # every one that anybody has
     numbers: dict[str, int] = {}  # their places in it
-    has: dict[str, array[int]] = {}  # the places of a case's tails: a list of names each would be most of the memory
+    # The places of a case's tails, as characters: a byte each while they are few. Lists would be most of the memory.
+    has: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for name in (entry.name for entry in entries):
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
@@ -305,13 +306,15 @@ def _read_folder(folder: Path) -> list[_Person]:
             if tail not in numbers:
                 numbers[tail] = len(tails)
                 tails.append(tail)
-            has.setdefault(case, array("I")).append(numbers[tail])
+            if numbers[tail] > sys.maxunicode:
+                raise OasisVQError(f"{folder}: over a million different slice numbers: count the slices of each person")
+            has[case] = has.get(case, "") + chr(numbers[tail])
     if not heads:
         raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
     people = []
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for case, head in sorted(heads.items()):
-        mine = tuple(sorted((tails[i] for i in has.pop(case)), key=lambda tail: (_number(tail), tail)))
+        mine = tuple(sorted((tails[ord(place)] for place in has.pop(case)), key=lambda tail: (_number(tail), tail)))
         for one, next in pairwise(mine):
             if _number(one) == _number(next):
                 raise OasisVQError(f"{folder / (head + next)}: the same slice as {head + one}: keep one of them")
