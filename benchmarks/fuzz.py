@@ -465,7 +465,7 @@ class _Drawer:
     """As much of a model as a link asks for."""
 
     preset = SimpleNamespace(grid=_GRID, codebook_size=_CODES)
-    info: ClassVar = {"files": {"vqvae.safetensors": {"sha256": "0" * 64}}}
+    info: ClassVar = {"files": {f"{name}.safetensors": {"sha256": "0" * 64} for name in ("vqvae", "prior")}}
 
     def sample(self, n: int, **asked: Any) -> SimpleNamespace:
         import torch
@@ -482,14 +482,15 @@ def _link_seeds() -> list[bytes]:
     drawn = links.of_draw({"seed": 7, "draw": 2, "temperature": 0.9, "top_k": 5, "level": 3, "grade": 0.5})
     begun = {"example": "one", "rows": "2", "seed": "1", "draw": "0"}
     made = [
-        links.address("http://here/", "0" * 64, origin, before, after) for origin in (drawn, begun, {"example": "one"})
+        links.address("http://here/", _Drawer(), origin, before, after)  # type: ignore[arg-type]
+        for origin in (drawn, begun, {"example": "one"})
     ]
     bomb = base64.urlsafe_b64encode(zlib.compress(bytes(100_000), 9)).decode()
     texts = [
         *made,
         f"?weights=0&example=one&cells={bomb}",
-        "?weights=0&seed=nan&draw=inf",
-        "?weights=0&seed=-1e9&draw=",
+        "?weights=0&prior=0&seed=nan&draw=inf",
+        "?weights=0&prior=0&seed=-1e9&draw=",
     ]
     return [text.partition("?")[2].encode() for text in texts]
 
