@@ -129,7 +129,7 @@ def test_brightness_is_the_mean_of_the_brain_alone() -> None:
     torch.testing.assert_close(training.brightness(slices), torch.tensor([0.75, 0.0]))
 
 
-def test_a_look_says_the_rank_within_the_level_and_the_mirror(tmp_path: Path) -> None:
+def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
     preset = replace(TINY, prior_ranks=4, levels=2)
     grey = torch.linspace(0.1, 0.9, 16).repeat(2) * torch.tensor([1.0, 0.5]).repeat_interleave(16)  # level 1 is darker
     slices = (grey - 0.5)[:, None, None].expand(-1, preset.size, preset.size).numpy()
@@ -145,8 +145,8 @@ def test_a_look_says_the_rank_within_the_level_and_the_mirror(tmp_path: Path) ->
     ranks = torch.arange(4).repeat_interleave(4).repeat(2)
     assert torch.equal(looks[~unknown], (ranks + 4 * mirrored).expand(200, 32)[~unknown])
 
-    told = replace(preset, prior_ranks=0)
-    assert training.PriorTask(told, VQVAE(told)).look(batch, mirrored, torch.Generator()) is None
+    untold = replace(preset, prior_ranks=0)
+    assert training.PriorTask(untold, VQVAE(untold)).look(batch, mirrored, torch.Generator()) is None
 
 
 def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:
