@@ -23,7 +23,8 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 def figures(data: SliceSet, people: int) -> tuple[dict[str, float], np.ndarray]:
     """The figures of one set, and its grey-level histogram (share of brain pixels in 48 bins)."""
-    cases, names = sorted(data.people)[:people], np.array(data.cases)
+    names = np.array(data.cases)
+    cases = sorted(set(data.cases))[:people]
     images = data.slices + 0.5
     stacks = {case: images[names == case] for case in cases}
     brains = {case: np.stack([foreground(image) for image in stack]) for case, stack in stacks.items()}

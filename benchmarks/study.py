@@ -160,7 +160,7 @@ def measure(model: nn.Module, held_out: SliceSet, codes: int) -> dict[str, float
     pictures = torch.cat([output for output, _ in parts])[:, 0].numpy().clip(-0.5, 0.5) + 0.5
     indices = torch.cat([quantised.indices.long() for _, quantised in parts]).numpy()
     originals = slices[:, 0].numpy() + 0.5
-    people = [held_out.people[i] for i in held_out.owners[rows]]
+    people = [person.decode() for person in held_out.about["person"][rows]]
     kinds = {
         "ssim": metrics.ssim,
         "ssim_brain": metrics.foreground_ssim,

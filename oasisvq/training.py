@@ -37,6 +37,7 @@ from oasisvq.weights import write_atomically
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 UNKNOWN = 0.1  # share of training slices whose level, or grade, is hidden from the prior
+GREYS = 2**16  # steps of brightness that ranks are told apart by
 PLAIN = 0.3  # share whose look is hidden: slices are scored without it
 
 Batch = Mapping[str, Tensor]
@@ -73,8 +74,13 @@ def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
 class Shuffle(Sampler[int]):
     """Numbers below `count`, each once, in an order that follows from seed and epoch.
 
-    It is the order of torch's RandomSampler, which keeps it as a list of Python numbers: ten times the memory.
+    Up to AT_ONCE numbers it is the order of torch's RandomSampler. More would fill memory: their order is computed as
+    it is walked, by a Feistel network with random keys (Luby and Rackoff 1988), which is a permutation of all numbers
+    of so many bits.
     """
+
+    AT_ONCE = 2**17
+    ROUNDS = 6
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
@@ -87,8 +93,19 @@ class Shuffle(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        for some in torch.randperm(self.count, generator=generator, dtype=torch.int32).split(4096):
-            yield from some.tolist()
+        if self.count <= self.AT_ONCE:
+            yield from torch.randperm(self.count, generator=generator).tolist()
+            return
+        keys = torch.randint(2**31, (self.ROUNDS,), generator=generator).tolist()
+        half = (self.count.bit_length() + 1) // 2  # bits
+        for start in range(0, 4**half, 4096):
+            numbers = torch.arange(start, start + 4096)
+            left, right = numbers >> half, numbers & (2**half - 1)
+            for key in keys:
+                mixed = (right ^ key) * 0x9E3779B1  # 2^32 over the golden ratio: spreads each bit over those above it
+                left, right = right, left ^ ((mixed >> 16) & (2**half - 1))
+            numbers = (left << half) | right
+            yield from numbers[numbers < self.count].tolist()
 
 
 class Task(Protocol):
@@ -172,11 +189,16 @@ class PriorTask:
         ranks = self.preset.prior_ranks
         if not ranks:
             return
-        batches = tqdm(DataLoader(train, 256), "ranking by brightness", disable=None, leave=False)
-        bright = torch.cat([brightness(batch["slice"]) for batch in batches]).double()
-        of_level = [bright[torch.from_numpy(train.levels == level)] for level in range(self.preset.levels)]
-        shares = torch.arange(1, ranks, dtype=bright.dtype) / ranks
-        self.borders = torch.stack([(b if len(b) else bright).quantile(shares) for b in of_level]).float()
+        # Counted in fine steps: a list of every slice's brightness would grow with the set.
+        counts = torch.zeros(self.preset.levels, GREYS, dtype=torch.int64)
+        for batch in tqdm(DataLoader(train, 256), "ranking by brightness", disable=None, leave=False):
+            steps = (brightness(batch["slice"]) * GREYS).long().clamp_max(GREYS - 1)
+            counts.index_put_((batch["level"], steps), torch.ones_like(steps), accumulate=True)
+        counts = torch.where(counts.sum(1, keepdim=True) > 0, counts, counts.sum(0))  # a level without slices: all
+        total = counts.sum(1, keepdim=True)
+        shares = torch.arange(1, ranks, dtype=torch.double) / ranks
+        below = (shares * (total - 1)).long() + 1  # slices in the ranks up to each: (levels, ranks - 1)
+        self.borders = (torch.searchsorted(counts.cumsum(1), below) + 1).float() / GREYS
 
     def look(self, batch: Batch, mirrored: Tensor, generator: torch.Generator) -> Tensor | None:
         """The look of each slice, (B,), as `PixelCNN.forward` takes it: some, at random, unknown."""

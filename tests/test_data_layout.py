@@ -61,10 +61,12 @@ def test_a_large_split_is_decoded_once_and_read_from_disk(root, monkeypatch):
     (file,) = (root / "decoded").glob("*.float32")
     assert file.stat().st_size == 24 * 80 * 80 * 4
     np.testing.assert_array_equal(large.slices, small.slices)
-    assert (large.cases, large.levels.tolist()) == (small.cases, small.levels.tolist())
+    np.testing.assert_array_equal(large.about, small.about)
+    assert isinstance(large.about, np.memmap)
     for i in (0, 13, 23):
         item = large[i]
         np.testing.assert_array_equal(item["slice"][0].numpy(), small.slices[i])
+        assert (item["level"], item["grade"]) == (small.levels[i], small.grades[i])
         item["slice"] += 1  # a copy, not the file
     np.testing.assert_array_equal(load_split(root, "train").slices, small.slices)
     assert describe(root)["slices"]["train"] == 24, "what was decoded is no slice of the set"
@@ -84,6 +86,21 @@ def test_a_decoded_split_lasts_until_a_file_changes(root, monkeypatch, tmp_path)
     assert len(list((tmp_path / "elsewhere").glob("*.float32*"))) == 1
     monkeypatch.setattr(layout, "IN_MEMORY", 2**31)
     np.testing.assert_array_equal(fresh.slices, load_split(root, "train").slices)
+
+
+def test_grades_told_later_leave_the_decoded_pictures(root, monkeypatch):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    load_split(root, "train")
+    monkeypatch.setattr(layout, "to_model", lambda *_: pytest.fail("decoded again"))
+    (root / "subjects.csv").write_text("case,cdr\n001,0.5\n")
+    assert load_split(root, "train").grades.tolist() == [1] * 12 + [4] * 12
+    assert len(list((root / "decoded").glob("train_about*"))) == 1
+
+
+def test_people_whose_names_differ_in_length(tmp_path):
+    write(tmp_path, "train", "7", [0])
+    write(tmp_path, "train", "1234", [0, 1])
+    assert load_split(tmp_path, "train").cases == ["1234", "1234", "7"]
 
 
 def test_no_room_for_a_large_split_is_one_clear_line(root, monkeypatch):
@@ -288,7 +305,7 @@ def test_a_second_visit_is_the_same_person(root):
         file.rename(file.with_name(file.name.replace("case_002", "case_001MR2")))
     assert describe(root)["people"]["train"] == 1
     train = load_split(root, "train")
-    assert (train.people, train.cases) == (["001"], ["001"] * 24)
+    assert train.cases == ["001"] * 24
     (root / "keras_png_slices_test" / "case_004_slice_0.nii.png").rename(
         root / "keras_png_slices_test" / "case_001MR3_slice_0.nii.png"
     )

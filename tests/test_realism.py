@@ -11,7 +11,7 @@ from skimage.feature import hog
 from tiny_weights import forget_the_hub, write_weights
 
 from oasisvq import realism
-from oasisvq.data.layout import SliceSet
+from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
 
 ROWS, COLUMNS = np.mgrid[:80, :80] - 39.5
@@ -148,8 +148,7 @@ def made_up(people: int, seed: int) -> SliceSet:
     rng = np.random.default_rng(seed)
     slices = np.stack([np.where(ellipse(25 + 3 * rng.random(), 20), 0.8, 0)[::5, ::5] for _ in levels])
     slices = (slices * rng.uniform(0.5, 1, slices.shape)).astype(np.float32) - 0.5
-    names = [str(i) for i in range(people)]
-    return SliceSet(slices, names, np.arange(people).repeat(8), levels, np.zeros(len(levels), np.int64))
+    return SliceSet(slices, np.concatenate([describe_slices(str(i), range(8), 0) for i in range(people)]))
 
 
 def test_judge_reports_planted_copies_and_needs_two_people() -> None:
@@ -162,7 +161,7 @@ def test_judge_reports_planted_copies_and_needs_two_people() -> None:
     assert figures["copies"]["draws_least"] == 0
     assert figures["copies"]["held_out_percentiles"]["1"] == figures["copies"]["closest_1_percent"]
     assert figures["copies"]["draws_percentiles"]["50"] == figures["copies"]["draws_median"]
-    alone = SliceSet(held_out.slices[:8], ["0"], held_out.owners[:8], held_out.levels[:8], held_out.grades[:8])
+    alone = SliceSet(held_out.slices[:8], held_out.about[:8])
     with pytest.raises(OasisVQError, match="only one person"):
         realism.judge(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
 

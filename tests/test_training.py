@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import RandomSampler
 
 from oasisvq import training
-from oasisvq.data.layout import SliceSet
+from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
 from oasisvq.presets import PRESETS
 from oasisvq.vqvae import VQVAE
@@ -66,6 +66,30 @@ def test_shuffle_is_torch_s_order_of_every_epoch() -> None:
         generator = torch.Generator().manual_seed(3 + epoch)
         assert list(sampler) == list(RandomSampler(range(10_000), generator=generator))
     assert len(sampler) == 10_000
+
+
+@pytest.mark.parametrize("count", [2**17 + 1, 200_000, 2**18])
+def test_a_long_shuffle_takes_each_once_and_looks_random(count: int) -> None:
+    sampler = training.Shuffle(count, seed=3)
+    orders = []
+    for sampler.epoch in (0, 0, 1):
+        orders.append(np.fromiter(sampler, np.int64))
+        assert np.array_equal(np.sort(orders[-1]), np.arange(count))
+    first, again, other = orders
+    assert np.array_equal(first, again)
+    # Correlations of so many independent numbers have a standard deviation of 0.003.
+    for a, b in (
+        (first, np.arange(count)),
+        (first[:-1], first[1:]),
+        (first, other),
+        (first % 32, np.arange(count) % 32),
+    ):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.015
+    # The 32 slices of a person must not come together, nor those of a level: as many kinds a batch as chance gives.
+    batches = first[: count // 32 * 32].reshape(-1, 32)
+    levels = np.mean([len(np.unique(batch)) for batch in batches % 32])
+    assert levels == pytest.approx(32 * (1 - (31 / 32) ** 32), abs=0.1)
+    assert np.mean([len(np.unique(batch)) for batch in batches // 32]) > 31.5
 
 
 def test_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
@@ -135,7 +159,7 @@ def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
     slices = (grey - 0.5)[:, None, None].expand(-1, preset.size, preset.size).numpy()
     levels = np.repeat([0, 1], 16)
     task = training.PriorTask(preset, VQVAE(preset))
-    task.rank(SliceSet(slices, ["001"], np.zeros(32, np.int64), levels, np.zeros(32, np.int64)))
+    task.rank(SliceSet(slices, describe_slices("001", levels, 0)))
 
     batch = {"slice": torch.tensor(slices)[:, None], "level": torch.tensor(levels)}
     mirrored = torch.arange(32) % 2 == 1
@@ -147,6 +171,21 @@ def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
 
     untold = replace(preset, prior_ranks=0)
     assert training.PriorTask(untold, VQVAE(untold)).look(batch, mirrored, torch.Generator()) is None
+
+
+def test_ranks_are_the_quantiles_of_each_level_and_of_all_where_a_level_has_no_slices() -> None:
+    preset = replace(TINY, prior_ranks=8, levels=3)
+    rng = np.random.default_rng(0)
+    grey = rng.uniform(-0.4, 0.5, (110, 1, 1)).astype(np.float32)
+    slices = np.broadcast_to(grey, (110, preset.size, preset.size)).copy()
+    levels = np.arange(110) % 2  # none of level 2
+    task = training.PriorTask(preset, VQVAE(preset))
+    task.rank(SliceSet(slices, describe_slices("001", levels, 0)))
+    bright = slices[:, 0, 0].astype(np.float64) + 0.5
+    for level, own in enumerate((bright[levels == 0], bright[levels == 1], bright)):
+        ranks = np.searchsorted(task.borders[level].numpy(), own)
+        expected = np.searchsorted(np.quantile(own, np.arange(1, 8) / 8), own)
+        np.testing.assert_array_equal(ranks, expected)
 
 
 def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:

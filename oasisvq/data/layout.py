@@ -17,14 +17,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import re
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +35,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from oasisvq.data import slices as reading
+from oasisvq.data.names import Case, Names
 from oasisvq.data.slices import normalise, square, to_model
 from oasisvq.errors import OasisVQError
 from oasisvq.presets import Preset
@@ -45,7 +45,6 @@ SPLITS = ("train", "validate", "test")
 # Bytes of decoded slices above which a split lives on disk: 80,000 slices of 80x80.
 IN_MEMORY = 2**31
 
-_NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE)
 _OASIS_ID = re.compile(r"OAS1_0*(\d+)_MR(\d+)")
 _LABELS = np.array([0, 85, 170, 255])
 
@@ -53,68 +52,60 @@ T = TypeVar("T")
 
 
 class SliceSet(Dataset[dict[str, Any]]):
-    """Slices of one split, ready for training: the person, level and grade of each are kept.
+    """Slices of one split, ready for training, and whose they are.
 
     Attributes:
         slices: float32 (N, S, S) in [-0.5, 0.5], in memory or mapped from a file.
-        people: names, one each, as in the file names; a second visit (042MR2) counts as the person (042).
-        owners: int32 (N,), index into the people.
-        levels: int16 (N,), 0 the lowest level.
-        grades: int8 (N,), index into the grades (CDR) of the preset; their number means unknown.
+        about: (N,), in memory or mapped, with the fields `person`, the name in ASCII; `level`, 0 the lowest; and
+            `grade`, index into the grades (CDR) of the preset, whose number means unknown. See `describe_slices`.
     """
 
-    def __init__(
-        self, slices: np.ndarray, people: list[str], owners: np.ndarray, levels: np.ndarray, grades: np.ndarray
-    ) -> None:
-        self.slices, self.people, self.owners, self.levels, self.grades = slices, people, owners, levels, grades
+    def __init__(self, slices: np.ndarray, about: np.ndarray) -> None:
+        self.slices, self.about = slices, about
 
     @property
     def cases(self) -> list[str]:
-        """The name of each slice's person, N of them, made anew: a million names are kept as numbers."""
-        return [self.people[owner] for owner in self.owners.tolist()]
+        """The name of each slice's person; a second visit (042MR2) counts as the person (042)."""
+        return self.about["person"].astype(str).tolist()
+
+    @property
+    def levels(self) -> np.ndarray:
+        """int16 (N,)."""
+        return self.about["level"]
+
+    @property
+    def grades(self) -> np.ndarray:
+        """int8 (N,)."""
+        return self.about["grade"]
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """dict of slice, float tensor (1, S, S); level, int; grade, int."""
-        picture = self.slices[i]
-        if isinstance(self.slices, np.memmap):
-            # Read instead of looked at: every page that was looked at would count as memory of this process.
-            file, shape = str(self.slices.filename), picture.shape
-            picture = np.fromfile(file, np.float32, picture.size, offset=i * picture.nbytes).reshape(shape)
+        picture, about = _item(self.slices, i), _item(self.about, i)
         return {
             "slice": torch.from_numpy(picture)[None],
-            "level": int(self.levels[i]),
-            "grade": int(self.grades[i]),
+            "level": int(about["level"]),
+            "grade": int(about["grade"]),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """A person's files, by names cut in two: people with the same tails share one tuple, as a million slices must."""
-
-    case: str
-    folder: Path
-    head: str  # case_001_slice_
-    tails: tuple[str, ...]  # 0.nii.png, 1.nii.png ..., by number
-
-    @property
-    def numbers(self) -> list[int]:
-        return [_number(tail) for tail in self.tails]
-
-    @property
-    def files(self) -> list[Path]:
-        return [self.folder / (self.head + tail) for tail in self.tails]
-
-    @property
-    def name(self) -> str:
-        """Whose slices these are: case 042MR2 is a second visit of case 042."""
-        return re.sub(r"(?<=\d)MR\d+$", "", self.case)
+def describe_slices(person: str, levels: Sequence[int], grade: int, longest: int | None = None) -> np.ndarray:
+    """`SliceSet.about` of slices of one person, (n,); arrays of people whose names differ in length need `longest`."""
+    about = np.empty(len(levels), [("person", f"S{longest or len(person)}"), ("level", np.int16), ("grade", np.int8)])
+    about["person"], about["level"], about["grade"] = person, levels, grade
+    return about
 
 
-def _number(tail: str) -> int:
-    return int(tail.partition(".")[0])
+def _item(array: np.ndarray, i: int) -> np.ndarray:
+    """array[i]; read where it is mapped, since every page looked at would count as memory of this process."""
+    if not isinstance(array, np.memmap):
+        return array[i]
+    shape = array.shape[1:]
+    size = math.prod(shape)
+    found = np.fromfile(str(array.filename), array.dtype, size, offset=i * size * array.itemsize)
+    return found.reshape(shape)
 
 
 def load_split(
@@ -133,54 +124,61 @@ def load_split(
     rest, or when a person is in two splits: nothing is skipped.
     """
     root = _find_root(Path(root))
-    people = _index(root)
-    if split not in people:
-        raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(people)}")
-    group = people[split]
-    counts = [len(person.tails) for person in group]
-    places = {name: i for i, name in enumerate(dict.fromkeys(person.name for person in group))}
+    folders = _folders(root)
+    if split not in folders:
+        raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(folders)}")
+    names = Names(folders)
     known = _read_grades(root, grades)
-    by_rank = max(number for group in people.values() for person in group for number in person.numbers) >= levels
+    by_rank, longest = names.largest_number() >= levels, names.longest_person()
+    _, cases, count = names.counts(split)
 
-    shape = _read_slice(group[0].files[0])
+    shape = _read_slice(next(names.cases(split)).files[0])
     stacks = _for_each(
-        lambda person: to_model(normalise(_read_stack(person.files, shape)), size), group, f"reading {split}"
+        lambda case: to_model(normalise(_read_stack(case.files, shape)), size),
+        names.cases(split),
+        cases,
+        f"reading {split}",
     )
-    if sum(counts) * size**2 * 4 > IN_MEMORY:
-        folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
-        pictures = np.memmap(_decoded(stacks, group, size, folder, split), np.float32, "r").reshape(-1, size, size)
-    else:
-        pictures = np.concatenate(list(stacks))
+
+    def about(case: Case) -> np.ndarray:
+        numbers = case.numbers
+        ranks = [rank * levels // len(numbers) for rank in range(len(numbers))]
+        return describe_slices(case.person, ranks if by_rank else numbers, known.get(case.name, len(grades)), longest)
+
+    if count * size**2 * 4 <= IN_MEMORY:
+        return SliceSet(np.concatenate(list(stacks)), np.concatenate([about(case) for case in names.cases(split)]))
+    pictures, told = hashlib.sha256(Path(reading.__file__).read_bytes()), hashlib.sha256()
+    for case in names.cases(split):
+        for file in case.files:
+            stat = file.stat()
+            pictures.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        told.update(about(case).data)
+    folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
+    decoded = _on_disk(folder, f"{split}_{size}", pictures.hexdigest(), "float32", stacks)
+    beside = _on_disk(folder, f"{split}_about", told.hexdigest(), "records", map(about, names.cases(split)))
     return SliceSet(
-        slices=pictures,
-        people=list(places),
-        owners=np.repeat(np.array([places[person.name] for person in group], np.int32), counts),
-        levels=np.fromiter((n for p in group for n in _levels(p.numbers, levels, by_rank)), np.int16, sum(counts)),
-        grades=np.repeat(np.array([known.get(p.case, len(grades)) for p in group], np.int8), counts),
+        np.memmap(decoded, np.float32, "r").reshape(-1, size, size),
+        np.memmap(beside, about(next(names.cases(split))).dtype, "r"),
     )
 
 
-def _decoded(stacks: Iterator[np.ndarray], group: list[_Person], size: int, folder: Path, split: str) -> Path:
-    """The file that holds `stacks` one after the other: written now, unless it was from the same files, by this code.
+def _on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
+    """The file that holds `parts` one after the other: written now, unless it was under this stamp.
 
     Of several processes on one machine one writes, and the others wait for it.
     """
-    stamp = hashlib.sha256(Path(reading.__file__).read_bytes())
-    for file in (file for person in group for file in person.files):
-        about = file.stat()
-        stamp.update(f"{file.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
-    path = folder / f"{split}_{size}_{stamp.hexdigest()[:16]}.float32"
+    path = folder / f"{name}_{stamp[:16]}.{kind}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             if path.is_file():
                 return path
-            for old in folder.glob(f"{split}_{size}_*.float32*"):
+            for old in folder.glob(f"{name}_*.{kind}*"):
                 old.unlink()
-            partial = path.with_suffix(".float32.partial")
+            partial = path.with_name(f"{path.name}.partial")
             with partial.open("wb") as out:
-                for stack in stacks:
-                    out.write(stack.data)
+                for part in parts:
+                    out.write(part.data)
             os.replace(partial, path)
     except OSError as error:
         raise OasisVQError(
@@ -195,25 +193,26 @@ def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.nda
     Raises OasisVQError when there are none, or when they are not of the same people and slices as the split.
     """
     root = _find_root(Path(root))
-    people = _index(root, [split])[split]
     folder = root / f"keras_png_slices_seg_{split}"
     if not folder.is_dir():
         raise OasisVQError(f"{root}: no folder {folder.name}: this set has no label maps")
-    labelled = _read_folder(folder)
-    if [(p.case, p.numbers) for p in labelled] != [(p.case, p.numbers) for p in people]:
-        raise OasisVQError(
-            f"{folder}: label maps are not of the same slices as keras_png_slices_{split}: copy both again"
-        )
-    shape = _read_slice(labelled[0].files[0])
+    labels, slices = Names({split: folder}), Names({split: _folders(root)[split]})
+    for labelled, case in zip_longest(labels.cases(split), slices.cases(split)):
+        if not (labelled and case) or (labelled.name, labelled.numbers) != (case.name, case.numbers):
+            raise OasisVQError(
+                f"{folder}: label maps are not of the same slices as keras_png_slices_{split}: copy both again"
+            )
+    shape = _read_slice(next(labels.cases(split)).files[0])
     centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
 
-    def read(person: _Person) -> np.ndarray:
-        maps = [square(image) for image in _read_stack(person.files, shape)]
+    def read(case: Case) -> np.ndarray:
+        maps = [square(image) for image in _read_stack(case.files, shape)]
         pick = (centres * len(maps[0])).astype(int)
         nearest = [np.abs(image[np.ix_(pick, pick)][..., None] - _LABELS).argmin(-1) for image in maps]
         return np.stack(nearest).astype(np.uint8)
 
-    return np.concatenate(list(_for_each(read, labelled, f"reading labels of {split}")))
+    _, cases, _ = labels.counts(split)
+    return np.concatenate(list(_for_each(read, labels.cases(split), cases, f"reading labels of {split}")))
 
 
 def describe(root: Path | str) -> dict[str, Any]:
@@ -223,20 +222,20 @@ def describe(root: Path | str) -> dict[str, Any]:
     slices are the same files. Name and description come from dataset.json, else the folder's name and nothing.
     """
     root = _find_root(Path(root))
-    people = _index(root)
+    names = Names(_folders(root))
+    counts = {split: names.counts(split) for split in _folders(root)}
     digest = hashlib.sha256()
-    everybody = sorted((p for group in people.values() for p in group), key=lambda person: (person.folder, person.head))
-    for person in tqdm(everybody, "fingerprint", unit="person", disable=None, leave=False):
-        for file in sorted(person.files):
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
+    total = sum(slices for _, _, slices in counts.values())
+    for file in tqdm(names.files(), "fingerprint", total, unit="slice", disable=None, leave=False):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
     said = _read_json(root / "dataset.json")
     return {
         "name": said.get("name", root.resolve().name),
         "description": said.get("description", ""),
-        "people": {split: len({person.name for person in group}) for split, group in people.items()},
-        "slices": {split: sum(len(person.tails) for person in group) for split, group in people.items()},
+        "people": {split: people for split, (people, _, _) in counts.items()},
+        "slices": {split: slices for split, (_, _, slices) in counts.items()},
         "fingerprint": digest.hexdigest(),
     }
 
@@ -266,60 +265,10 @@ def _find_root(root: Path) -> Path:
     )
 
 
-def _index(root: Path, splits: Iterable[str] = SPLITS) -> dict[str, list[_Person]]:
-    """People of every split that exists, checked: each in one split only."""
-    people = {}
-    home: dict[str, str] = {}
-    for split in splits:
-        folder = root / f"keras_png_slices_{split}"
-        if not folder.is_dir():
-            continue
-        people[split] = _read_folder(folder)
-        for person in people[split]:
-            if home.setdefault(person.name, split) != split:
-                raise OasisVQError(
-                    f"{person.files[0]}: this case is also in {home[person.name]}: keep a person in one split"
-                )
-    return people
-
-
-def _read_folder(folder: Path) -> list[_Person]:
-    """People of one folder by name, their slices by number."""
-    heads: dict[str, str] = {}
-    tails: list[str] = []  # every one that anybody has
-    numbers: dict[str, int] = {}  # their places in it
-    # The places of a case's tails, as characters: a byte each while they are few. Lists would be most of the memory.
-    has: dict[str, str] = {}
-    with os.scandir(folder) as entries:
-        for name in (entry.name for entry in entries):
-            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):  # left by file browsers
-                continue
-            match = _NAME.fullmatch(name)
-            if match is None:
-                raise OasisVQError(
-                    f"{folder / name}: not named like case_001_slice_0.nii.png: rename it or take it out of the folder"
-                )
-            case, start, tail = match[1], name[: match.start(2)], name[match.start(2) :]
-            head = heads.setdefault(case, start)
-            if start != head:
-                raise OasisVQError(f"{folder / name}: case {case} is also spelt {head}: use one spelling")
-            if tail not in numbers:
-                numbers[tail] = len(tails)
-                tails.append(tail)
-            if numbers[tail] > sys.maxunicode:
-                raise OasisVQError(f"{folder}: over a million different slice numbers: count the slices of each person")
-            has[case] = has.get(case, "") + chr(numbers[tail])
-    if not heads:
-        raise OasisVQError(f"{folder}: the folder is empty: copy the slices into it or run `python -m oasisvq prepare`")
-    people = []
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for case, head in sorted(heads.items()):
-        mine = tuple(sorted((tails[ord(place)] for place in has.pop(case)), key=lambda tail: (_number(tail), tail)))
-        for one, next in pairwise(mine):
-            if _number(one) == _number(next):
-                raise OasisVQError(f"{folder / (head + next)}: the same slice as {head + one}: keep one of them")
-        people.append(_Person(case, folder, head, shared.setdefault(mine, mine)))
-    return people
+def _folders(root: Path) -> dict[str, Path]:
+    """Those of the splits that exist."""
+    folders = {split: root / f"keras_png_slices_{split}" for split in SPLITS}
+    return {split: folder for split, folder in folders.items() if folder.is_dir()}
 
 
 def _read_slice(file: Path) -> np.ndarray:
@@ -349,24 +298,20 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]} of {8 * image.itemsize} bits"
 
 
-def _levels(numbers: list[int], levels: int, by_rank: bool) -> list[int]:
-    return [rank * levels // len(numbers) for rank in range(len(numbers))] if by_rank else numbers
-
-
-def _for_each(work: Callable[[_Person], T], people: list[_Person], label: str) -> Iterator[T]:
-    """`work` on every person in threads (decoding and resampling release the lock), in order, with a progress bar.
+def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, label: str) -> Iterator[T]:
+    """`work` on every case in threads (decoding and resampling release the lock), in order, with a progress bar.
 
     A few results at most wait for whoever takes them.
     """
     threads = min(8, os.cpu_count() or 1)
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(None, label, total=len(people), unit="person", disable=None, leave=False) as bar,
+        tqdm(None, label, total=count, unit="person", disable=None, leave=False) as bar,
     ):
         waiting: deque[Future[T]] = deque()
         try:
-            for person in people:
-                waiting.append(pool.submit(work, person))
+            for case in cases:
+                waiting.append(pool.submit(work, case))
                 if len(waiting) > 4 * threads:
                     yield waiting.popleft().result()
                     bar.update()
