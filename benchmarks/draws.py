@@ -45,6 +45,7 @@ def draw(
             top_k=top_k,
             level=torch.from_numpy(like.levels[rows]),
             grade=torch.from_numpy(like.grades[rows]),
+            exact=model.exact_prior,
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources

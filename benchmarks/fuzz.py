@@ -464,7 +464,7 @@ def _npz(data: bytes) -> bytes:
 class _Drawer:
     """As much of a model as a link asks for."""
 
-    preset = SimpleNamespace(grid=_GRID, codebook_size=_CODES)
+    preset = SimpleNamespace(grid=(_GRID, _GRID), codebook_size=_CODES)
     info: ClassVar = {"files": {f"{name}.safetensors": {"sha256": "0" * 64} for name in ("vqvae", "prior")}}
 
     def sample(self, n: int, **asked: Any) -> SimpleNamespace:
@@ -524,8 +524,7 @@ def _compressed_seeds() -> list[bytes]:
 
     from oasisvq.compress import compress
 
-    side, codes = _small().grid, _small().codebook_size
-    grids = torch.randint(codes, (3, side, side), generator=torch.Generator().manual_seed(0))
+    grids = torch.randint(_small().codebook_size, (3, *_small().grid), generator=torch.Generator().manual_seed(0))
     return compress(_model(), grids, levels=[0, 1, 2])
 
 
@@ -538,7 +537,7 @@ def _read_compressed(file: bytes) -> None:
     from oasisvq.compress import decompress
 
     codes = decompress(_model(), {"theirs": file})
-    assert codes.shape == (1, _small().grid, _small().grid)
+    assert codes.shape == (1, *_small().grid)
     assert 0 <= codes.min() <= codes.max() < _small().codebook_size
 
 

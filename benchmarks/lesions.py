@@ -95,7 +95,7 @@ def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str
 
 def per_pixel(values: Picture, size: int) -> Picture:
     """(h, w) -> (size, size)."""
-    return ndimage.zoom(values, size / len(values), order=3, mode="nearest", grid_mode=True)
+    return ndimage.zoom(values, [size / codes for codes in values.shape], order=3, mode="nearest", grid_mode=True)
 
 
 def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[str, Any]:

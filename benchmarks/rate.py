@@ -98,8 +98,8 @@ def codec(data: SliceSet, setting: Setting, together: bool = False) -> dict[str,
     pictures = np.round(originals * 255).astype(np.uint8)
     sizes, again = np.empty(len(data)), np.empty_like(originals)
     if together:
-        for owner in np.unique(data.owners):
-            rows = data.owners == owner
+        for person in np.unique(data.about["person"]):
+            rows = data.about["person"] == person
             shape = pictures[rows].shape
             size, decoded = through(tile(pictures[rows]), kind, options)
             sizes[rows], again[rows] = size / shape[0], untile(decoded, shape)
@@ -147,7 +147,7 @@ def ours(model: OasisVQ, data: SliceSet) -> dict[str, Any]:
     if exact != len(data):
         raise OasisVQError(f"{len(data) - exact} of {len(data)} files did not decode to the codes that went in")
     pictures = np.concatenate(again)
-    plain = math.ceil(preset.grid**2 * math.log2(preset.codebook_size) / 8)
+    plain = math.ceil(preset.codes * math.log2(preset.codebook_size) / 8)
     return {
         "fixed": point(data, np.full(len(data), float(plain)), pictures),
         "prior": point(data, np.array(sizes, float), pictures),

@@ -33,14 +33,14 @@ REACH = 2  # rows below and columns right whose codes are asked
 EDGES = ("top", "left", "bottom", "right")
 
 
-def squares(data: SliceSet, grid: int, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+def squares(data: SliceSet, cells: int, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     """(row, column, side) of squares in cells, with kept brain on all sides in nearly every slice."""
-    side, margin = grid // 4, REACH
-    brain = metrics.brain_cells(data.slices + 0.5, grid).mean(0)
+    side, margin = cells // 4, REACH
+    brain = metrics.brain_cells(data.slices + 0.5, (cells, cells)).mean(0)
     corners = [
         (row, column)
-        for row in range(margin, grid - side - margin + 1)
-        for column in range(margin, grid - side - margin + 1)
+        for row in range(margin, cells - side - margin + 1)
+        for column in range(margin, cells - side - margin + 1)
         if brain[row - margin : row + side + margin, column - margin : column + side + margin].mean() > 0.9
     ]
     if not corners:
@@ -73,9 +73,10 @@ def excess(more: Tensor, row: int, column: int, side: int) -> np.ndarray:
 def run(model: OasisVQ, data: SliceSet, slices: int, proposals: list[int], seed: int = 0) -> list[dict[str, Any]]:
     """A row of figures for each number of proposals; a different square for every eight slices."""
     rng = np.random.default_rng(seed)
-    grid, cell = model.preset.grid, model.preset.size // model.preset.grid
+    cells, depth = model.preset.side, model.preset.depth
+    cell = model.preset.size // cells  # pixels
     chosen = np.array_split(rng.permutation(len(data))[:slices], max(1, slices // 8))
-    cases = list(zip(chosen, squares(data, grid, len(chosen), rng), strict=True))
+    cases = list(zip(chosen, squares(data, cells, len(chosen), rng), strict=True))
     rows = []
     for number in tqdm(proposals, "refilling", disable=None, leave=False):
         found: dict[str, list[np.ndarray]] = {"excess": [], "before": [], "after": [], "change": []}
@@ -83,15 +84,16 @@ def run(model: OasisVQ, data: SliceSet, slices: int, proposals: list[int], seed:
         for picks, (row, column, side) in cases:
             level = torch.from_numpy(data.levels[picks])
             indices = model.encode(torch.from_numpy(data.slices[picks])[:, None])
-            mask = torch.zeros(grid, grid, dtype=torch.bool)
-            mask[row : row + side, column : column + side] = True
+            mask = torch.zeros(model.preset.grid, dtype=torch.bool)
+            mask[row : row + side, column * depth : (column + side) * depth] = True
             started = time.perf_counter()
             filled = sampling.refill(model.prior, indices, mask, seed=seed, proposals=number, level=level)
             seconds += time.perf_counter() - started
             more = sampling.surprise(model.prior, filled, level) - sampling.surprise(model.prior, indices, level)
             before, after = model.decode(indices)[:, 0], model.decode(filled)[:, 0]
             inside = (slice(None), slice(row * cell, (row + side) * cell), slice(column * cell, (column + side) * cell))
-            found["excess"].append(excess(more.cpu(), row, column, side))
+            in_cells = more.cpu().unflatten(2, (cells, depth)).mean(3)  # (N, h, w), of a code
+            found["excess"].append(excess(in_cells, row, column, side))
             found["before"].append(edges(before, row, column, side, cell))
             found["after"].append(edges(after, row, column, side, cell))
             found["change"].append((after - before)[inside].abs().mean((1, 2)).numpy())

@@ -70,7 +70,7 @@ class Peer(nn.Module):
         super().__init__()
         self.codes, self.levels = preset.codebook_size, preset.levels + 1
         tokens = self.codes + self.levels + len(preset.grades) + 1
-        self.model = transformer(preset, parameters, tokens, preset.grid**2 + 1)
+        self.model = transformer(preset, parameters, tokens, preset.codes + 1)
 
     def forward(self, indices: Tensor, level: Tensor, grade: Tensor) -> Tensor:
         told = torch.stack([self.codes + self.levels + grade, self.codes + level], dim=1)
@@ -185,8 +185,8 @@ def compare_draws(model: OasisVQ, batch: int, repeats: int = 3) -> dict[str, Any
     from monai.utils.ordering import Ordering
 
     preset = model.preset
-    grid = (preset.grid, preset.grid)
-    peer = transformer(preset, count(model.prior), preset.codebook_size + 1, preset.grid**2).eval()
+    grid = preset.grid
+    peer = transformer(preset, count(model.prior), preset.codebook_size + 1, preset.codes).eval()
     start = torch.full((batch, 1), preset.codebook_size)
     order = Ordering("raster_scan", 2, (1, *grid))
     inferer = VQVAETransformerInferer()

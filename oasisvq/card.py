@@ -74,7 +74,7 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
         front=front.to_yaml().strip(),
         name=name,
         size=preset["size"],
-        grid=Preset.from_dict(preset).grid,
+        grid="x".join(map(str, Preset.from_dict(preset).grid)),
         codes=preset["codebook_size"],
         data_name=data["name"],
         description=data["description"],
@@ -112,7 +112,7 @@ _CARD = """---
 
 # {name}
 
-Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into a {grid}x{grid} grid
+Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into a {grid} grid
 of {codes} codes and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says which codes
 it finds unusual. Research and teaching only, not for diagnosis.
 

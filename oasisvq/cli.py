@@ -123,7 +123,7 @@ def encode(args: argparse.Namespace) -> Figures:
     slices = torch.from_numpy(_read(args.files, model.preset.size))[:, None]
     indices = np.concatenate([model.encode(part).numpy() for part in _progress(slices.split(64), "encoding")])
     _write_npz(args.out, indices=indices, files=np.array([str(file) for file in args.files]))
-    return {"slices": len(indices), "grid": f"{model.preset.grid}x{model.preset.grid}", "out": str(args.out)}
+    return {"slices": len(indices), "grid": "x".join(map(str, model.preset.grid)), "out": str(args.out)}
 
 
 def reconstruct(args: argparse.Namespace) -> Figures:
@@ -151,7 +151,7 @@ def reconstruct(args: argparse.Namespace) -> Figures:
                 "bits": bits,
             }
         )
-        _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.grid}² codes")
+        _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
     means = {f"{key}_mean": float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "file"}
     return {"slices": len(rows), **means, "out": str(args.out), "rows": rows}
 
@@ -177,7 +177,7 @@ def compress(args: argparse.Namespace) -> Figures:
         for name, content in zip(names[part], compress(model, indices, levels), strict=True):
             _write(args.out / f"{name}{SUFFIX}", content)
             sizes.append(len(content))
-    plain = preset.grid**2 * math.log2(preset.codebook_size) / 8
+    plain = preset.codes * math.log2(preset.codebook_size) / 8
     return {"slices": len(sizes), "bytes_mean": float(np.mean(sizes)), "bytes_plain": plain, "out": str(args.out)}
 
 
@@ -191,7 +191,7 @@ def decompress(args: argparse.Namespace) -> Figures:
         indices = decompress(model, {str(file): file.read_bytes() for file in args.files[part]})
         args.out.mkdir(parents=True, exist_ok=True)
         for name, picture in zip(names[part], model.decode(indices)[:, 0].numpy() + 0.5, strict=True):
-            _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.grid}² codes")
+            _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
     return {"slices": len(names), "out": str(args.out)}
 
 
@@ -206,7 +206,7 @@ def sample(args: argparse.Namespace) -> Figures:
         raise OasisVQError("--near looks at all draws together: leave out accelerate launch")
     training = _training_codes(model, args.near) if args.near else None
     distances: list[float] = []
-    bar = tqdm(total=len(mine) * model.preset.grid**2, desc="drawing", unit="code", disable=None, leave=False)
+    bar = tqdm(total=len(mine) * model.preset.codes, desc="drawing", unit="code", disable=None, leave=False)
     with bar:
         for start in range(mine.start, mine.stop, CODES_A_FILE):
             draws = range(start, min(start + CODES_A_FILE, mine.stop))

@@ -14,7 +14,6 @@ codes; the level; the grade and the shift in one byte; what the range coder wrot
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import struct
@@ -30,7 +29,6 @@ from torch import Tensor
 
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
-from oasisvq.pixelcnn import PixelCNN
 from oasisvq.sampling import Sampler
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -62,14 +60,14 @@ def compress(
     Raises OasisVQError when a shape or a range is wrong.
     """
     preset = model.preset
-    side, unknown = preset.grid, (preset.levels, len(preset.grades))
-    if indices.shape[1:] != (side, side) or ((indices < 0) | (indices >= preset.codebook_size)).any():
-        raise OasisVQError(f"codes must be (B, {side}, {side}) whole numbers from 0 to {preset.codebook_size - 1}")
+    (height, width), unknown = preset.grid, (preset.levels, len(preset.grades))
+    if indices.shape[1:] != preset.grid or ((indices < 0) | (indices >= preset.codebook_size)).any():
+        raise OasisVQError(f"codes must be (B, {height}, {width}) whole numbers from 0 to {preset.codebook_size - 1}")
     known = [most if told is None else told for told, most in zip((levels, grades), unknown, strict=True)]
     conditions = np.stack([np.broadcast_to(values, len(indices)) for values in known])  # (2, B)
     if ((conditions < 0) | (conditions > np.array(unknown)[:, None])).any():
         raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")
-    prior, signature = _in_double(model.prior), _signature(model)
+    prior, signature = model.exact_prior, _signature(model)
     files = []
     for start in range(0, len(indices), BATCH):
         some = slice(start, start + BATCH)
@@ -90,15 +88,15 @@ def decompress(model: OasisVQ, files: Mapping[str, bytes]) -> Tensor:
     The names of the files are for messages only. Raises OasisVQError naming the file when one is something else, was
     made with other weights, or is damaged.
     """
-    prior, signature, side = _in_double(model.prior), _signature(model), model.preset.grid
+    prior, signature = model.exact_prior, _signature(model)
     opened = [_open(model, signature, name, content) for name, content in files.items()]
-    grids = torch.zeros(len(opened), side, side, dtype=torch.int64)
+    grids = torch.zeros(len(opened), *model.preset.grid, dtype=torch.int64)
     for start in range(0, len(opened), BATCH):
         some, part = opened[start : start + BATCH], grids[start : start + BATCH]
         shifts = np.array([[file.shift] for file in some])
         with torch.inference_mode():
             sampler = Sampler(prior, part, *torch.tensor([[file.level, file.grade] for file in some]).T)
-            for _, row, column in sampler.walk(0, side * side):
+            for _, row, column in sampler.walk(0, model.preset.codes):
                 weights = _weights(sampler.logits().numpy(), shifts)
                 part[:, row, column] = torch.tensor([_next(file, w) for file, w in zip(some, weights, strict=True)])
     for file, grid in zip(opened, grids.numpy(), strict=True):
@@ -126,7 +124,7 @@ def _open(model: OasisVQ, signature: bytes, name: str, content: bytes) -> _Opene
             f"{name}: made with weights {made_with.hex()}, these are {signature[:2].hex()}: name the right --weights"
         )
     grade, shift = divmod(packed, _SHIFTS)
-    longest = _HEADER.size + 4 * model.preset.grid**2  # the coder spends at most 3 bytes on a code
+    longest = _HEADER.size + 4 * model.preset.codes  # the coder spends at most 3 bytes on a code
     if level > model.preset.levels or grade > len(model.preset.grades) or len(content) > longest:
         raise _damaged(name)
     decoder = stream.queue.RangeDecoder(_words(content[_HEADER.size :]))
@@ -149,11 +147,6 @@ def _checksum(signature: bytes, condition: bytes, grid: NDArray[np.int64]) -> in
     return zlib.crc32(signature + condition + grid.astype(">u4").tobytes())
 
 
-def _in_double(prior: PixelCNN) -> PixelCNN:
-    # On the CPU: not every accelerator has double precision.
-    return copy.deepcopy(prior).cpu().double()
-
-
 def _safe_shift(logits: NDArray[np.float64]) -> int:
     """The first shift with which no logit is rounded one way here and could be rounded the other way elsewhere."""
     steps = logits * (_STEPS / math.log(2))
@@ -169,7 +162,8 @@ def _weights(logits: NDArray[np.float64], shift: int | NDArray[np.int64]) -> NDA
     """Whole numbers in proportion to the probabilities, (n, K) from (n, K)."""
     steps = np.floor(logits * (_STEPS / math.log(2)) + shift / _SHIFTS)
     under = steps.max(1, keepdims=True) - steps
-    return _WEIGHTS[np.minimum(under, len(_WEIGHTS) - 1).astype(int)]
+    # In C order whatever that of the logits: `constriction` reads row by row and does not look at strides.
+    return np.ascontiguousarray(_WEIGHTS[np.minimum(under, len(_WEIGHTS) - 1).astype(int)])
 
 
 def _write(codes: NDArray[np.int64], weights: NDArray[np.float64]) -> bytes:

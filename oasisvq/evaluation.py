@@ -60,13 +60,12 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     rivals = {}
     if "train" in about["people"]:
         train = load_split(data, "train", preset.size, preset.levels, preset.grades)
-        table = metrics.NeighbourTable(_mirrored_codes(model, train), preset.codebook_size)
-        rivals = {"table_bits": table.bits(indices), "histogram_bits": table.histogram_bits(indices)}
+        rivals = _rivals(_mirrored_codes(model, train), indices, preset.codebook_size, preset.depth)
     for name, bits in {"nll_bits": nll, **rivals}.items():
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
         on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
         figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
-    codes, pixels = preset.grid**2, preset.size**2
+    codes, pixels = preset.codes, preset.size**2
     figures["bits_per_pixel"] = codes * math.log2(preset.codebook_size) / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
@@ -157,6 +156,17 @@ def _mirrored_codes(model: OasisVQ, data: SliceSet) -> np.ndarray:
     both = torch.from_numpy(np.concatenate([data.slices, data.slices[:, :, ::-1]]))[:, None]
     parts = tqdm(both.split(BATCH), "coding the training people", disable=None, leave=False)
     return torch.cat([model.encode(part) for part in parts]).numpy()
+
+
+def _rivals(seen: np.ndarray, indices: np.ndarray, codebook_size: int, depth: int) -> dict[str, np.ndarray]:
+    """-log2 p (N, h, w) under what was counted on the codes seen, apart for each place that a code has in its cell."""
+    bits = {name: np.empty(indices.shape) for name in ("table_bits", "histogram_bits")}
+    for place in range(depth):
+        some = np.s_[:, :, place::depth]
+        table = metrics.NeighbourTable(seen[some], codebook_size)
+        bits["table_bits"][some] = table.bits(indices[some])
+        bits["histogram_bits"][some] = table.histogram_bits(indices[some])
+    return bits
 
 
 def _prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:

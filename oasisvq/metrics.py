@@ -87,21 +87,26 @@ def bootstrap_ci95(per_person: NDArray[np.float64], draws: int = 10_000, seed: i
     return float(low), float(high)
 
 
-def brain_cells(slices01: NDArray[np.floating], grid: int) -> NDArray[np.bool_]:
-    """Cells of the code grid of which at least half is brain: (N, S, S) in [0, 1] -> (N, grid, grid)."""
-    return _brain_share(slices01, grid) >= 0.5
+def brain_cells(slices01: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Codes in whose cell at least half is brain: (N, S, S) in [0, 1] -> (N, *grid)."""
+    return _to_codes(_brain_share(slices01, grid[0]) >= 0.5, grid)
 
 
-def background_cells(slices01: NDArray[np.floating], grid: int) -> NDArray[np.bool_]:
-    """Cells without brain and with none in the eight cells round them: (N, S, S) in [0, 1] -> (N, grid, grid)."""
+def background_cells(slices01: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Codes in whose cell there is no brain, nor in the eight cells round it: (N, S, S) in [0, 1] -> (N, *grid)."""
     near = np.ones((1, 3, 3))
-    return ~ndimage.binary_dilation(_brain_share(slices01, grid) > 0, near)
+    return _to_codes(~ndimage.binary_dilation(_brain_share(slices01, grid[0]) > 0, near), grid)
 
 
-def _brain_share(slices01: NDArray[np.floating], grid: int) -> NDArray[np.floating]:
+def _brain_share(slices01: NDArray[np.floating], side: int) -> NDArray[np.floating]:
     n, size, _ = slices01.shape
-    masks = np.stack([foreground(s) for s in slices01]).reshape(n, grid, size // grid, grid, size // grid)
+    masks = np.stack([foreground(s) for s in slices01]).reshape(n, side, size // side, side, size // side)
     return masks.mean((2, 4))
+
+
+def _to_codes(cells: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """(N, h, w) -> (N, h, w * L): the codes of a cell lie side by side."""
+    return cells.repeat(grid[1] // grid[0], axis=2)
 
 
 class NeighbourTable:

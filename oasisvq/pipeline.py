@@ -63,6 +63,11 @@ class OasisVQ:
         self.prior = prior.eval().requires_grad_(False).to(self.device)
         self.info = info | {"device": self._device_name()}
 
+    @functools.cached_property
+    def exact_prior(self) -> PixelCNN:
+        """The prior in double precision, on the CPU: made once, since its weights stay as they are."""
+        return sampling.in_double(self.prior)
+
     @classmethod
     def from_pretrained(
         cls, source: str | Path | None = None, revision: str | None = None, device: str = "auto", wait: bool = True
@@ -162,6 +167,7 @@ class OasisVQ:
             on_step=on_step,
             given=given,
             mask=mask,
+            exact=self.exact_prior,
         )
         return Coded(indices.cpu(), self.decode(indices))
 
@@ -218,9 +224,9 @@ class OasisVQ:
 
     def _checked(self, indices: Tensor) -> Tensor:
         grid, size = self.preset.grid, self.preset.codebook_size
-        if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or indices.dtype != torch.int64:
+        if indices.ndim != 3 or indices.shape[1:] != grid or indices.dtype != torch.int64:
             raise OasisVQError(
-                f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid}, {grid}) int64"
+                f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid[0]}, {grid[1]}) int64"
             )
         if indices.numel() and (indices.min() < 0 or indices.max() >= size):
             raise OasisVQError(f"codes leave the codebook: give integers from 0 to {size - 1}")

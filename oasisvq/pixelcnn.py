@@ -8,6 +8,9 @@ carries what convolutions reach late, such as the outline far above. A head is n
 the middle a position also looks at the mirrored columns of its row. A learned map tells positions apart, and a gate
 bias tells which level of the head, and which dementia grade, is wanted.
 
+Positions are cells. Where a cell has several codes, it enters as their sum, and the head predicts them one by one, each
+given those before it in the cell (as the depth transformer of Lee et al. 2022, arXiv:2203.01941, does).
+
 It also tells the look: how bright a slice is among those of its level, and whether it is mirrored. Brightness belongs
 to a whole slice, and drawn code by code it wanders to the mean; mirrored slices make twice as much to learn from, but
 heads are not symmetric, and told which is which the prior need not draw a mixture (distribution augmentation, Jun et
@@ -17,6 +20,8 @@ al. 2020, proceedings.mlr.press/v119/jun20a.html).
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +66,8 @@ class GatedLayer(nn.Module):
         bias_v, bias_h = self.condition(condition)[:, :, None, None].chunk(2, dim=1)  # (B, 2C, 1, 1) each
         rows = self.vertical(F.pad(v, (1, 1, 1, 0)))  # (B, 2C, h, w): row r from rows r - 1 and r
         columns = self.horizontal(F.pad(h, (1, 0, 0, 0)))  # (B, 2C, h, w): column c from columns c - 1 and c
-        h = h + self.out(self.dropout(gate(columns + self.across(rows) + bias_h)))
+        across = self.across(rows[:, :, -h.shape[2] :])  # h may have the last rows alone
+        h = h + self.out(self.dropout(gate(columns + across + bias_h)))
         v = v + gate(rows + bias_v)
         return v, h
 
@@ -116,8 +122,10 @@ class PixelCNN(nn.Module):
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
-        c, side = preset.prior_channels, preset.grid
-        self.embedding = nn.Embedding(preset.codebook_size, c)
+        c, side = preset.prior_channels, preset.side
+        self.codebook_size, self.depth = preset.codebook_size, preset.depth
+        # A table for each of a cell's codes, one after the other.
+        self.embedding = nn.Embedding(self.depth * self.codebook_size, c)
         # The last row of each table stands for "unknown".
         self.level = nn.Embedding(preset.levels + 1, c)
         self.grade = nn.Embedding(len(preset.grades) + 1, c)
@@ -135,8 +143,18 @@ class PixelCNN(nn.Module):
         self.attention = nn.ModuleDict({i: CausalAttention(c, preset.prior_heads) for i in after if preset.prior_heads})
         self.mirror = nn.ModuleDict({i: Mirror(c) for i in after})
         self.head = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, preset.codebook_size, 1)
+            nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, self.depth * self.codebook_size, 1)
         )
+        # What a cell's later codes are told of each of its earlier ones; at first nothing.
+        self.within = nn.Embedding((self.depth - 1) * self.codebook_size, c) if self.depth > 1 else None
+        if self.within is not None:
+            nn.init.zeros_(self.within.weight)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes."""
+        height, width = self.position_h.shape[2:]
+        return height, width * self.depth
 
     def condition(self, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:
         """What every layer is told: (B, C), from arguments as those of `forward`."""
@@ -148,29 +166,54 @@ class PixelCNN(nn.Module):
                 told = told + (self.look(look) - unknown) * (1 if self.training else LEAN)
         return F.silu(told)
 
-    def forward(self, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:
+    def forward(
+        self, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None, last_row: bool = False
+    ) -> Tensor:
         """Logits of every code given the codes before it.
 
         Args:
-            indices: (B, h, w) int64 in [0, K); the first rows of a grid will do.
+            indices: (B, h, w * L) int64 in [0, K), a cell's L codes side by side; the first rows of a grid will do.
             level: (B,) int64 in [0, levels]; `levels` means unknown.
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
             look: (B,) int64 in [0, 2 ranks]: r has brightness rank r as training slices lie, ranks + r is its mirror
                 image, 2 ranks, as None, means unknown. In eval mode it is told LEAN times as strongly. A prior without
                 ranks knows no looks.
+            last_row: only the logits of the last row are wanted, which cost less.
 
         Returns:
-            (B, K, h, w). Position (r, c) depends on rows above r and on columns left of c in row r alone.
+            (B, K, h, w * L), or (B, K, 1, w * L) of the last row. Position (r, c) depends on rows above r and on
+            columns left of c in row r alone.
         """
-        e = self.embedding(indices).permute(0, 3, 1, 2)  # (B, C, h, w)
+        e = self.enter(indices)
         rows = indices.shape[1]
         v = shift_down(e) + self.position_v[:, :, :rows]
         h = shift_right(e) + self.position_h[:, :, :rows]
         condition = self.condition(level, grade, look)  # (B, C)
+        near = max(map(int, self.attention), default=-1) + 1  # the first layer after which nothing looks far
         for i, layer in enumerate(self.layers):
+            if last_row and i == near:  # the layers left look a row up each
+                v, h = v[:, :, i - len(self.layers) - 1 :], h[:, :, -1:]
             v, h = layer(v, h, condition)
             if str(i) in self.attention:
                 h = self.attention[str(i)](h)
             if str(i) in self.mirror:
                 h = self.mirror[str(i)](h)
-        return self.head(h)
+        return self._predict(h, indices[:, -h.shape[2] :])
+
+    def enter(self, indices: Tensor) -> Tensor:
+        """What the network is told of codes: (B, h, w * L) -> (B, C, h, w)."""
+        tables = torch.arange(self.depth, device=indices.device) * self.codebook_size
+        codes = indices.unflatten(2, (-1, self.depth)) + tables  # (B, h, w, L)
+        return self.embedding(codes).sum(3).permute(0, 3, 1, 2)
+
+    def _predict(self, h: Tensor, indices: Tensor) -> Tensor:
+        """What the network says of cells, (B, C, h, w), and the codes in them -> logits (B, K, h, w * L)."""
+        last = cast(nn.Conv2d, self.head[-1])
+        ends = zip(*(x.split(self.codebook_size) for x in (last.weight, cast(Tensor, last.bias))), strict=True)
+        logits = []
+        for i, (weight, bias) in enumerate(ends):
+            if self.within is not None and i:
+                earlier = indices[:, :, i - 1 :: self.depth] + (i - 1) * self.codebook_size
+                h = h + self.within(earlier).permute(0, 3, 1, 2)
+            logits.append(F.conv2d(self.head[:-1](h), weight, bias))
+        return torch.stack(logits, 4).flatten(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -18,6 +19,8 @@ class Preset:
     size: int = 80
     codebook_size: int = 512
     code_dim: int = 32
+    # Codes a cell: each after the first refines what those before it say.
+    depth: int = 1
 
     # VQ-VAE: an entry for each halving, the finest first: channels, and residual blocks a side, at that resolution.
     channels: tuple[int, ...] = (64, 128)
@@ -55,9 +58,19 @@ class Preset:
     seed: int = 0
 
     @property
-    def grid(self) -> int:
-        """Side of the index grid: (grid, grid) codes a slice. Each halving of the slice is a stride-2 convolution."""
+    def side(self) -> int:
+        """Cells along a side of the slice. Each halving of the slice is a stride-2 convolution."""
         return self.size >> len(self.channels)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The index grid of a slice, rows and columns of codes: those of a cell lie side by side."""
+        return self.side, self.side * self.depth
+
+    @property
+    def codes(self) -> int:
+        """Codes of a slice."""
+        return math.prod(self.grid)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -66,7 +79,7 @@ class Preset:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
-        values = {"prior_ranks": 0, **values}  # weights from before there were ranks say nothing of them
+        values = {"prior_ranks": 0, "depth": 1, **values}  # weights from before these existed say nothing of them
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -78,13 +91,14 @@ class Preset:
         for field in fields(cls):
             if not _plausible(plain[field.name], "" if field.default is MISSING else field.default):
                 raise OasisVQError(f"preset has a {field.name} that no model can have: get the weights again")
-        if sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.grid > _LARGEST_GRID:
+        largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
+        if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
         return preset
 
 
 # A preset may come from anywhere: it must not ask for models that would never be built, or not fit in memory.
-_LARGEST, _MOST_BLOCKS, _LARGEST_GRID = 2**16, 128, 64
+_LARGEST, _MOST_BLOCKS, _LARGEST_GRID, _MOST_CODES = 2**16, 128, 64, 4
 
 
 def _plausible(value: Any, example: Any) -> bool:
@@ -114,19 +128,24 @@ PRESETS: dict[str, Preset] = {
         vqvae_epochs=11,
         prior_epochs=6,
     ),
-    # The sizes of other studies, and of the original slices: 32 x 32 codes, which a prior can still draw.
+    # The sizes of other studies, and of the original slices: 32 x 32 cells, which a prior can still draw. Large has two
+    # codes a cell, and is narrow where its pixels are many: twice the channels would cost twice the time.
     "medium": Preset(name="medium", size=128),
     "large": Preset(
         name="large",
         size=256,
-        channels=(32, 64, 128),
-        blocks=(1, 1, 3),
+        codebook_size=2048,
+        code_dim=16,
+        depth=2,
+        channels=(16, 32, 96),
+        blocks=(1, 1, 2),
+        ssim_weight=2.0,
         prior_channels=64,
         prior_layers=10,
-        prior_ranks=0,  # as clear's
-        vqvae_epochs=6,
+        vqvae_epochs=15,
         vqvae_batch=16,
-        prior_epochs=6,
+        vqvae_rate=8e-4,
+        prior_epochs=8,
     ),
     "smoke": Preset(
         name="smoke",

@@ -41,6 +41,11 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
 
 
+def in_double(prior: PixelCNN) -> PixelCNN:
+    """The same prior in double precision, on the CPU: not every accelerator has it."""
+    return copy.deepcopy(prior).cpu().double()
+
+
 class _Layer:
     """A `GatedLayer` for n draws: one row of the vertical stack, one position of the horizontal stack.
 
@@ -180,11 +185,14 @@ class _Picker:
         uniforms: Tensor,
         temperature: float,
         top_k: int | None,
+        exact: PixelCNN | None,
     ) -> None:
+        if exact is not None:
+            self.exact = exact
         self.prior, self.indices, self.uniforms = prior, indices, uniforms
         self.told = [x for x in (level, grade, look) if x is not None]
         self.temperature = temperature
-        self.top_k = None if top_k == prior.embedding.num_embeddings else top_k
+        self.top_k = None if top_k == prior.codebook_size else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
         self.ends = self._ends(uniforms, LARGEST_DEVIATION * self.slack).to(indices.device)
 
@@ -194,7 +202,7 @@ class _Picker:
 
     @cached_property
     def exact(self) -> PixelCNN:
-        return copy.deepcopy(self.prior).cpu().double()
+        return in_double(self.prior)
 
     def pick(self, position: int, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(n, K) logits at a position, the codes before it drawn -> codes (n,) and the probabilities drawn from."""
@@ -220,7 +228,7 @@ class _Picker:
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
         codes, *told = (x[draw, None].cpu() for x in (self.indices, *self.told))
-        logits = self.exact(codes[:, : row + 1], *told)[:, :, row, column]
+        logits = self.exact(codes[:, : row + 1], *told, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
 
@@ -232,17 +240,20 @@ class Sampler:
 
     Args:
         prior: on any device, in eval mode.
-        indices: (n, h, w) int64, read and never written here.
+        indices: (n, h, w * L) int64, read and never written here.
         level, grade, look: (n,) int64 as in `PixelCNN.forward`.
     """
 
     def __init__(
         self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None
     ) -> None:
-        n, height, width = indices.shape
+        n, height = indices.shape[:2]
         channels, depth = prior.embedding.embedding_dim, len(prior.layers)
-        self.prior, self.indices, self.codes, self.width = prior, indices, indices.flatten(1).unbind(1), width
-        self.embedding = prior.embedding.weight
+        self.prior, self.indices, self.codes = prior, indices, indices.flatten(1).unbind(1)
+        self.cell = prior.depth  # codes a cell
+        self.width = width = indices.shape[2] // self.cell
+        self.embeddings = prior.embedding.weight.split(prior.codebook_size)
+        self.within = () if prior.within is None else prior.within.weight.split(prior.codebook_size)
         self.position_v = prior.position_v[0].permute(1, 2, 0).contiguous()  # (h, w, C)
         self.position_h = prior.position_h[0].permute(1, 2, 0).flatten(0, 1).unbind(0)  # (C,) at each position
         self.condition = prior.condition(level, grade, look)  # (n, C)
@@ -264,7 +275,10 @@ class Sampler:
         mirror = cast(Mapping[str, Mirror], prior.mirror)
         self.mirror = {i: _Mirror(mirror[str(i)], n, width) for i in range(depth) if str(i) in mirror}
         head = dict(prior.head.named_parameters())
-        self.head = [(head[f"{i}.bias"], head[f"{i}.weight"][:, :, 0, 0].T.contiguous()) for i in (1, 3)]
+        self.hidden = head["1.bias"], head["1.weight"][:, :, 0, 0].T.contiguous()
+        ends = (x.split(prior.codebook_size) for x in (head["3.bias"], head["3.weight"][:, :, 0, 0]))
+        self.ends = [(bias, weight.T.contiguous()) for bias, weight in zip(*ends, strict=True)]
+        self.end, self.told = self.ends[0], self.columns[-1]
 
     def walk(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Positions start to end - 1 in raster order, as (position, row, column), each ready for `logits`.
@@ -272,16 +286,22 @@ class Sampler:
         `start` begins a row: the first one, or the one that `skip_to` was called with.
         """
         for position in range(start, end):
-            row, column = divmod(position, self.width)
+            row, column = divmod(position, self.width * self.cell)
+            cell, earlier = divmod(column, self.cell)
             if column == 0:
                 self._begin_row(row)
-            self._advance(row, column)
+            if earlier:
+                self.told = self.told + torch.embedding(self.within[earlier - 1], self.codes[position - 1])
+            else:
+                self._advance(row, cell)
+                self.told = self.columns[-1]
+            self.end = self.ends[earlier]
             yield position, row, column
 
     def logits(self) -> Tensor:
         """(n, K) at the position last walked to."""
-        x = self.columns[-1]
-        for bias, weight in self.head:
+        x = self.told
+        for bias, weight in (self.hidden, self.end):
             x = torch.addmm(bias, F.silu(x), weight)
         return x
 
@@ -290,7 +310,7 @@ class Sampler:
         if row == 0:
             return
         prior = self.prior
-        codes = F.embedding(self.indices[::copies, :row], self.embedding).permute(0, 3, 1, 2)
+        codes = prior.enter(self.indices[::copies, :row])
         v = shift_down(codes) + prior.position_v[:, :, :row]
         h = shift_right(codes) + prior.position_h[:, :, :row]
         for i, layer in enumerate(prior.layers):
@@ -314,7 +334,8 @@ class Sampler:
         self.above[:, :, 0] = self.above[:, :, 1]
         self.rows[0].copy_(self.position_v[row])
         if row:
-            self.rows[0].add_(torch.embedding(self.embedding, self.indices[:, row - 1]))
+            for i, table in enumerate(self.embeddings):
+                self.rows[0].add_(torch.embedding(table, self.indices[:, row - 1, i :: self.cell]))
         for layer, out in zip(self.layers, [*self.rows[1:], None], strict=True):
             layer.row(out)
         self.here.zero_()
@@ -324,8 +345,11 @@ class Sampler:
         position = row * self.width + column
         self.before.copy_(self.here)
         if column:
-            codes = torch.embedding(self.embedding, self.codes[position - 1])
-            torch.add(codes, self.position_h[position], out=self.columns[0])
+            first, *others = self.embeddings
+            here = (position - 1) * self.cell  # the first code of the cell before
+            torch.add(torch.embedding(first, self.codes[here]), self.position_h[position], out=self.columns[0])
+            for i, table in enumerate(others, here + 1):
+                self.columns[0].add_(torch.embedding(table, self.codes[i]))
         else:
             self.columns[0].copy_(self.position_h[position])
         for i, layer in enumerate(self.layers):
@@ -351,6 +375,7 @@ def sample(
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
+    exact: PixelCNN | None = None,
 ) -> Tensor:
     """Draws n grids of codes.
 
@@ -371,6 +396,7 @@ def sample(
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
             `indices`, (n, h, w), is still being written; entropy_bits, (n,), is that of the distribution drawn from.
             What it raises ends the draw.
+        exact: `in_double(prior)`, from whoever draws often. None: it is made when it is needed.
 
     Returns:
         (n, h, w) int64.
@@ -385,7 +411,7 @@ def sample(
             "given codes and a mask come together: True in the mask is drawn, False keeps the given code"
         )
     _check_settings(prior, temperature, top_k)
-    height, width = prior.position_v.shape[-2:]
+    height, width = prior.grid
     levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
     looks = None
     if prior.look is not None:
@@ -407,7 +433,7 @@ def sample(
 
     with torch.inference_mode():
         sampler = Sampler(prior, indices, levels, grades, looks)
-        picker = _Picker(prior, indices, levels, grades, looks, uniforms, temperature, top_k)
+        picker = _Picker(prior, indices, levels, grades, looks, uniforms, temperature, top_k, exact)
         for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
             if position not in drawn:
                 continue
@@ -432,7 +458,7 @@ def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: C
     Raises:
         OasisVQError: shape or range of an argument is wrong.
     """
-    indices, _ = _check_grids(prior, indices, torch.ones(prior.position_v.shape[-2:], dtype=torch.bool))
+    indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
     with torch.inference_mode():
@@ -580,12 +606,10 @@ def _condition(value: Condition, table: nn.Embedding, n: int, name: str) -> Tens
 
 def _check_grids(prior: PixelCNN, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (..., h, w) int64 and mask (h, w) on the prior's device, after checks of shape and range."""
-    device, grid, codes = prior.position_v.device, prior.position_v.shape[-2:], prior.embedding.num_embeddings
+    device, grid, codes = prior.position_v.device, prior.grid, prior.codebook_size
     indices, mask = torch.as_tensor(indices, device=device), torch.as_tensor(mask, device=device)
     if indices.shape[-2:] != grid or mask.shape != grid or mask.dtype != torch.bool:
-        raise OasisVQError(
-            f"codes must end in {tuple(grid)} and the mask be boolean {tuple(grid)}, as the prior's grid"
-        )
+        raise OasisVQError(f"codes must end in {grid} and the mask be boolean {grid}, as the prior's grid")
     if indices.is_floating_point() or ((indices < 0) | (indices >= codes)).any():
         raise OasisVQError(f"codes must be whole numbers from 0 to {codes - 1}")
     return indices.long(), mask
@@ -594,5 +618,5 @@ def _check_grids(prior: PixelCNN, indices: Tensor, mask: Tensor) -> tuple[Tensor
 def _check_settings(prior: PixelCNN, temperature: float, top_k: int | None) -> None:
     if not 0 < temperature < math.inf:
         raise OasisVQError(f"temperature {temperature} must be above 0; for the likeliest code everywhere use top_k=1")
-    if top_k is not None and not 1 <= top_k <= prior.embedding.num_embeddings:
-        raise OasisVQError(f"top_k {top_k} must be from 1 to {prior.embedding.num_embeddings}")
+    if top_k is not None and not 1 <= top_k <= prior.codebook_size:
+        raise OasisVQError(f"top_k {top_k} must be from 1 to {prior.codebook_size}")

@@ -130,12 +130,12 @@ def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
 def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> dict[str, NDArray[np.float64]]:
     bits = surprise.numpy()
     z = model.vqvae.encoder(slices.to(model.device, torch.float32)).cpu()  # (B, D, h, w)
-    codes = model.vqvae.codebook.cpu()[coded.indices].permute(0, 3, 1, 2)
+    codes = model.vqvae.quantiser.lookup(coded.indices.to(model.device)).cpu()
     distance = (z - codes).square().sum(1).sqrt().numpy()  # (B, h, w)
 
     pictures, again = slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5
     cells = metrics.brain_cells(pictures, model.preset.grid)
-    side = model.preset.size
+    size, depth = model.preset.size, model.preset.depth
     columns: dict[str, list[float]] = {name: [] for name in MEASURES}
     for i, (picture, other) in enumerate(zip(pictures, again, strict=True)):
         brain = foreground(picture)
@@ -143,12 +143,12 @@ def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> 
         values = {
             "bits_per_code": _mean(bits[i]),
             "bits_per_brain_code": _mean(bits[i][cells[i]]),
-            "code_distance": _mean(distance[i][cells[i]]),
+            "code_distance": _mean(distance[i][cells[i, :, ::depth]]),
             "ssim_foreground": metrics.foreground_ssim(picture, other),
             "brain_area": float(brain.mean()),
             "brightness": _mean(picture[brain]),
-            "centre_row": _mean(rows_at) / side,
-            "centre_column": _mean(columns_at) / side,
+            "centre_row": _mean(rows_at) / size,
+            "centre_column": _mean(columns_at) / size,
         }
         for name, value in values.items():
             columns[name].append(value)

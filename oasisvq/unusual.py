@@ -27,7 +27,7 @@ BATCH = 32
 
 
 def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -> Tensor:
-    """How unusual each cell is: standard deviations above what the prior expects to see there.
+    """How unusual each code is: standard deviations above what the prior expects to see there.
 
     Args:
         slices: (B, 1, S, S) in [-0.5, 0.5].
@@ -44,16 +44,16 @@ def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -
         (_one_way(model, part, at) + _one_way(model, part.flip(3), at).flip(2)) / 2
         for part, at in zip(slices.split(BATCH), told.split(BATCH), strict=True)
     ]
-    sigma = SMOOTHING * model.preset.grid
-    return torch.from_numpy(ndimage.gaussian_filter(torch.cat(maps).numpy(), (0, sigma, sigma)).astype(np.float32))
+    sigmas = (0, *(SMOOTHING * codes for codes in model.preset.grid))
+    return torch.from_numpy(ndimage.gaussian_filter(torch.cat(maps).numpy(), sigmas).astype(np.float32))
 
 
 @torch.inference_mode()
 def _one_way(model: OasisVQ, slices: Tensor, levels: Tensor) -> Tensor:
     """(B, h, w): read in raster order."""
     codebook = model.vqvae.codebook  # (K, D)
-    indices = model.encode(slices).to(model.device)
-    seen = model.vqvae.encoder(slices.to(model.device, torch.float32)).permute(0, 2, 3, 1)  # (B, h, w, D)
+    indices = model.encode(slices).to(model.device)  # (B, h, w)
+    seen, _ = model.vqvae.assign(slices.to(model.device, torch.float32))  # (B, h, w, D)
     levels = levels.to(model.device)
     logits = model.prior(indices, levels, torch.full_like(levels, len(model.preset.grades)))
     likely = logits.softmax(1).permute(0, 2, 3, 1)  # (B, h, w, K)

@@ -102,7 +102,7 @@ class Decoder(nn.Module):
 
 
 class Quantised(NamedTuple):
-    """What the quantiser returns: `codes` (B, D, h, w), `indices` (B, h, w), `commitment` the loss, a scalar."""
+    """What the quantiser returns: `codes` (B, D, h, w), `indices` (B, h, w * L), `commitment` the loss, a scalar."""
 
     codes: Tensor
     indices: Tensor
@@ -111,6 +111,9 @@ class Quantised(NamedTuple):
 
 class VectorQuantiser(nn.Module):
     """Nearest codebook entry, straight-through gradient, moving-average codebook, restart of dead codes.
+
+    With L codes a cell each after the first stands for what those before it have left over, all from one codebook (as
+    in residual quantisation, Lee et al. 2022, arXiv:2203.01941). A cell's codes lie side by side in its row.
 
     Statistics are summed over processes, so any number of them learns the codebook that one would from the joint batch.
     """
@@ -122,8 +125,9 @@ class VectorQuantiser(nn.Module):
 
     DEAD = 0.5  # moving average of uses per step under which a code restarts
 
-    def __init__(self, size: int, dim: int, decay: float, warmup: int) -> None:
+    def __init__(self, size: int, dim: int, depth: int, decay: float, warmup: int) -> None:
         super().__init__()
+        self.depth = depth
         self.decay = decay
         # Steps over which quantisation is blended in: at first no moving average keeps up with the encoder.
         self.warmup = warmup
@@ -139,26 +143,38 @@ class VectorQuantiser(nn.Module):
         distances = torch.addmm(self.codebook.square().sum(1), z, self.codebook.t(), alpha=-2)  # (N, K)
         return distances.argmin(1)
 
+    def assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) vectors -> what each of the L codes stands for, (L, N, D), and its index, (L, N)."""
+        targets, indices = [z], [self.nearest(z)]
+        for _ in range(self.depth - 1):
+            targets.append(targets[-1] - F.embedding(indices[-1], self.codebook))
+            indices.append(self.nearest(targets[-1]))
+        return torch.stack(targets), torch.stack(indices)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """(B, h, w * L) indices -> (B, D, h, w), each cell the sum of its codes."""
+        return F.embedding(indices, self.codebook).unflatten(2, (-1, self.depth)).sum(3).permute(0, 3, 1, 2)
+
     def forward(self, z: Tensor) -> Quantised:
         b, d, h, w = z.shape
-        flat = z.float().permute(0, 2, 3, 1).reshape(-1, d)  # (B*h*w, D)
+        flat = z.float().permute(0, 2, 3, 1).reshape(-1, d)  # (N, D), N = B*h*w
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             if self.training:
                 self._restart_dead(flat)
-            indices = self.nearest(flat)
-        chosen = F.embedding(indices, self.codebook)
-        commitment = F.mse_loss(flat, chosen)
+            targets, indices = self.assign(flat)
+        chosen = F.embedding(indices, self.codebook).cumsum(0)  # (L, N, D): what the codes up to each say together
+        commitment = F.mse_loss(flat.expand_as(chosen), chosen)
         strength: Tensor | float = 1.0
         if self.training:
             with torch.no_grad():
-                self._update(flat, indices)
+                self._update(targets.flatten(0, 1), indices.flatten())
             strength = (self.steps / self.warmup).clamp(max=1.0)
-        codes = flat + strength * (chosen - flat).detach()
-        return Quantised(codes.view(b, h, w, d).permute(0, 3, 1, 2), indices.view(b, h, w), commitment)
+        codes = flat + strength * (chosen[-1] - flat).detach()
+        return Quantised(codes.view(b, h, w, d).permute(0, 3, 1, 2), _side_by_side(indices, b, h, w), commitment)
 
-    def _update(self, flat: Tensor, indices: Tensor) -> None:
-        counts = torch.bincount(indices, minlength=len(self.counts)).to(flat.dtype)
-        sums = torch.zeros_like(self.sums).index_add_(0, indices, flat)
+    def _update(self, targets: Tensor, indices: Tensor) -> None:
+        counts = torch.bincount(indices, minlength=len(self.counts)).to(targets.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, indices, targets)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(sums)
@@ -176,23 +192,30 @@ class VectorQuantiser(nn.Module):
             everyone = [torch.empty_like(flat) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(everyone, flat.contiguous())
             flat = torch.cat(everyone)
-        distance = (flat - F.embedding(self.nearest(flat), self.codebook)).square().sum(1)
+        targets, indices = self.assign(flat)
+        candidates = targets.flatten(0, 1)
+        distance = (candidates - F.embedding(indices.flatten(), self.codebook)).square().sum(1)
         generator = torch.Generator(flat.device).manual_seed(missing)
         rows = torch.multinomial(distance + 1e-12, missing, replacement=True, generator=generator)
-        self.codebook[dead] = flat[rows]
+        self.codebook[dead] = candidates[rows]
         # As if the code had had an average share of one step: long enough to find its place.
         self.counts[dead] = 1.0
-        self.sums[dead] = flat[rows]
+        self.sums[dead] = candidates[rows]
+
+
+def _side_by_side(values: Tensor, b: int, h: int, w: int) -> Tensor:
+    """(L, B*h*w, ...) -> (B, h, w * L, ...)."""
+    return values.unflatten(1, (b, h, w)).movedim(0, 3).flatten(2, 3)
 
 
 class VQVAE(nn.Module):
-    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w) in [0, K)."""
+    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w * L) in [0, K)."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.encoder = Encoder(preset)
         self.quantiser = VectorQuantiser(
-            preset.codebook_size, preset.code_dim, preset.codebook_decay, preset.codebook_warmup
+            preset.codebook_size, preset.code_dim, preset.depth, preset.codebook_decay, preset.codebook_warmup
         )
         self.decoder = Decoder(preset)
 
@@ -207,12 +230,16 @@ class VQVAE(nn.Module):
         return self.decoder(quantised.codes), quantised
 
     def encode(self, slices: Tensor) -> Tensor:
-        """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w) int64 in [0, K)."""
+        """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w * L) int64 in [0, K)."""
+        return self.assign(slices)[1]
+
+    def assign(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, S, S) in [-0.5, 0.5] -> what each code stands for, (B, h, w * L, D), and its index, (B, h, w * L)."""
         z = self.encoder(slices).float()  # (B, D, h, w)
         b, d, h, w = z.shape
-        return self.quantiser.nearest(z.permute(0, 2, 3, 1).reshape(-1, d)).view(b, h, w)
+        targets, indices = self.quantiser.assign(z.permute(0, 2, 3, 1).reshape(-1, d))
+        return _side_by_side(targets, b, h, w), _side_by_side(indices, b, h, w)
 
     def decode(self, indices: Tensor) -> Tensor:
-        """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]."""
-        codes = F.embedding(indices, self.codebook).permute(0, 3, 1, 2)  # (B, D, h, w)
-        return self.decoder(codes).clamp(-0.5, 0.5)
+        """(B, h, w * L) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]."""
+        return self.decoder(self.quantiser.lookup(indices)).clamp(-0.5, 0.5)

@@ -159,6 +159,8 @@ def follow_link() -> None:
 
 
 st.markdown("Paint codes over a slice and see what each of them means: the slice is decoded again after every stroke.")
+if preset.depth > 1:
+    st.caption(wording.SIDE_BY_SIDE.format(depth=preset.depth))
 follow_link()
 with st.expander("Edit another slice, or codes that you saved"):
     chosen = choose_slice(preset.size)

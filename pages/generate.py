@@ -77,9 +77,9 @@ def upper_part() -> Upper | None:
     rows = st.slider(
         "Rows of codes to keep",
         1,
-        preset.grid - 1,
-        preset.grid // 2,
-        key=f"rows of {preset.grid}",
+        preset.side - 1,
+        preset.side // 2,
+        key=f"rows of {preset.side}",
         help="The model sees these and draws what lies below.",
     )
     with turn():
@@ -113,7 +113,7 @@ def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
     places = [column.empty() for column in st.columns(3)]
 
     def show(now: Growing) -> None:
-        row, column = divmod(int(now.known.sum()) - 1, preset.grid)
+        row, column = divmod(int(now.known.sum()) - 1, preset.grid[1])
         others = f" Taking turns with {waiting()} more." if waiting() else ""
         progress.progress(
             now.done / now.total,

@@ -23,7 +23,7 @@ original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {
 codes.image(
     code_map(indices, load_palette(model).rank, indices >= 0),
     width="stretch",
-    caption=f"2. Its {preset.grid} × {preset.grid} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
+    caption=f"2. Its {preset.grid[0]} × {preset.grid[1]} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
     alt="The grid of codes as coloured cells: the outline of the brain can be made out",
 )
 again.image(

@@ -48,7 +48,7 @@ def standing(key: str, held_out: str, form: str) -> str | None:
     return f"held-out {results[held_out]:{form}}" if held_out in results else None
 
 
-plain = preset.grid**2 * math.log2(preset.codebook_size)
+plain = preset.codes * math.log2(preset.codebook_size)
 for column, (label, value, beside, meaning) in zip(
     st.columns(5),
     (
@@ -71,7 +71,7 @@ for column, (label, value, beside, meaning) in zip(
             "Bits, plain",
             f"{plain:,.0f}",
             f"{plain / 8:,.0f} bytes",
-            f"{preset.grid}² codes, each written with log₂ {preset.codebook_size} bits",
+            f"{preset.codes} codes, each written with log₂ {preset.codebook_size} bits",
         ),
     ),
     strict=True,

@@ -377,9 +377,9 @@ def test_draw_shows_every_row_and_ends_where_sample_ends(model, monkeypatch):
     monkeypatch.setattr(drawing, "SLOW", 60)
     seen = []
     drawn = draw(model, 2, PLAIN, lambda now: seen.append((now.known.sum(), now.indices.copy())))
-    grid = model.preset.grid
-    rows = [known for known, _ in seen if known % grid == 0]
-    assert rows == list(range(grid, grid * grid + 1, grid))
+    height, width = model.preset.grid
+    rows = [known for known, _ in seen if known % width == 0]
+    assert rows == list(range(width, height * width + 1, width))
     expected = model.sample(2, seed=3).indices.numpy()
     np.testing.assert_array_equal(np.stack([one.indices for one in drawn]), expected)
     known, half = seen[len(seen) // 2]
@@ -407,8 +407,8 @@ def test_who_waits_for_a_picture_goes_first():
 def test_slow_pictures_do_not_take_most_of_the_time(model):
     seen = []
     drawing.draw(model, 1, PLAIN, lambda now: (seen.append(now.done), time.sleep(1.5 * drawing.SLOW)))
-    assert len(seen) < model.preset.grid / 2
-    assert seen[-1] == model.preset.grid**2
+    assert len(seen) < model.preset.side / 2
+    assert seen[-1] == model.preset.codes
 
 
 def test_draw_ends_when_show_raises_and_gives_its_place_back(model):
@@ -481,7 +481,7 @@ def test_palette_holds_every_code_once_from_dark_to_bright(model):
     np.testing.assert_array_equal(palette.order[palette.rank], np.arange(size))
     brightness = palette.tiles.mean((1, 2))[palette.order]
     assert brightness[: size // 4].max() <= brightness[-size // 4 :].min()
-    grid = torch.full((1, model.preset.grid, model.preset.grid), palette.background)
+    grid = torch.from_numpy(palette.background)[None]
     assert model.decode(grid).max() < -0.4
 
 

@@ -148,11 +148,12 @@ class Grid:
         # The brightest codes: in no cell of the example's background, where the tests paint.
         tab.mouse.click(palette["x"] + palette["width"] * 0.5, palette["y"] + palette["height"] * 0.98)
         self.box = self.picture.bounding_box()
-        self.side = int(self.picture.evaluate("canvas => canvas.width / canvas.dataset.cell"))
+        self.columns = int(self.picture.evaluate("canvas => canvas.width / canvas.dataset.across"))
+        self.rows = int(self.picture.evaluate("canvas => canvas.height / canvas.dataset.down"))
 
     def at(self, row: int, column: int) -> tuple[float, float]:
-        cell = self.box["width"] / self.side
-        return self.box["x"] + (column + 0.5) * cell, self.box["y"] + (row + 0.5) * cell
+        across, down = self.box["width"] / self.columns, self.box["height"] / self.rows
+        return self.box["x"] + (column + 0.5) * across, self.box["y"] + (row + 0.5) * down
 
     def changed(self) -> set[tuple[int, int]]:
         """Cells with the outline of a changed cell, once the server has acknowledged all that was done."""
@@ -161,12 +162,12 @@ class Grid:
         self.tab.wait_for_function(QUEUE_IS_EMPTY)
         marked = self.picture.evaluate(
             """canvas => {
-                const cell = Number(canvas.dataset.cell);
+                const [across, down] = [Number(canvas.dataset.across), Number(canvas.dataset.down)];
                 const context = canvas.getContext('2d');
                 const found = [];
-                for (let r = 0; r * cell < canvas.height; r++)
-                    for (let c = 0; c * cell < canvas.width; c++) {
-                        const [red, green, blue] = context.getImageData(c * cell + 1, r * cell + 1, 1, 1).data;
+                for (let r = 0; r * down < canvas.height; r++)
+                    for (let c = 0; c * across < canvas.width; c++) {
+                        const [red, green, blue] = context.getImageData(c * across + 1, r * down + 1, 1, 1).data;
                         if (red > 240 && green > 160 && green < 200 && blue < 90) found.push([r, c]);
                     }
                 return found;
@@ -190,7 +191,7 @@ def cells_changed(tab, count: int) -> None:
 
 def click_twenty(grid) -> set[tuple[int, int]]:
     """Twenty clicks as fast as they go, on the background above and below the head."""
-    last = grid.side - 1
+    last = grid.rows - 1
     cells = [(r, c) for r in (0, 2, last - 2, last) for c in (0, 3, last // 2, last - 5, last)]
     for cell in cells:
         grid.tab.mouse.click(*grid.at(*cell))

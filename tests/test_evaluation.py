@@ -35,7 +35,7 @@ def test_figures_agree_with_a_plain_loop(model: OasisVQ, tiny_cohort: Path) -> N
         float(model.surprise(coded.indices[i : i + 1], int(level)).mean()) for i, level in enumerate(held_out.levels)
     ]
     assert figures["nll_bits_per_code"] == pytest.approx(np.mean(bits), rel=1e-4)
-    assert figures["bytes_per_slice_prior"] == pytest.approx(np.mean(bits) * TINY.grid**2 / 8, rel=1e-4)
+    assert figures["bytes_per_slice_prior"] == pytest.approx(np.mean(bits) * TINY.codes / 8, rel=1e-4)
     assert figures["codebook_utilisation"] == len(coded.indices.unique()) / TINY.codebook_size
     assert set(figures["weights_sha256"]) == {"vqvae.safetensors", "prior.safetensors"}
 

@@ -226,12 +226,12 @@ def test_the_clock_may_jump(tiny_cohort: Path, tmp_path: Path, monkeypatch) -> N
 def test_a_full_gpu_hands_over_to_the_processor(verb: str, tmp_path: Path, monkeypatch) -> None:
     model = OasisVQ.from_pretrained(write_weights(tmp_path / "w"), device="cpu")
     grid, size = model.preset.grid, model.preset.size
-    codes = torch.zeros(1, grid, grid, dtype=torch.int64)
+    codes = torch.zeros(1, *grid, dtype=torch.int64)
     call = {
         "encode": lambda: model.encode(torch.zeros(1, 1, size, size)),
         "decode": lambda: model.decode(codes),
         "sample": lambda: model.sample(1, seed=3).indices,
-        "refill": lambda: model.refill(codes, torch.ones(grid, grid, dtype=torch.bool), seed=3).indices,
+        "refill": lambda: model.refill(codes, torch.ones(grid, dtype=torch.bool), seed=3).indices,
         "surprise": lambda: model.surprise(codes),
     }[verb]
     expected = call()

@@ -90,7 +90,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
-    codes = np.zeros((tiny.preset.grid, tiny.preset.grid), int)
+    codes = np.zeros(tiny.preset.grid, int)
     honest = parameters(address("http://x/", tiny, of_draw(PLAIN), codes, codes))
     restore(tiny, honest, {}.get)
     forged = honest | change
@@ -103,7 +103,7 @@ def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
 
 def test_codes_come_back_from_a_file(codes):
     data = write_codes(codes, SHA)
-    np.testing.assert_array_equal(read_codes(data, "a.npz", 20, K, SHA), codes)
+    np.testing.assert_array_equal(read_codes(data, "a.npz", (20, 20), K, SHA), codes)
     with np.load(io.BytesIO(data)) as as_written:
         assert as_written["indices"].shape == (1, 20, 20)
 
@@ -130,7 +130,7 @@ def npz(**arrays) -> bytes:
 )
 def test_other_files_are_refused(data, reason):
     with pytest.raises(OasisVQError, match=reason):
-        read_codes(data, "a.npz", 20, K, SHA)
+        read_codes(data, "a.npz", (20, 20), K, SHA)
 
 
 def test_a_header_that_claims_too_much_is_refused():
@@ -140,11 +140,11 @@ def test_a_header_that_claims_too_much_is_refused():
     with zipfile.ZipFile(bomb, "w") as archive:
         archive.writestr("indices.npy", content.getvalue())
     with pytest.raises(OasisVQError, match="takes"):
-        read_codes(bomb.getvalue(), "a.npz", 20, K, SHA)
+        read_codes(bomb.getvalue(), "a.npz", (20, 20), K, SHA)
 
 
 def test_a_file_cut_anywhere_is_refused(codes):
     data = write_codes(codes, SHA)
     for end in range(0, len(data), 7):
         with pytest.raises(OasisVQError):
-            read_codes(data[:end], "a.npz", 20, K, SHA)
+            read_codes(data[:end], "a.npz", (20, 20), K, SHA)

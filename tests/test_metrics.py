@@ -72,7 +72,7 @@ def test_brain_cells_need_half_a_cell() -> None:
     slices = np.zeros((1, 8, 8), np.float32)
     slices[0, 0:4, 0:2] = 1  # half of the first cell
     slices[0, 4:8, 4] = 1  # a quarter of the last
-    assert metrics.brain_cells(slices, 2)[0].tolist() == [[True, False], [False, False]]
+    assert metrics.brain_cells(slices, (2, 2))[0].tolist() == [[True, False], [False, False]]
 
 
 def test_neighbour_table_agrees_with_a_naive_one() -> None:
@@ -123,6 +123,6 @@ def test_neighbour_table_is_a_distribution() -> None:
 def test_background_begins_two_cells_from_the_brain() -> None:
     picture = np.zeros((1, 48, 48))
     picture[0, 21, 21] = 1.0  # one pixel, in cell (5, 5) of 12 x 12
-    far = metrics.background_cells(picture, 12)[0]
+    far = metrics.background_cells(picture, (12, 12))[0]
     rows, columns = np.indices(far.shape)
     assert np.array_equal(far, np.maximum(abs(rows - 5), abs(columns - 5)) > 1)

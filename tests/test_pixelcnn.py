@@ -7,51 +7,84 @@ import pytest
 import torch
 
 from oasisvq.pixelcnn import LEAN, PixelCNN
-from oasisvq.presets import PRESETS
+from oasisvq.presets import PRESETS, Preset
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
+DEEP = replace(TINY, size=16, depth=3)
 
 
-@pytest.fixture(scope="module")
-def prior() -> PixelCNN:
+def make(preset: Preset) -> PixelCNN:
     torch.manual_seed(0)
-    model = PixelCNN(TINY).double().eval()
+    model = PixelCNN(preset).double().eval()
     for parameter in model.parameters():  # no zero weight may hide a path
         torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
-def influence(prior: PixelCNN, row: int, column: int) -> torch.Tensor:
-    """(h, w): how much the logits at one position depend on the embedding of every position."""
-    side = TINY.grid
-    indices = torch.arange(side * side).view(1, side, side) % TINY.codebook_size
+@pytest.fixture(scope="module")
+def prior() -> PixelCNN:
+    return make(TINY)
+
+
+@pytest.fixture(scope="module")
+def deep() -> PixelCNN:
+    return make(DEEP)
+
+
+def influence(prior: PixelCNN, position: int) -> torch.Tensor:
+    """(h * w,): how much the logits at one position depend on what the network is told of the code at each."""
+    height, width = prior.grid
+    indices = torch.arange(height * width).view(1, height, width) % TINY.codebook_size
     seen: list[torch.Tensor] = []
 
     def keep(_module: object, _inputs: object, output: torch.Tensor) -> None:
         output.retain_grad()
         seen.append(output)
 
-    handle = prior.embedding.register_forward_hook(keep)
+    told = [prior.embedding] + ([] if prior.within is None else [prior.within])
+    handles = [module.register_forward_hook(keep) for module in told]
     logits = prior(indices, torch.tensor([3]), torch.tensor([1]))
-    handle.remove()
-    logits[0, :, row, column].square().sum().backward()
-    assert seen[0].grad is not None
-    return seen[0].grad[0].abs().sum(-1)
+    for handle in handles:
+        handle.remove()
+    logits.flatten(2)[0, :, position].square().sum().backward()
+    cells, *within = [0 if x.grad is None else x.grad[0].abs().sum(-1) for x in seen]
+    total = cells.clone()  # (h, w, L)
+    for i, earlier in enumerate(within):
+        total[:, :, i] += earlier
+    return total.flatten()
 
 
-@pytest.mark.parametrize("position", range(TINY.grid**2))
+@pytest.mark.parametrize("position", range(TINY.codes))
 def test_each_position_sees_all_before_it_and_nothing_else(prior: PixelCNN, position: int) -> None:
-    seen = influence(prior, *divmod(position, TINY.grid)).flatten()
+    seen = influence(prior, position)
     assert (seen[position:] == 0).all(), "looks at itself or ahead"
     assert (seen[:position] > 0).all(), "blind spot"
 
 
+@pytest.mark.parametrize("position", range(DEEP.codes))
+def test_with_several_codes_a_cell_each_sees_those_before_it_in_its_cell_too(deep: PixelCNN, position: int) -> None:
+    seen = influence(deep, position)
+    assert (seen[position:] == 0).all(), "looks at itself or ahead"
+    assert (seen[:position] > 0).all(), "blind spot"
+
+
+@pytest.mark.parametrize("preset", [TINY, DEEP, replace(TINY, prior_heads=0)])
+def test_the_last_row_alone_is_the_last_row(preset: Preset) -> None:
+    prior = make(preset)
+    indices = torch.randint(preset.codebook_size, (2, *preset.grid), generator=torch.Generator().manual_seed(0))
+    told = torch.tensor([3, 1]), torch.tensor([1, 2]), torch.tensor([5, 0])
+    whole = prior(indices, *told)
+    for rows in range(1, preset.side + 1):
+        alone = prior(indices[:, :rows], *told, last_row=True)
+        torch.testing.assert_close(alone, whole[:, :, rows - 1 : rows], rtol=1e-12, atol=1e-12)
+
+
 def test_level_and_grade_matter_and_unknown_is_allowed(prior: PixelCNN) -> None:
-    indices = torch.zeros(4, TINY.grid, TINY.grid, dtype=torch.int64)
+    indices = torch.zeros(4, *TINY.grid, dtype=torch.int64)
     level = torch.tensor([0, 5, TINY.levels, 0])
     grade = torch.tensor([0, 0, 0, len(TINY.grades)])
     logits = prior(indices, level, grade)
-    assert logits.shape == (4, TINY.codebook_size, TINY.grid, TINY.grid)
+    assert logits.shape == (4, TINY.codebook_size, *TINY.grid)
     for other in (1, 2, 3):
         assert not torch.allclose(logits[0], logits[other])
 

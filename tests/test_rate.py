@@ -37,7 +37,7 @@ def test_our_sizes_are_those_of_files_and_clarity_that_of_reconstructions(measur
     coded = model.reconstruct(torch.from_numpy(held_out.slices)[:, None])
     files = compress(model, coded.indices, held_out.levels, held_out.grades)
     assert found["prior"]["bytes"] == pytest.approx(np.mean([len(file) for file in files]), abs=1e-4)
-    assert found["fixed"]["bytes"] == TINY.grid**2 * 3 / 8
+    assert found["fixed"]["bytes"] == TINY.codes * 3 / 8
     pairs = zip(held_out.slices + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
     assert found["prior"]["ssim"] == pytest.approx(np.mean([metrics.ssim(a, b) for a, b in pairs]), abs=1e-4)
     assert found["decoded_exactly"] == len(held_out)

@@ -20,10 +20,13 @@ from oasisvq.sampling import Sampler, refill, sample, surprise
 TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 
 
-def make_prior(height: int, width: int, codes: int = 11, strength: float = 0.5, heads: int = 2) -> PixelCNN:
-    """A random network whose every part matters, and whose codes depend strongly on one another."""
+def make_prior(
+    height: int, width: int, codes: int = 11, strength: float = 0.5, heads: int = 2, depth: int = 1
+) -> PixelCNN:
+    """A random network whose every part matters, and whose codes depend strongly on one another: `depth` codes a cell,
+    height * width cells."""
     torch.manual_seed(0)
-    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads))
+    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads, depth=depth))
     for name in ("position_v", "position_h"):
         setattr(prior, name, nn.Parameter(torch.empty(1, TINY.prior_channels, height, width)))
     for name, parameter in prior.named_parameters():
@@ -53,7 +56,7 @@ def naive(
     """A full forward pass a position in double precision; then the first code whose cumulative probability exceeds a
     uniform number."""
     prior = copy.deepcopy(prior).double()
-    height, width = prior.position_v.shape[-2:]
+    height, width = prior.grid
     level = torch.full((n,), TINY.levels) if level is None else level
     grade = torch.full((n,), len(TINY.grades)) if grade is None else grade
     if look is None and given is None:
@@ -73,12 +76,23 @@ def naive(
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "heads"), [(5, 7, 2), (10, 10, 2), (20, 20, 2), (3, 1, 2), (10, 10, 0), (2, 6, 0)]
+    ("height", "width", "heads", "depth"),
+    [
+        (5, 7, 2, 1),
+        (10, 10, 2, 1),
+        (20, 20, 2, 1),
+        (3, 1, 2, 1),
+        (10, 10, 0, 1),
+        (2, 6, 0, 1),
+        (5, 7, 2, 2),
+        (3, 1, 0, 3),
+    ],
 )
 @pytest.mark.parametrize("n", [1, 3, 16])
 @torch.inference_mode()
-def test_logits_are_those_of_the_parallel_view(height: int, width: int, heads: int, n: int) -> None:
-    prior = make_prior(height, width, heads=heads)
+def test_logits_are_those_of_the_parallel_view(height: int, width: int, heads: int, depth: int, n: int) -> None:
+    prior = make_prior(height, width, heads=heads, depth=depth)
+    width *= depth
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
     expected = prior(indices, level, grade)
@@ -89,10 +103,12 @@ def test_logits_are_those_of_the_parallel_view(height: int, width: int, heads: i
         torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=atol)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @torch.inference_mode()
-def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(prior: PixelCNN) -> None:
-    copies, start, width = 3, 2, 7
-    indices = torch.randint(11, (2, 5, 7)).repeat_interleave(copies, 0)
+def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int) -> None:
+    prior = make_prior(5, 7, depth=depth)
+    copies, start, width = 3, 2, 7 * depth
+    indices = torch.randint(11, (2, 5, width)).repeat_interleave(copies, 0)
     indices[:, start:] = torch.randint(11, indices[:, start:].shape)
     level, grade = torch.tensor([1, 1, 1, 7, 7, 7]), torch.zeros(6, dtype=torch.long)
     sampler = Sampler(prior, indices, level, grade)
@@ -107,9 +123,11 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(prior: PixelC
             indices.copy_(indices[draws])
 
 
-@pytest.mark.parametrize(("height", "width", "n"), [(10, 10, 1), (5, 7, 3), (5, 7, 16), (20, 20, 3)])
-def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int) -> None:
-    prior = make_prior(height, width)
+@pytest.mark.parametrize(
+    ("height", "width", "n", "depth"), [(10, 10, 1, 1), (5, 7, 3, 1), (5, 7, 16, 1), (20, 20, 3, 1), (5, 7, 3, 2)]
+)
+def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int, depth: int) -> None:
+    prior = make_prior(height, width, depth=depth)
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
     drawn = sample(prior, n, seed=5, temperature=0.8, level=level, grade=grade)
     assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, level=level, grade=grade))
@@ -307,9 +325,10 @@ def total_variation(drawn: Tensor, expected: Tensor, codes: int) -> float:
     return 0.5 * float((shares - expected).abs().sum())
 
 
-def test_refill_follows_the_distribution_given_all_the_rest() -> None:
+@pytest.mark.parametrize(("depth", "strength"), [(1, 0.45), (2, 0.35)])
+def test_refill_follows_the_distribution_given_all_the_rest(depth: int, strength: float) -> None:
     codes, n = 3, 3000
-    prior = make_prior(3, 4, codes, strength=0.45)
+    prior = make_prior(3, 4 // depth, codes, strength, depth=depth)
     grid = torch.randint(codes, (3, 4), generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(3, 4, dtype=torch.bool)
     mask[0, 2] = mask[1, 1] = mask[1, 2] = mask[2, 0] = True

@@ -70,7 +70,7 @@ def test_measures_are_what_they_say(model: OasisVQ, tiny_cohort: Path) -> None:
         bits = model.surprise(coded.indices[i : i + 1])[0][cells[i]].mean()
         assert measured["bits_per_brain_code"][i] == pytest.approx(float(bits), rel=1e-5)
         to_all = torch.cdist(model.vqvae.encoder(slices[i : i + 1])[0].flatten(1).T, model.vqvae.codebook)
-        nearest = to_all.min(1).values.view(TINY.grid, TINY.grid)[cells[i]].mean()
+        nearest = to_all.min(1).values.view(TINY.grid)[cells[i]].mean()
         assert measured["code_distance"][i] == pytest.approx(float(nearest), rel=1e-4)
     moved = measure(model, slices.roll(2, 3))
     assert moved["centre_column"] - measured["centre_column"] == pytest.approx(np.full(3, 2 / TINY.size))

@@ -73,7 +73,7 @@ def test_the_map_is_what_it_says(model: OasisVQ) -> None:
     found = unusual(model, slices, torch.tensor([3, 7])).numpy()
     for picture, level, values in zip(slices, (3, 7), found, strict=True):
         both = [one_way(model, picture[None], level), one_way(model, picture[None].flip(3), level)[:, ::-1]]
-        expected = ndimage.gaussian_filter(np.mean(both, axis=0), SMOOTHING * TINY.grid)
+        expected = ndimage.gaussian_filter(np.mean(both, axis=0), SMOOTHING * TINY.side)
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
 
 

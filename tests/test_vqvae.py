@@ -14,7 +14,7 @@ TINY = replace(PRESETS["smoke"], channels=(8, 8), code_dim=4, codebook_size=16)
 @pytest.fixture
 def quantiser() -> VectorQuantiser:
     torch.manual_seed(0)
-    q = VectorQuantiser(16, 4, decay=0.9, warmup=1)
+    q = VectorQuantiser(16, 4, depth=1, decay=0.9, warmup=1)
     q.codebook.copy_(torch.randn(16, 4))
     q.counts.fill_(1.0)
     q.sums.copy_(q.codebook)
@@ -25,6 +25,39 @@ def test_nearest_agrees_with_brute_force(quantiser: VectorQuantiser) -> None:
     z = torch.randn(200, 4)
     brute = [min(range(16), key=lambda k: float((v - quantiser.codebook[k]).square().sum())) for v in z]
     assert quantiser.nearest(z).tolist() == brute
+
+
+def test_several_codes_a_cell_are_those_of_the_reference_library(quantiser: VectorQuantiser) -> None:
+    """Indices, what they add up to, and what the codebook learns from all of them."""
+    reference = pytest.importorskip("vector_quantize_pytorch").ResidualVQ(
+        dim=4, codebook_size=16, num_quantizers=3, shared_codebook=True, decay=0.9, threshold_ema_dead_code=0
+    )
+    reference.layers[0]._codebook.embed.data.copy_(quantiser.codebook[None])
+    quantiser.depth = 3
+    z = torch.randn(2, 4, 5, 6)
+    expected, indices, _ = reference.eval()(z.flatten(2).mT)  # (2, 30, 4), (2, 30, 3)
+    quantised = quantiser.eval()(z)
+    assert torch.equal(quantised.indices, indices.reshape(2, 5, 18))
+    torch.testing.assert_close(quantised.codes, expected.mT.reshape(z.shape))
+    torch.testing.assert_close(quantiser.lookup(quantised.indices), quantised.codes)
+
+    targets, found = quantiser.assign(z.permute(0, 2, 3, 1).reshape(-1, 4))  # (3, 60, 4), (3, 60)
+    counts, sums = quantiser.counts.clone(), quantiser.sums.clone()
+    for k in range(16):
+        mine = targets[found == k]
+        counts[k] = 0.9 * counts[k] + 0.1 * len(mine)
+        sums[k] = 0.9 * sums[k] + 0.1 * mine.sum(0)
+    quantiser.train()(z)
+    torch.testing.assert_close(quantiser.codebook, sums / counts[:, None])
+
+
+def test_more_codes_a_cell_come_closer(quantiser: VectorQuantiser) -> None:
+    z = torch.randn(2, 4, 5, 5)
+    errors = []
+    for quantiser.depth in (1, 2, 3):
+        errors.append(float((quantiser.eval()(z).codes - z).square().mean()))
+    assert errors[0] > 1.5 * errors[1]
+    assert errors[1] > 1.2 * errors[2]
 
 
 def test_gradient_goes_straight_through(quantiser: VectorQuantiser) -> None:
@@ -73,7 +106,7 @@ def test_moving_averages_agree_with_the_reference_library(quantiser: VectorQuant
 
 def test_dead_codes_restart_where_the_codebook_is_poor() -> None:
     torch.manual_seed(0)
-    q = VectorQuantiser(8, 2, decay=0.99, warmup=1)
+    q = VectorQuantiser(8, 2, depth=1, decay=0.99, warmup=1)
     background = torch.zeros(900, 2)
     brain = torch.randn(100, 2) + 5
     z = torch.cat([background, brain]).reshape(1, 40, 25, 2).permute(0, 3, 1, 2)
@@ -90,10 +123,15 @@ def test_a_code_in_use_never_restarts(quantiser: VectorQuantiser) -> None:
     assert changed.nonzero().flatten().tolist() == [3]
 
 
-@pytest.mark.parametrize(("size", "channels", "grid"), [(80, (8, 8), 20), (80, (8,), 40), (128, (4, 8, 8), 16)])
-def test_shapes_range_and_agreement_of_the_verbs(size: int, channels: tuple[int, ...], grid: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "channels", "depth", "grid"),
+    [(80, (8, 8), 1, (20, 20)), (80, (8,), 1, (40, 40)), (128, (4, 8, 8), 1, (16, 16)), (80, (8, 8), 2, (20, 40))],
+)
+def test_shapes_range_and_agreement_of_the_verbs(
+    size: int, channels: tuple[int, ...], depth: int, grid: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
-    preset = replace(TINY, size=size, channels=channels, blocks=(1,) * len(channels))
+    preset = replace(TINY, size=size, channels=channels, blocks=(1,) * len(channels), depth=depth)
     assert preset.grid == grid
     model = VQVAE(preset).train()
     slices = torch.rand(2, 1, size, size) - 0.5
@@ -101,7 +139,7 @@ def test_shapes_range_and_agreement_of_the_verbs(size: int, channels: tuple[int,
     model.eval()
     output, quantised = model(slices)
     indices = model.encode(slices)
-    assert indices.shape == (2, grid, grid)
+    assert indices.shape == (2, *grid)
     assert indices.dtype == torch.int64
     assert torch.equal(indices, quantised.indices)
     decoded = model.decode(indices)
@@ -111,15 +149,16 @@ def test_shapes_range_and_agreement_of_the_verbs(size: int, channels: tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "grid"), [("base", 80, 20), ("clear", 80, 40), ("medium", 128, 32), ("large", 256, 32)]
+    ("name", "size", "grid"),
+    [("base", 80, (20, 20)), ("clear", 80, (40, 40)), ("medium", 128, (32, 32)), ("large", 256, (32, 64))],
 )
-def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: int, grid: int) -> None:
+def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: int, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = VQVAE(PRESETS[name]).train()
     slices = torch.rand(1, 1, size, size) - 0.5
     output, quantised = model(slices)
     assert output.shape == slices.shape
-    assert quantised.indices.shape == (1, grid, grid)
+    assert quantised.indices.shape == (1, *grid)
     (output - slices).abs().mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

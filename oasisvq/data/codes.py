@@ -21,8 +21,8 @@ def write_codes(indices: NDArray[np.integer], sha256: str) -> bytes:
     return content.getvalue()
 
 
-def read_codes(data: bytes, name: str, grid: int, codebook_size: int, sha256: str) -> NDArray[np.int64]:
-    """Inverse of `write_codes`: (grid, grid) in [0, codebook_size). `name` is for messages only.
+def read_codes(data: bytes, name: str, grid: tuple[int, int], codebook_size: int, sha256: str) -> NDArray[np.int64]:
+    """Inverse of `write_codes`: codes of shape `grid` in [0, codebook_size). `name` is for messages only.
 
     Nothing is unpacked or allocated before its size is known, and no pickle is loaded. Raises OasisVQError in one
     sentence when the file is anything else, or was made with other weights.
@@ -30,7 +30,7 @@ def read_codes(data: bytes, name: str, grid: int, codebook_size: int, sha256: st
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             weights = _array(archive, "weights", (), "U") if "weights.npy" in archive.namelist() else None
-            indices = _array(archive, "indices", (1, grid, grid), "iu")[0].astype(np.int64)
+            indices = _array(archive, "indices", (1, *grid), "iu")[0].astype(np.int64)
     except OasisVQError as error:
         raise OasisVQError(f"{name}: {error}") from error
     except Exception as error:  # a zip of hostile bytes raises what any of its unpackers does

@@ -4,7 +4,6 @@
 
 const SIDE = 1200; // canvas pixels a side, about: twice what is shown, for sharp lines on dense screens
 const TILE = 20; // palette canvas pixels a code, with the gap to the next
-const PALETTE_COLUMNS = 32;
 const RESEND_MS = 2000;
 const QUICK_MS = 60;
 const CHANGED = "#ffb13b";
@@ -60,7 +59,7 @@ class CodeGrid {
     if (!data.order.includes(settings.code)) settings.code = data.order[data.order.length >> 1]; // or of another model
     if (this.stroke) this.follow();
 
-    this.side = Math.round(SIDE / data.width);
+    this.step = [SIDE / data.width, SIDE / data.height].map(Math.round); // canvas pixels from a code to the next
     this.image = greyCanvas(data.image);
     this.before = greyCanvas(data.before);
     if (data.palette.bytes !== this.paletteBytes) {
@@ -195,10 +194,11 @@ class CodeGrid {
 
   codeAt(event) {
     const { left, top, width, height } = this.palette.getBoundingClientRect();
-    const rows = Math.ceil(this.data.order.length / PALETTE_COLUMNS);
-    const column = clamp(Math.floor(((event.clientX - left) / width) * PALETTE_COLUMNS), PALETTE_COLUMNS);
+    const { columns } = this.data.palette;
+    const rows = Math.ceil(this.data.order.length / columns);
+    const column = clamp(Math.floor(((event.clientX - left) / width) * columns), columns);
     const row = clamp(Math.floor(((event.clientY - top) / height) * rows), rows);
-    return this.data.order[row * PALETTE_COLUMNS + column] ?? settings.code;
+    return this.data.order[row * columns + column] ?? settings.code;
   }
 
   // Events.
@@ -235,7 +235,8 @@ class CodeGrid {
     });
     palette.addEventListener("click", (event) => this.choose(this.codeAt(event)));
     palette.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -PALETTE_COLUMNS, ArrowDown: PALETTE_COLUMNS }[event.key];
+      const { columns } = this.data.palette;
+      const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
       if (!step) return;
       event.preventDefault();
       this.nextCode(step);
@@ -313,72 +314,75 @@ class CodeGrid {
     this.find(".spoken").textContent = text;
   }
 
-  drawTile(context, code, x, y, size) {
+  drawTile(context, code, x, y, width, height = width) {
     const side = this.data.palette.tile;
     context.imageSmoothingEnabled = false; // it would let the neighbours in the strip of tiles shine through
-    context.drawImage(this.tiles, 0, code * side, side, side, x, y, size, size);
+    context.drawImage(this.tiles, 0, code * side, side, side, x, y, width, height);
   }
 
   drawPalette() {
     const { order } = this.data;
-    const rows = Math.ceil(order.length / PALETTE_COLUMNS);
-    this.palette.width = PALETTE_COLUMNS * TILE;
-    this.palette.height = rows * TILE;
+    const { columns } = this.data.palette;
+    this.palette.width = columns * TILE;
+    this.palette.height = Math.ceil(order.length / columns) * TILE;
     const context = this.palette.getContext("2d");
+    const place = (i) => [(i % columns) * TILE, Math.floor(i / columns) * TILE];
     order.forEach((code, i) => {
-      this.drawTile(context, code, (i % PALETTE_COLUMNS) * TILE + 1, Math.floor(i / PALETTE_COLUMNS) * TILE + 1, TILE - 2);
+      const [x, y] = place(i);
+      this.drawTile(context, code, x + 1, y + 1, TILE - 2);
     });
-    const at = order.indexOf(settings.code);
-    outline(context, CHANGED, (at % PALETTE_COLUMNS) * TILE, Math.floor(at / PALETTE_COLUMNS) * TILE, TILE, 3);
+    outline(context, CHANGED, [...place(order.indexOf(settings.code)), TILE, TILE], 3);
     this.palette.setAttribute("aria-label", `Palette of ${order.length} codes, code ${settings.code} chosen`);
   }
 
   show() {
-    const { data, indices, side } = this; // side: canvas pixels a cell
+    const { data, indices } = this;
     const { width, height } = data;
+    const [across, down] = this.step;
+    const whole = [0, 0, width * across, height * down];
+    const box = (cell) => [(cell % width) * across, Math.floor(cell / width) * down, across, down];
     const changed = indices.filter((code, cell) => code !== data.original[cell]).length;
-    Object.assign(this.picture, { width: width * side, height: height * side });
+    Object.assign(this.picture, { width: whole[2], height: whole[3] });
     this.picture.setAttribute(
       "aria-label",
       `Code grid of ${height} rows and ${width} columns over the decoded slice, ${changed} cells changed`,
     );
     this.picture.dataset.pending = this.pending.length;
-    this.picture.dataset.cell = side;
+    Object.assign(this.picture.dataset, { across, down });
     const context = this.picture.getContext("2d");
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
-    context.drawImage(settings.before ? this.before : this.image, 0, 0, width * side, height * side);
-    const place = (cell) => [(cell % width) * side, Math.floor(cell / width) * side];
-    if (!settings.before) this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...place(cell), side));
+    context.drawImage(settings.before ? this.before : this.image, ...whole);
+    if (!settings.before) this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...box(cell)));
 
     if (settings.lines) {
       context.fillStyle = "rgba(255, 255, 255, 0.16)";
-      for (let c = 1; c < width; c++) context.fillRect(c * side - 1, 0, 2, height * side);
-      for (let r = 1; r < height; r++) context.fillRect(0, r * side - 1, width * side, 2);
+      for (let c = 1; c < width; c++) context.fillRect(c * across - 1, 0, 2, whole[3]);
+      for (let r = 1; r < height; r++) context.fillRect(0, r * down - 1, whole[2], 2);
     }
     context.fillStyle = "rgba(54, 197, 240, 0.38)";
-    this.selection.forEach((cell) => context.fillRect(...place(cell), side, side));
+    this.selection.forEach((cell) => context.fillRect(...box(cell)));
     indices.forEach((code, cell) => {
-      if (code !== data.original[cell]) outline(context, CHANGED, ...place(cell), side, 3);
-      if (settings.uses && code === settings.code) outline(context, USED, ...place(cell), side, 4, 3);
+      if (code !== data.original[cell]) outline(context, CHANGED, box(cell), 3);
+      if (settings.uses && code === settings.code) outline(context, USED, box(cell), 4, 3);
     });
     if (settings.numbers) {
-      context.font = `${side * 0.36}px sans-serif`;
+      context.font = `${Math.min(across, down) * 0.36}px sans-serif`;
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.lineWidth = 5;
       context.strokeStyle = "rgba(0, 0, 0, 0.75)";
       context.fillStyle = "#fff";
       indices.forEach((code, cell) => {
-        const [x, y] = place(cell);
-        context.strokeText(code, x + side / 2, y + side / 2);
-        context.fillText(code, x + side / 2, y + side / 2);
+        const [x, y] = box(cell);
+        context.strokeText(code, x + across / 2, y + down / 2);
+        context.fillText(code, x + across / 2, y + down / 2);
       });
     }
     if (this.cursor !== null) {
       const cells = settings.tool === "pick" ? [this.cursor] : this.brush(this.cursor);
       const colour = settings.tool === "select" ? SELECTED : "#fff";
-      cells.forEach((cell) => outline(context, colour, ...place(cell), side, 4));
+      cells.forEach((cell) => outline(context, colour, box(cell), 4));
     }
 
     for (const button of this.buttons) {
@@ -407,11 +411,11 @@ function clamp(value, size) {
   return Math.min(Math.max(value, 0), size - 1);
 }
 
-function outline(context, colour, x, y, size, line, inset = 0) {
+function outline(context, colour, [x, y, width, height], line, inset = 0) {
   context.strokeStyle = colour;
   context.lineWidth = line;
   const at = line / 2 + inset;
-  context.strokeRect(x + at, y + at, size - 2 * at, size - 2 * at);
+  context.strokeRect(x + at, y + at, width - 2 * at, height - 2 * at);
 }
 
 // Raw grey bytes in base64, row by row, {bytes, width, height} -> a canvas of that size.

@@ -101,7 +101,8 @@ def code_grid(state: Editor, now: NDArray[np.floating], before: NDArray[np.float
             "redo": bool(state.future),
             "image": _grey(now),
             "before": _grey(before),
-            "palette": _grey(palette.tiles.reshape(-1, palette.tiles.shape[2])) | {"tile": palette.tiles.shape[1]},
+            "palette": _grey(palette.tiles.reshape(-1, palette.tiles.shape[2]))
+            | {"tile": palette.tiles.shape[1], "columns": palette.columns},
             "order": palette.order.tolist(),
         },
         on_queue_change=caught_up,

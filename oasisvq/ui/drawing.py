@@ -85,15 +85,15 @@ def draw(
     """
     import torch
 
-    background = load_palette(model).background
-    grid = model.preset.grid
+    background = torch.from_numpy(load_palette(model).background)
+    height, width = model.preset.grid
     rows = upper.rows if upper else 0
-    total = (grid - rows) * grid
-    open_by = np.full((count, grid, grid), np.nan)
+    total = (height - rows) * width
+    open_by = np.full((count, height, width), np.nan)
     given = mask = None
     if upper:
         given = torch.from_numpy(upper.indices)
-        mask = torch.arange(grid)[:, None].expand(grid, grid) >= rows
+        mask = torch.arange(height)[:, None].expand(height, width) >= rows
 
     with turn() as pass_on:
         started = shown = time.monotonic()
@@ -103,14 +103,14 @@ def draw(
             nonlocal shown, took
             pass_on()
             open_by.reshape(count, -1)[:, position] = entropy.cpu().numpy()
-            done = position + 1 - rows * grid
+            done = position + 1 - rows * width
             begun = time.monotonic()
-            pause, others = PAUSE if done % grid else 0.0, waiting()
+            pause, others = PAUSE if done % width else 0.0, waiting()
             if took > SLOW or others:
                 pause = max(pause, (1 + others) * took)
             if done < total and begun - shown < pause:
                 return
-            known = (np.arange(grid * grid) <= position).reshape(grid, grid)
+            known = (np.arange(height * width) <= position).reshape(height, width)
             codes = indices.cpu()
             so_far = codes.where(torch.from_numpy(known), background)
             pictures = model.decode(so_far)[:, 0].numpy() + 0.5

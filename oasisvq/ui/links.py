@@ -65,7 +65,7 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
         raise OasisVQError(
             "it was made with other weights: choose them in the sidebar, if they are there, and try again"
         )
-    grid, size = model.preset.grid, model.preset.codebook_size
+    (height, width), size = model.preset.grid, model.preset.codebook_size
     known = ("example", "rows", *_DRAW, *_SETTINGS)
     origin = {name: value for name, value in parameters.items() if name in known}
     example = codes_of(origin["example"]) if "example" in origin else None
@@ -77,10 +77,10 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
         given = mask = None
         if example is not None:
             rows = _number(origin, "rows", int)
-            if not 0 < rows < grid:
+            if not 0 < rows < height:
                 raise OasisVQError("it keeps more rows than there are: copy it again")
             given = torch.from_numpy(example)
-            mask = torch.arange(grid)[:, None].expand(grid, grid) >= rows
+            mask = torch.arange(height)[:, None].expand(height, width) >= rows
         original = model.sample(1, **start, **settings, given=given, mask=mask).indices[0].numpy()  # type: ignore[arg-type]
     elif example is not None:
         original = example

@@ -72,7 +72,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {preset.grid} × {preset.grid} codes"
+    label = f"{name}: {preset.size} px, {preset.grid[0]} × {preset.grid[1]} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 

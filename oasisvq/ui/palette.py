@@ -10,38 +10,42 @@ from numpy.typing import NDArray
 
 from oasisvq.pipeline import OasisVQ
 
-COLUMNS = 32
 _PATCH = 5  # cells of one code side by side: as far as the decoder's view of the middle cell matters
 
 
 class Palette(NamedTuple):
-    """Pictures `tiles` (K, t, t) in [0, 1]; `order` (K,) codes from dark to bright; `rank` (K,) its inverse;
-    `background` the code of an empty slice."""
+    """Pictures `tiles` (K, t, t) in [0, 1]; `order` (K,) codes from dark to bright, to be shown in rows of `columns`;
+    `rank` (K,) its inverse; `background` (h, w) the codes of an empty slice."""
 
     tiles: NDArray[np.floating]
     order: NDArray[np.int64]
+    columns: int
     rank: NDArray[np.int64]
-    background: int
+    background: NDArray[np.int64]
 
 
 @torch.inference_mode()
 def make_palette(model: OasisVQ) -> Palette:
-    """Decode each code among its likes and keep the middle cell."""
+    """Decode each code among its likes, and with no refinement to speak of, and keep the middle cell."""
     size, preset = model.preset.codebook_size, model.preset
-    grids = torch.arange(size, device=model.device)[:, None, None].expand(size, _PATCH, _PATCH)
-    pictures = torch.cat([model.vqvae.decode(part) for part in grids.split(64)]).squeeze(1).cpu().numpy() + 0.5
-    cell = preset.size // preset.grid
+    quiet = model.vqvae.quantiser.nearest(torch.zeros(1, preset.code_dim, device=model.device))
+    grids = quiet.expand(size, _PATCH, _PATCH, preset.depth).clone()
+    grids[..., 0] = torch.arange(size, device=model.device)[:, None, None]
+    pictures = torch.cat([model.vqvae.decode(part.flatten(2)) for part in grids.split(64)])
+    pictures01 = pictures.squeeze(1).cpu().numpy() + 0.5
+    cell = preset.size // preset.side
     middle = slice(_PATCH // 2 * cell, (_PATCH // 2 + 1) * cell)
-    tiles = pictures[:, middle, middle]
+    tiles = pictures01[:, middle, middle]
     empty = torch.full((1, 1, preset.size, preset.size), -0.5)
-    order = _order(tiles)
-    return Palette(tiles, order, np.argsort(order), int(model.encode(empty)[0, 0, 0]))
+    columns = 32 if size <= 1024 else 64
+    order = _order(tiles, columns)
+    return Palette(tiles, order, columns, np.argsort(order), model.encode(empty)[0].numpy())
 
 
-def _order(tiles: NDArray[np.floating]) -> NDArray[np.int64]:
+def _order(tiles: NDArray[np.floating], columns: int) -> NDArray[np.int64]:
     """Rows of like brightness, dark to bright; within a row from bright on the left to bright on the right."""
     by_brightness = np.argsort(tiles.mean((1, 2)), kind="stable")
     half = tiles.shape[2] // 2
     slope = tiles[:, :, half:].mean((1, 2)) - tiles[:, :, :half].mean((1, 2))
-    rows = [by_brightness[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)]
+    rows = [by_brightness[i : i + columns] for i in range(0, len(tiles), columns)]
     return np.concatenate([row[np.argsort(slope[row], kind="stable")] for row in rows])

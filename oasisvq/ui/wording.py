@@ -38,6 +38,11 @@ MORE = """
   2004](https://doi.org/10.1109/TIP.2003.819861)).
 """
 
+SIDE_BY_SIDE = """
+In this model {depth} codes side by side describe the same square of the slice: the left one says most, each further one
+refines it. The palette shows every code as a left one, unrefined.
+""".strip()
+
 MORE_RECONSTRUCT = r"""
 - **Difference.** $d = \hat x - x$, pixel by pixel, on a grey scale from 0 to 1. Red: the reconstruction is brighter.
 - **SSIM** ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861)) compares means, spreads and correlation of
