@@ -21,9 +21,8 @@ from oasisvq.vqvae import VQVAE
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),
     "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),
-    "large": replace(TINY, name="large", size=256, channels=(4, 4, 8), blocks=(1, 1, 1), codebook_size=1024),
+    "large": replace(TINY, name="large", size=256, channels=(4, 4, 8), blocks=(1, 1, 1), codebook_size=2048, depth=2),
 }
-GRIDS = {"base": 20, "clear": 40, "large": 32}
 
 
 def write_untrained(folder, presets=GEOMETRIES):
@@ -57,7 +56,7 @@ def test_the_selector_names_every_model_with_its_geometry():
     assert app.sidebar.selectbox(key="model").options == [
         "base: 80 px, 20 × 20 codes",
         "clear: 80 px, 40 × 40 codes",
-        "large: 256 px, 32 × 32 codes",
+        "large: 256 px, 32 × 64 codes",
     ]
 
 
@@ -81,11 +80,12 @@ def test_every_page_works_with_every_model(page):
 def test_other_grids_are_drawn_edited_and_completed(name):
     app = choose(open_page("generate"), name)
     app.toggle(key="begin").set_value(True).run()
-    app.slider(key=f"rows of {GRIDS[name]}").set_value(GRIDS[name] - 3).run()
+    side = GEOMETRIES[name].side
+    app.slider(key=f"rows of {side}").set_value(side - 3).run()
     button(app, "Draw").click().run()
     assert not app.exception
     drawn = mine(app, "gallery")[0]
-    assert drawn.indices.shape == (GRIDS[name], GRIDS[name])
+    assert drawn.indices.shape == GEOMETRIES[name].grid
     next(b for b in app.button if b.label == "Edit codes").click().run()
     assert not app.exception
     app.switch_page("pages/edit_codes.py").run()  # the runner itself does not follow the app there

@@ -1,22 +1,27 @@
-"""A finer grid in a real browser: the model is chosen in the sidebar, and fast fingers lose nothing on 40 x 40."""
+"""Finer grids in a real browser: the model is chosen in the sidebar, and fast fingers lose nothing."""
 
 import pytest
 from test_app_models import GEOMETRIES, write_untrained
 from test_browser import Grid, browser, click_twenty, paint_eight, pytestmark, serve, settle, visit  # noqa: F401
 
 
+@pytest.fixture(scope="module", params=["clear", "large"])
+def model(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def tab(browser, tmp_path_factory):  # noqa: F811
+def tab(browser, tmp_path_factory, model):  # noqa: F811
     """Edit codes with the second of two models."""
     folder = tmp_path_factory.mktemp("server")
-    bundled = write_untrained(folder / "weights", {name: GEOMETRIES[name] for name in ("base", "clear")})
+    bundled = write_untrained(folder / "weights", {name: GEOMETRIES[name] for name in ("base", model)})
     with serve(folder / "log", bundled) as address:
         tab = browser.new_page(viewport={"width": 1360, "height": 1300})
         tab.goto(address)
         tab.get_by_label("Model", exact=False).first.wait_for(timeout=60_000)
         settle(tab)
         tab.get_by_test_id("stSidebar").get_by_role("combobox").click()
-        tab.get_by_role("option", name="clear", exact=False).click()
+        tab.get_by_role("option", name=model, exact=False).click()
         settle(tab)
         visit(tab, "Edit codes")
         tab.locator("canvas.picture").wait_for()
@@ -25,9 +30,9 @@ def tab(browser, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture
-def grid(tab):
+def grid(tab, model):
     grid = Grid(tab)
-    assert grid.side == 40
+    assert (grid.rows, grid.columns) == GEOMETRIES[model].grid
     return grid
 
 

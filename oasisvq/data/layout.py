@@ -312,7 +312,7 @@ def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, labe
         try:
             for case in cases:
                 waiting.append(pool.submit(work, case))
-                if len(waiting) > 4 * threads:
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
                     bar.update()
             while waiting:

@@ -54,7 +54,8 @@ class Names:
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = folders
-        self._db = sqlite3.connect("")  # on disk as soon as it outgrows a cache of 2 MB
+        self._db = sqlite3.connect("")  # on disk as soon as it outgrows its cache
+        self._db.execute("PRAGMA cache_size = -512")  # kB
         self._db.execute(
             "CREATE TABLE found (split TEXT, person TEXT, name TEXT, head TEXT, number INTEGER, file TEXT)"
         )
