@@ -9,7 +9,7 @@ Rounding differs between batch sizes, numbers of threads and devices, and a unif
 codes could fall on either side. There, and only there, the prior is asked again in double precision, so that a draw is
 its seed's and number's alone.
 
-Memory beside the weights, in floats a draw, for a grid (h, w), C channels, L layers, A attentions and M mirrors:
+Memory beside the weights, in floats a draw, for h x w cells, C channels, L layers, A attentions and M mirrors:
 (4 L + M) w C, 2 A h w C for the keys and values, and some 14 L C that no grid changes.
 """
 
@@ -36,6 +36,9 @@ ROUNDING = 2**-19
 LARGEST_DEVIATION = 32.0
 # Of all uniform numbers: below the sum of probabilities, which rounding may leave under 1.
 LARGEST = 1 - 2**-40
+
+# That are held at a time when grids are scored: 128 MiB.
+LOGITS = 2**25
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
@@ -445,7 +448,7 @@ def sample(
 
 
 def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: Condition = None) -> Tensor:
-    """-log2 p of every code given those before it, in one parallel pass.
+    """-log2 p of every code given those before it, by parallel passes.
 
     Args:
         prior: in eval mode.
@@ -461,8 +464,11 @@ def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: C
     indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
+    some = max(1, LOGITS // (prior.codebook_size * math.prod(prior.grid)))  # grids at a time
+    parts = zip(indices.split(some), levels.split(some), grades.split(some), strict=True)
     with torch.inference_mode():
-        return F.cross_entropy(prior(indices, levels, grades), indices, reduction="none") / math.log(2)
+        nats = [F.cross_entropy(prior(codes, *told), codes, reduction="none") for codes, *told in parts]
+    return torch.cat(nats) / math.log(2)
 
 
 def refill(

@@ -187,6 +187,17 @@ def test_rounding_changes_no_draw(
     assert n < 64 or asked
 
 
+def test_a_prior_in_double_precision_that_is_at_hand_is_not_made_again(
+    prior: PixelCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "ROUNDING", 0.002)
+    exact, asked = sampling.in_double(prior), []
+    exact.register_forward_hook(lambda *_: asked.append(True))
+    monkeypatch.setattr(sampling, "in_double", lambda _: pytest.fail("made again"))
+    assert torch.equal(sample(prior, 16, seed=8, exact=exact), naive(prior, 16, seed=8))
+    assert asked
+
+
 @torch.inference_mode()
 def test_rounding_is_as_small_as_it_is_taken_for() -> None:
     prior = make_prior(5, 7, strength=0.3)
@@ -316,6 +327,19 @@ def test_surprise_is_the_cross_entropy_in_bits(prior: PixelCNN) -> None:
     probabilities = prior(indices, level, grade).double().softmax(1)
     expected = -probabilities.gather(1, indices[:, None])[:, 0].log2()
     torch.testing.assert_close(surprise(prior, indices, level, 2).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_surprise_is_the_same_however_many_grids_are_held_at_a_time(
+    prior: PixelCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indices, level = torch.randint(11, (7, 5, 7)), torch.arange(7)
+    together = surprise(prior, indices, level)
+    monkeypatch.setattr(sampling, "LOGITS", 2 * 11 * 35 + 1)
+    shapes: list[int] = []
+    handle = prior.register_forward_hook(lambda _m, inputs, _o: shapes.append(len(inputs[0])))
+    torch.testing.assert_close(surprise(prior, indices, level), together, rtol=1e-4, atol=1e-4)
+    handle.remove()
+    assert shapes == [2, 2, 2, 1]
 
 
 def total_variation(drawn: Tensor, expected: Tensor, codes: int) -> float:
