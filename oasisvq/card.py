@@ -74,8 +74,8 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
         front=front.to_yaml().strip(),
         name=name,
         size=preset["size"],
-        grid="x".join(map(str, Preset.from_dict(preset).grid)),
         codes=preset["codebook_size"],
+        grid=_grid(Preset.from_dict(preset)),
         data_name=data["name"],
         description=data["description"],
         amounts="\n".join(f"| {s} | {n} | {data['slices'][s]} |" for s, n in data["people"].items()),
@@ -87,6 +87,11 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
         versions=", ".join(f"{key} {value}" for key, value in training["versions"].items()),
         files="\n".join(f"| {f} | {s['bytes']:,} | `{s['sha256']}` |" for f, s in manifest["files"].items()),
     )
+
+
+def _grid(preset: Preset) -> str:
+    grid = "x".join(map(str, preset.grid))
+    return grid if preset.depth == 1 else f"{grid} ({preset.depth} to a cell)"
 
 
 def _slug(name: str) -> str:
@@ -112,9 +117,9 @@ _CARD = """---
 
 # {name}
 
-Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into a {grid} grid
-of {codes} codes and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says which codes
-it finds unusual. Research and teaching only, not for diagnosis.
+Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into {grid} indices
+into a codebook of {codes}, and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says
+which codes it finds unusual. Research and teaching only, not for diagnosis.
 
 ```python
 from oasisvq import OasisVQ
