@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from oasisvq.sampling import in_double, sample
 
 
 def build(preset: Preset, grid: int) -> PixelCNN:
-    """The prior of a preset on another grid, with random weights."""
+    """The prior of a preset on grid x grid cells, with random weights."""
     torch.manual_seed(0)
     return PixelCNN(replace(preset, size=grid << len(preset.channels))).eval()
 
@@ -42,11 +43,11 @@ def build(preset: Preset, grid: int) -> PixelCNN:
 def measure(
     prior: PixelCNN, preset: Preset, batch: int, threads: int, device: str = "cpu", repeats: int = 7
 ) -> dict[str, Any]:
-    """One row: seconds for a forward pass, a cached draw and a naive draw of `batch` grids of grid x grid codes."""
+    """One row: seconds for a forward pass, a cached draw and a naive draw of `batch` grids of codes."""
     torch.set_num_threads(threads)
     prior = prior.to(device)
-    grid = prior.position_v.shape[-1]
-    indices = torch.randint(preset.codebook_size, (batch, grid, grid), device=device)
+    height, width = prior.grid
+    indices = torch.randint(preset.codebook_size, (batch, height, width), device=device)
     level = torch.zeros(batch, dtype=torch.long, device=device)
 
     @torch.inference_mode()
@@ -64,9 +65,9 @@ def measure(
         sample(prior, batch, seed=next(seeds), level=preset.levels // 2, grade=0, exact=exact)
 
     forward_s, cached_s, step_s = medians([forward, cached, naive_step], repeats)
-    naive_s = step_s * grid * grid
+    naive_s = step_s * height * width
     return {
-        "grid": f"{grid}x{grid}",
+        "grid": f"{height}x{width}",
         "batch": batch,
         "threads": threads,
         "device": device,
@@ -76,7 +77,7 @@ def measure(
         "naive_s": naive_s,
         "cached_over_forward": cached_s / forward_s,
         "naive_over_cached": naive_s / cached_s,
-        "cached_us_per_code": cached_s / (batch * grid * grid) * 1e6,
+        "cached_us_per_code": cached_s / (batch * height * width) * 1e6,
         "repeats": repeats,
     }
 
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--weights", metavar="DIR|REPO", help="time this trained prior on its grid")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="base", help="without --weights")
-    parser.add_argument("--grid", type=int, nargs="+", help="sides of the grid, in codes (default: the preset's)")
+    parser.add_argument("--grid", type=int, nargs="+", help="sides of the grid, in cells (default: the preset's)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--device", default="cpu")
@@ -135,8 +136,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     print(f"{'grid':>7} {'batch':>5} {'threads':>7} {'forward':>10} {'cached':>10} {'naive':>10}  ratios")
     rows = []
-    for grid in options.grid or [preset.grid]:
-        prior = model.prior if model and grid == preset.grid else build(preset, grid)
+    for side in options.grid or [preset.side]:
+        prior = model.prior if model and side == preset.side else build(preset, side)
         for batch in options.batch:
             for threads in options.threads:
                 row = measure(prior, preset, batch, threads, options.device, options.repeats)
@@ -160,7 +161,7 @@ def growth(rows: list[dict[str, Any]]) -> go.Figure:
     }
     for batch in sorted({row["batch"] for row in rows}):
         chosen = [row for row in rows if row["batch"] == batch]
-        codes = [int(row["grid"].split("x")[0]) ** 2 for row in chosen]
+        codes = [math.prod(map(int, row["grid"].split("x"))) for row in chosen]
         for name, (key, colour) in kinds.items():
             figure.add_scatter(
                 x=codes,

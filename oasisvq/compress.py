@@ -29,7 +29,7 @@ from torch import Tensor
 
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
-from oasisvq.sampling import Sampler
+from oasisvq.sampling import Sampler, grids_at_a_time
 
 Numbers = Sequence[int] | NDArray[np.int64]
 
@@ -69,8 +69,9 @@ def compress(
         raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")
     prior, signature = model.exact_prior, _signature(model)
     files = []
-    for start in range(0, len(indices), BATCH):
-        some = slice(start, start + BATCH)
+    together = min(BATCH, grids_at_a_time(prior))
+    for start in range(0, len(indices), together):
+        some = slice(start, start + together)
         told = torch.from_numpy(conditions[:, some]).long()
         with torch.inference_mode():
             logits = prior(indices[some], *told).flatten(2).mT.numpy()  # (b, h * w, K)

@@ -65,7 +65,7 @@ class OasisVQ:
 
     @functools.cached_property
     def exact_prior(self) -> PixelCNN:
-        """The prior in double precision, on the CPU: made once, since its weights stay as they are."""
+        """The prior in double precision, on the CPU: made once. Whoever changes weights must make a new model."""
         return sampling.in_double(self.prior)
 
     @classmethod

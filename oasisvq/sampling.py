@@ -464,11 +464,16 @@ def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: C
     indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
-    some = max(1, LOGITS // (prior.codebook_size * math.prod(prior.grid)))  # grids at a time
+    some = grids_at_a_time(prior)
     parts = zip(indices.split(some), levels.split(some), grades.split(some), strict=True)
     with torch.inference_mode():
         nats = [F.cross_entropy(prior(codes, *told), codes, reduction="none") for codes, *told in parts]
     return torch.cat(nats) / math.log(2)
+
+
+def grids_at_a_time(prior: PixelCNN) -> int:
+    """How many grids to score together, so that their logits fit in memory."""
+    return max(1, LOGITS // (prior.codebook_size * math.prod(prior.grid)))
 
 
 def refill(

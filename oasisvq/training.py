@@ -97,7 +97,7 @@ class Shuffle(Sampler[int]):
             yield from torch.randperm(self.count, generator=generator).tolist()
             return
         keys = torch.randint(2**31, (self.ROUNDS,), generator=generator).tolist()
-        half = (self.count.bit_length() + 1) // 2  # bits
+        half = ((self.count - 1).bit_length() + 1) // 2  # bits
         for start in range(0, 4**half, 4096):
             numbers = torch.arange(start, start + 4096)
             left, right = numbers >> half, numbers & (2**half - 1)

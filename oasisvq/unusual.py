@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from oasisvq.pipeline import OasisVQ
+from oasisvq.sampling import grids_at_a_time
 
 NEARNESS = 0.06  # variance within which codes count as near, over the median squared distance of two codes
 LEAST = 0.1  # bits squared, added to the variance that the prior expects: on the background it expects none
@@ -34,23 +35,25 @@ def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -
         level: of all slices or (B,), 0 to levels - 1. None: unknown.
 
     Returns:
-        (B, h, w) float32. Its maximum over a slice says how unusual the slice is. The map of a mirrored slice is the
-        mirrored map.
+        (B, h, w * L) float32, the same for all codes of a cell. Its maximum over a slice says how unusual the slice is.
+        The map of a mirrored slice is the mirrored map.
 
     Raises OasisVQError on another shape, range or level.
     """
     told = torch.as_tensor(model.preset.levels if level is None else level).long().expand(len(slices))
+    some = min(BATCH, grids_at_a_time(model.prior))
     maps = [
         (_one_way(model, part, at) + _one_way(model, part.flip(3), at).flip(2)) / 2
-        for part, at in zip(slices.split(BATCH), told.split(BATCH), strict=True)
+        for part, at in zip(slices.split(some), told.split(some), strict=True)
     ]
-    sigmas = (0, *(SMOOTHING * codes for codes in model.preset.grid))
-    return torch.from_numpy(ndimage.gaussian_filter(torch.cat(maps).numpy(), sigmas).astype(np.float32))
+    sigma = SMOOTHING * model.preset.side
+    smooth = ndimage.gaussian_filter(torch.cat(maps).numpy(), (0, sigma, sigma)).astype(np.float32)
+    return torch.from_numpy(smooth).repeat_interleave(model.preset.depth, 2)
 
 
 @torch.inference_mode()
 def _one_way(model: OasisVQ, slices: Tensor, levels: Tensor) -> Tensor:
-    """(B, h, w): read in raster order."""
+    """(B, h, w) of cells, read in raster order: the mean over the codes of each."""
     codebook = model.vqvae.codebook  # (K, D)
     indices = model.encode(slices).to(model.device)  # (B, h, w)
     seen, _ = model.vqvae.assign(slices.to(model.device, torch.float32))  # (B, h, w, D)
@@ -71,4 +74,5 @@ def _one_way(model: OasisVQ, slices: Tensor, levels: Tensor) -> Tensor:
     distance = torch.cdist(seen.flatten(0, 2), codebook).square().view_as(likely)
     # In logarithms: what is far from every likely code would be a sum of zeros.
     log_near = torch.logsumexp(likely.clamp_min(tiny).log() - distance / scale, 3)
-    return ((-log_near / math.log(2) - expected) / (variance + LEAST).sqrt()).cpu()
+    of_codes = (-log_near / math.log(2) - expected) / (variance + LEAST).sqrt()  # (B, h, w * L)
+    return of_codes.unflatten(2, (-1, model.preset.depth)).mean(3).cpu()

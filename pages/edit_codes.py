@@ -160,7 +160,7 @@ def follow_link() -> None:
 
 st.markdown("Paint codes over a slice and see what each of them means: the slice is decoded again after every stroke.")
 if preset.depth > 1:
-    st.caption(wording.SIDE_BY_SIDE.format(depth=preset.depth))
+    st.caption(f"{wording.SIDE_BY_SIDE.format(depth=preset.depth)} The palette shows each as a left one, unrefined.")
 follow_link()
 with st.expander("Edit another slice, or codes that you saved"):
     chosen = choose_slice(preset.size)

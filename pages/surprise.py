@@ -106,6 +106,8 @@ st.caption(
     "where it begins. The white line is the outline of the slice. **Blue: drawn again** by the PixelCNN to fit the "
     f"rest, {region.sum()} of {region.size} cells: what this model would have expected there, nobody's anatomy."
 )
+if model.preset.depth > 1:
+    st.caption(wording.SIDE_BY_SIDE.format(depth=model.preset.depth))
 with st.expander("More: the two maps"):
     st.markdown(wording.MORE_UNUSUAL)
 

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from oasisvq import OasisVQ, OasisVQError, compress, sampling
 from oasisvq.cli import main
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "tiny")
+@pytest.fixture(scope="module", params=[1, 2], ids=["a code a cell", "two codes a cell"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    preset = replace(TINY, depth=request.param)
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny", preset=preset)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_codes_come_back_from_one_pass_and_from_another_batch_size(model: OasisV
 
 
 def test_codes_that_the_prior_finds_all_but_impossible_come_back_too(model: OasisVQ) -> None:
-    unlikely = torch.stack([torch.zeros(TINY.grid), torch.full(TINY.grid, 7)]).long()
+    unlikely = torch.stack([torch.zeros(model.preset.grid), torch.full(model.preset.grid, 7)]).long()
     assert torch.equal(back(model, compress.compress(model, unlikely)), unlikely)
 
 
@@ -98,7 +100,7 @@ def test_every_byte_of_header_and_message_is_guarded(model: OasisVQ, drawn: torc
 
 def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, tmp_path: Path) -> None:
     (file,) = compress.compress(model, drawn[:1])
-    for content in (b"", b"Q", b"PNG" * 20, file[:12], file + bytes(4 * TINY.codes)):
+    for content in (b"", b"Q", b"PNG" * 20, file[:12], file + bytes(4 * model.preset.codes)):
         with pytest.raises(OasisVQError):
             back(model, [content])
     other = OasisVQ.from_pretrained(write_weights(tmp_path / "other", seed=1), device="cpu")
@@ -132,7 +134,8 @@ def test_from_the_command_line_there_and_back(folder: Path, tmp_path: Path, caps
     assert np.array_equal(again, direct)
 
     capsys.readouterr()
-    small.write_bytes(small.read_bytes()[:-3])
+    content = small.read_bytes()
+    small.write_bytes(content[:5] + bytes([content[5] ^ 1]) + content[6:])
     assert main(["decompress", str(small), "--out", str(tmp_path / "back"), *weights]) == 2
     assert "head.ovq" in capsys.readouterr().err
 

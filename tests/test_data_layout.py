@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from oasisvq.data import layout
@@ -94,13 +97,52 @@ def test_grades_told_later_leave_the_decoded_pictures(root, monkeypatch):
     monkeypatch.setattr(layout, "to_model", lambda *_: pytest.fail("decoded again"))
     (root / "subjects.csv").write_text("case,cdr\n001,0.5\n")
     assert load_split(root, "train").grades.tolist() == [1] * 12 + [4] * 12
-    assert len(list((root / "decoded").glob("train_about*"))) == 1
+    assert len(list((root / "decoded").glob("*.records"))) == 1
 
 
 def test_people_whose_names_differ_in_length(tmp_path):
     write(tmp_path, "train", "7", [0])
     write(tmp_path, "train", "1234", [0, 1])
-    assert load_split(tmp_path, "train").cases == ["1234", "1234", "7"]
+    data = load_split(tmp_path, "train")
+    assert data.cases == ["1234", "1234", "7"]
+    assert torch.from_numpy(data.levels).tolist() == [0, 1, 0]  # aligned whatever the names
+
+
+def test_a_set_that_is_open_stays_whole_when_another_run_decodes_anew(root, monkeypatch, tmp_path):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    first, slices = load_split(root, "train"), load_split(root, "train").slices.copy()
+    (root / "subjects.csv").write_text("case,cdr\n001,0.5\n")
+    Image.fromarray(picture(999)).save(root / "keras_png_slices_train" / "case_002_slice_5.nii.png")
+    second = load_split(root, "train")
+    assert (first[3]["grade"], second[3]["grade"]) == (4, 1)
+    np.testing.assert_array_equal(first[17]["slice"][0].numpy(), slices[17])
+    assert not np.array_equal(second[17]["slice"][0].numpy(), slices[17])
+
+
+def test_sets_share_a_folder_for_what_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    monkeypatch.setenv("OASISVQ_CACHE", str(tmp_path / "cache"))
+    for name, case in (("one", "001"), ("two", "0002")):
+        write(tmp_path / name, "train", case, range(2))
+    for name in ("one", "two"):
+        load_split(tmp_path / name, "train")
+    assert len(list((tmp_path / "cache").glob("*.float32"))) == 2
+    assert len(list((tmp_path / "cache").glob("*.records"))) == 2
+
+
+def test_no_room_to_sort_names_is_one_clear_line(root):
+    # In a process of its own, whose files may not grow: the database spills to disk.
+    for number in range(4000):
+        os.link(root / "keras_png_slices_test" / "case_004_slice_0.nii.png", root / f"{number}")
+        os.rename(root / f"{number}", root / "keras_png_slices_train" / f"case_{number + 1000}_slice_0.nii.png")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from oasisvq.data.layout import load_split; load_split(sys.argv[1], 'train')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True)
+    assert "OasisVQError: names cannot be sorted" in done.stderr
+    assert "SQLITE_TMPDIR" in done.stderr
 
 
 def test_no_room_for_a_large_split_is_one_clear_line(root, monkeypatch):
@@ -248,6 +290,10 @@ def odd_name(root, train):
     shutil.copy(train / "case_002_slice_3.nii.png", train / "brain.png")
 
 
+def odd_letter(root, train):
+    shutil.copy(train / "case_002_slice_3.nii.png", train / "ca\u017fe_002_slice_3.nii.png")  # a long s
+
+
 def odd_grade(root, train):
     (root / "subjects.csv").write_text("case,split,cdr\n001,train,7\n")
 
@@ -268,6 +314,7 @@ def no_grade_column(root, train):
         (two_splits, "case_002_slice_3.nii.png", "also in train"),
         (same_slice_twice, "case_002_slice_3.png", "keep one"),
         (odd_name, "brain.png", "rename"),
+        (odd_letter, "ca\u017fe_002_slice_3.nii.png", "rename"),
         (odd_grade, "subjects.csv", "CDR 7"),
         (no_grade_column, "subjects.csv", "cdr"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, metrics
+from oasisvq import OasisVQ, evaluation, metrics
 from oasisvq.data.layout import load_split
 from oasisvq.evaluation import evaluate
 from oasisvq.unlike import calibrate, judge, measure
@@ -20,6 +20,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OasisVQ:
     torch.manual_seed(0)
     loaded.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
     return loaded
+
+
+def test_the_rivals_of_the_prior_count_each_place_in_a_cell_apart() -> None:
+    rng = np.random.default_rng(0)
+    seen, indices = rng.integers(8, size=(50, 4, 6)), rng.integers(8, size=(3, 4, 6))
+    seen[:, :, 1::2] = 7  # refinements are always the same
+    indices[:, :, 1::2] = 7
+    bits = evaluation._rivals(seen, indices, 8, depth=2)
+    for name in ("table_bits", "histogram_bits"):
+        assert bits[name][:, :, 1::2].max() < 0.1
+        assert bits[name][:, :, ::2].mean() > 2.5
+    first = metrics.NeighbourTable(seen[:, :, ::2], 8).bits(indices[:, :, ::2])
+    np.testing.assert_array_equal(bits["table_bits"][:, :, ::2], first)
 
 
 def test_figures_agree_with_a_plain_loop(model: OasisVQ, tiny_cohort: Path) -> None:

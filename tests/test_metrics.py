@@ -120,6 +120,14 @@ def test_neighbour_table_is_a_distribution() -> None:
     assert total == pytest.approx(1)
 
 
+def test_the_codes_of_a_cell_are_all_in_the_brain_or_none() -> None:
+    slices = np.zeros((2, 8, 8))
+    slices[0, :4, 4:] = slices[1, 4:] = 1.0
+    once, thrice = (metrics.brain_cells(slices, grid) for grid in ((2, 2), (2, 6)))
+    assert np.array_equal(thrice, once.repeat(3, axis=2))
+    assert metrics.background_cells(slices, (4, 8)).shape == (2, 4, 8)
+
+
 def test_background_begins_two_cells_from_the_brain() -> None:
     picture = np.zeros((1, 48, 48))
     picture[0, 21, 21] = 1.0  # one pixel, in cell (5, 5) of 12 x 12

@@ -1,6 +1,7 @@
 """The signal for slices from elsewhere, on measures made by hand and on tiny weights."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,10 @@ def test_people_who_all_lie_alike_do_not_make_a_pixel_remarkable() -> None:
     assert "off centre" not in " ".join(judge(moved, calibrate(alike))[0].reasons)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> OasisVQ:
-    loaded = OasisVQ.from_pretrained(write_weights(tmp_path_factory.mktemp("weights") / "tiny"), device="cpu")
+@pytest.fixture(scope="module", params=[1, 2], ids=["a code a cell", "two codes a cell"])
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> OasisVQ:
+    folder = write_weights(tmp_path_factory.mktemp("weights") / "tiny", preset=replace(TINY, depth=request.param))
+    loaded = OasisVQ.from_pretrained(folder, device="cpu")
     torch.manual_seed(0)
     loaded.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
     return loaded
@@ -66,10 +68,14 @@ def test_measures_are_what_they_say(model: OasisVQ, tiny_cohort: Path) -> None:
     measured = measure(model, slices)
     coded = model.reconstruct(slices)
     cells = torch.from_numpy(metrics.brain_cells(slices[:, 0].numpy() + 0.5, TINY.grid))
+    depth = model.preset.depth
     for i in range(3):
-        bits = model.surprise(coded.indices[i : i + 1])[0][cells[i]].mean()
+        bits = model.surprise(coded.indices[i : i + 1])[0].unflatten(1, (-1, depth))[cells[i]].mean()
         assert measured["bits_per_brain_code"][i] == pytest.approx(float(bits), rel=1e-5)
-        to_all = torch.cdist(model.vqvae.encoder(slices[i : i + 1])[0].flatten(1).T, model.vqvae.codebook)
+        left = model.vqvae.encoder(slices[i : i + 1])[0].flatten(1).T  # over: (h * w, D)
+        for _ in range(depth):
+            to_all = torch.cdist(left, model.vqvae.codebook)
+            left = left - model.vqvae.codebook[to_all.argmin(1)]
         nearest = to_all.min(1).values.view(TINY.grid)[cells[i]].mean()
         assert measured["code_distance"][i] == pytest.approx(float(nearest), rel=1e-4)
     moved = measure(model, slices.roll(2, 3))

@@ -29,10 +29,11 @@ def benchmark(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OasisVQ:
+@pytest.fixture(params=[1, 2], ids=["a code a cell", "two codes a cell"])
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> OasisVQ:
     forget_the_hub(monkeypatch, tmp_path)
-    loaded = OasisVQ.from_pretrained(write_weights(tmp_path / "tiny"), device="cpu")
+    preset = replace(TINY, depth=request.param)
+    loaded = OasisVQ.from_pretrained(write_weights(tmp_path / "tiny", preset=preset), device="cpu")
     torch.manual_seed(0)
     loaded.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
     for parameter in loaded.prior.parameters():
@@ -42,11 +43,17 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OasisVQ:
 
 @torch.inference_mode()
 def one_way(model: OasisVQ, picture: torch.Tensor, level: int) -> np.ndarray:
-    """The measure of one slice (1, 1, S, S), cell by cell."""
-    book = model.vqvae.codebook.double().numpy()
-    seen = model.vqvae.encoder(picture)[0].double().numpy()
+    """The measure of one slice (1, 1, S, S), code by code."""
+    book, depth = model.vqvae.codebook.double().numpy(), model.preset.depth
+    cells = model.vqvae.encoder(picture)[0].double().numpy()  # (D, h, w)
+    indices = model.encode(picture)
+    seen = np.empty((len(cells), *indices.shape[1:]))  # what each code stands for: what those before it leave over
+    for row, column in np.ndindex(*indices.shape[1:]):
+        cell, earlier = divmod(column, depth)
+        before = indices[0, row, cell * depth : cell * depth + earlier].tolist()
+        seen[:, row, column] = cells[:, row, cell] - sum((book[k] for k in before), np.zeros(len(cells)))
     grade = torch.tensor([len(TINY.grades)])
-    chances = model.prior(model.encode(picture), torch.tensor([level]), grade)[0].double().softmax(0).numpy()
+    chances = model.prior(indices, torch.tensor([level]), grade)[0].double().softmax(0).numpy()
     size = len(book)
     apart = np.array([[np.square(a - b).sum() for b in book] for a in book])
     scale = (
@@ -70,10 +77,11 @@ def one_way(model: OasisVQ, picture: torch.Tensor, level: int) -> np.ndarray:
 
 def test_the_map_is_what_it_says(model: OasisVQ) -> None:
     slices = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
-    found = unusual(model, slices, torch.tensor([3, 7])).numpy()
+    found, depth = unusual(model, slices, torch.tensor([3, 7])).numpy(), model.preset.depth
     for picture, level, values in zip(slices, (3, 7), found, strict=True):
-        both = [one_way(model, picture[None], level), one_way(model, picture[None].flip(3), level)[:, ::-1]]
-        expected = ndimage.gaussian_filter(np.mean(both, axis=0), SMOOTHING * TINY.side)
+        both = [one_way(model, picture[None], level), one_way(model, picture[None].flip(3), level)]
+        there, back = (values.reshape(TINY.side, TINY.side, depth).mean(2) for values in both)
+        expected = ndimage.gaussian_filter((there + back[:, ::-1]) / 2, SMOOTHING * TINY.side).repeat(depth, 1)
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
 
 

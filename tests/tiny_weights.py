@@ -50,16 +50,16 @@ RESULTS = {
 REPO = "lab/brains"
 
 
-def write_weights(folder: Path, seed: int = 0) -> Path:
+def write_weights(folder: Path, seed: int = 0, preset: Preset = TINY) -> Path:
     """A whole folder of weights, its tensors half precision as trainings leave them."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    for model, name in ((VQVAE(TINY), "vqvae"), (PixelCNN(TINY), "prior")):
+    for model, name in ((VQVAE(preset), "vqvae"), (PixelCNN(preset), "prior")):
         save_file({k: t.half() for k, t in model.state_dict().items()}, folder / f"{name}.safetensors")
     (folder / "vqvae.jsonl").write_text('{"epoch": 1, "train_loss": 0.5}\n{"epoch": 2, "train_loss": 0.25}\n')
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
     (folder / "results.json").write_text(json.dumps(RESULTS | {"weights_sha256": hashes}))
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    weights.write_manifest(folder, preset, DATA, TRAINING)
     return folder
 
 

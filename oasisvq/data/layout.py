@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 import re
 from collections import deque
@@ -62,6 +61,7 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     def __init__(self, slices: np.ndarray, about: np.ndarray) -> None:
         self.slices, self.about = slices, about
+        self._slice, self._about = _reader(slices), _reader(about)
 
     @property
     def cases(self) -> list[str]:
@@ -71,21 +71,21 @@ class SliceSet(Dataset[dict[str, Any]]):
     @property
     def levels(self) -> np.ndarray:
         """int16 (N,)."""
-        return self.about["level"]
+        return np.ascontiguousarray(self.about["level"])
 
     @property
     def grades(self) -> np.ndarray:
         """int8 (N,)."""
-        return self.about["grade"]
+        return np.ascontiguousarray(self.about["grade"])
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """dict of slice, float tensor (1, S, S); level, int; grade, int."""
-        picture, about = _item(self.slices, i), _item(self.about, i)
+        about = self._about(i)
         return {
-            "slice": torch.from_numpy(picture)[None],
+            "slice": torch.from_numpy(self._slice(i))[None],
             "level": int(about["level"]),
             "grade": int(about["grade"]),
         }
@@ -98,14 +98,21 @@ def describe_slices(person: str, levels: Sequence[int], grade: int, longest: int
     return about
 
 
-def _item(array: np.ndarray, i: int) -> np.ndarray:
-    """array[i]; read where it is mapped, since every page looked at would count as memory of this process."""
+def _reader(array: np.ndarray) -> Callable[[int], np.ndarray]:
+    """What gives array[i], read where it is mapped: every page looked at would count as memory of this process.
+
+    The file is held open: another run may replace it under its name.
+    """
     if not isinstance(array, np.memmap):
-        return array[i]
-    shape = array.shape[1:]
-    size = math.prod(shape)
-    found = np.fromfile(str(array.filename), array.dtype, size, offset=i * size * array.itemsize)
-    return found.reshape(shape)
+        return array.__getitem__
+    file = open(str(array.filename), "rb")  # noqa: SIM115 - open as long as the set is
+    shape, size = array.shape[1:], array[0].nbytes
+
+    def read(i: int) -> np.ndarray:
+        content = bytearray(os.pread(file.fileno(), size, i * size))
+        return np.frombuffer(content, array.dtype).reshape(shape)
+
+    return read
 
 
 def load_split(
@@ -129,7 +136,7 @@ def load_split(
         raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(folders)}")
     names = Names(folders)
     known = _read_grades(root, grades)
-    by_rank, longest = names.largest_number() >= levels, names.longest_person()
+    by_rank, longest = names.largest_number() >= levels, names.longest_person(split)
     _, cases, count = names.counts(split)
 
     shape = _read_slice(next(names.cases(split)).files[0])
@@ -154,8 +161,9 @@ def load_split(
             pictures.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
         told.update(about(case).data)
     folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
-    decoded = _on_disk(folder, f"{split}_{size}", pictures.hexdigest(), "float32", stacks)
-    beside = _on_disk(folder, f"{split}_about", told.hexdigest(), "records", map(about, names.cases(split)))
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]  # sets may share a folder
+    decoded = _on_disk(folder, f"{split}_{place}_{size}", pictures.hexdigest(), "float32", stacks)
+    beside = _on_disk(folder, f"{split}_{place}_about", told.hexdigest(), "records", map(about, names.cases(split)))
     return SliceSet(
         np.memmap(decoded, np.float32, "r").reshape(-1, size, size),
         np.memmap(beside, about(next(names.cases(split))).dtype, "r"),

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from oasisvq.errors import OasisVQError
 
-_NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE)
+_NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE | re.ASCII)
 _LEFT_BY_BROWSERS = ("Thumbs.db", "desktop.ini")  # and whatever begins with a dot
-_LARGEST = 2**62  # of slice numbers: what an SQLite integer holds, and some
+_LARGEST = 2**63 - 1  # slice number that SQLite holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,26 @@ class Names:
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = folders
+        try:
+            self._sort()
+        except sqlite3.OperationalError as error:
+            raise OasisVQError(
+                f"names cannot be sorted: {error}: name a folder with room for temporary files in SQLITE_TMPDIR"
+            ) from error
+        for split, folder in folders.items():
+            self._check(split, folder)
+        self._check_homes()
+
+    def _sort(self) -> None:
         self._db = sqlite3.connect("")  # on disk as soon as it outgrows its cache
         self._db.execute("PRAGMA cache_size = -512")  # kB
         self._db.execute(
             "CREATE TABLE found (split TEXT, person TEXT, name TEXT, head TEXT, number INTEGER, file TEXT)"
         )
-        for split, folder in folders.items():
+        for split, folder in self._folders.items():
             self._db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)", _walk(split, folder))
         self._db.execute("CREATE TABLE slices AS SELECT * FROM found ORDER BY split, name, number, file")
         self._db.execute("DROP TABLE found")
-        for split, folder in folders.items():
-            self._check(split, folder)
-        self._check_homes()
 
     def cases(self, split: str) -> Iterator[Case]:
         rows = self._db.execute("SELECT name, number, file FROM slices WHERE split = ? ORDER BY rowid", (split,))
@@ -89,9 +97,9 @@ class Names:
         """Of any slice of any split."""
         return self._db.execute("SELECT max(number) FROM slices").fetchone()[0]
 
-    def longest_person(self) -> int:
+    def longest_person(self, split: str) -> int:
         """Characters of the longest name of a person."""
-        return self._db.execute("SELECT max(length(person)) FROM slices").fetchone()[0]
+        return self._db.execute("SELECT max(length(person)) FROM slices WHERE split = ?", (split,)).fetchone()[0]
 
     def _check(self, split: str, folder: Path) -> None:
         rows = self._db.execute("SELECT name, number, head, file FROM slices WHERE split = ? ORDER BY rowid", (split,))

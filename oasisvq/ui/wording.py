@@ -40,7 +40,7 @@ MORE = """
 
 SIDE_BY_SIDE = """
 In this model {depth} codes side by side describe the same square of the slice: the left one says most, each further one
-refines it. The palette shows every code as a left one, unrefined.
+refines it.
 """.strip()
 
 MORE_RECONSTRUCT = r"""
