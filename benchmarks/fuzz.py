@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import os
 import random
 import resource
@@ -434,15 +435,15 @@ def _read_safetensors(file: bytes) -> None:
         assert tensor.shape == _tensors()[name].shape
 
 
-_GRID, _CODES = 4, 8
+_GRID, _CODES = (4, 8), 8
 
 
 def _codes_seeds() -> list[bytes]:
     from oasisvq.data.codes import write_codes
 
-    codes = np.arange(_GRID**2).reshape(_GRID, _GRID) % _CODES
+    codes = np.arange(math.prod(_GRID)).reshape(_GRID) % _CODES
     objects, huge = io.BytesIO(), io.BytesIO()
-    np.save(objects, np.array([[[{}] * _GRID] * _GRID]), allow_pickle=True)
+    np.save(objects, np.full((1, *_GRID), None, object), allow_pickle=True)
     np.lib.format.write_array_header_1_0(huge, {"descr": "<i8", "fortran_order": False, "shape": (1, 31_623, 31_623)})
     packed = [_zipped([("indices.npy", inside.getvalue())]) for inside in (objects, huge)]
     return [write_codes(codes, "0" * 64), *packed]
@@ -452,7 +453,7 @@ def _read_codes(file: bytes) -> None:
     from oasisvq.data.codes import read_codes
 
     codes = read_codes(file, "theirs", _GRID, _CODES, "0" * 64)
-    assert codes.shape == (_GRID, _GRID)
+    assert codes.shape == _GRID
     assert 0 <= codes.min() <= codes.max() < _CODES
 
 
@@ -464,21 +465,21 @@ def _npz(data: bytes) -> bytes:
 class _Drawer:
     """As much of a model as a link asks for."""
 
-    preset = SimpleNamespace(grid=(_GRID, _GRID), codebook_size=_CODES)
+    preset = SimpleNamespace(grid=_GRID, codebook_size=_CODES)
     info: ClassVar = {"files": {f"{name}.safetensors": {"sha256": "0" * 64} for name in ("vqvae", "prior")}}
 
     def sample(self, n: int, **asked: Any) -> SimpleNamespace:
         import torch
 
         assert asked["seed"] == int(asked["seed"])
-        return SimpleNamespace(indices=torch.zeros(n, _GRID, _GRID, dtype=torch.int64))
+        return SimpleNamespace(indices=torch.zeros(n, *_GRID, dtype=torch.int64))
 
 
 def _link_seeds() -> list[bytes]:
     from oasisvq.ui import links
 
-    before = np.zeros((_GRID, _GRID), np.int64)
-    after = np.where(np.eye(_GRID, dtype=bool), 3, before)
+    before = np.zeros(_GRID, np.int64)
+    after = np.where(np.eye(*_GRID, dtype=bool), 3, before)
     drawn = links.of_draw({"seed": 7, "draw": 2, "temperature": 0.9, "top_k": 5, "level": 3, "grade": 0.5})
     begun = {"example": "one", "rows": "2", "seed": "1", "draw": "0"}
     made = [
@@ -499,8 +500,8 @@ def _read_link(file: bytes) -> None:
     from oasisvq.ui import links
 
     parameters = dict(parse_qsl(file.decode("utf-8", errors="replace")))
-    restored = links.restore(_Drawer(), parameters, {"one": np.zeros((_GRID, _GRID), np.int64)}.get)  # type: ignore[arg-type]
-    assert restored.indices.shape == (_GRID, _GRID)
+    restored = links.restore(_Drawer(), parameters, {"one": np.zeros(_GRID, np.int64)}.get)  # type: ignore[arg-type]
+    assert restored.indices.shape == _GRID
     assert 0 <= restored.indices.min() <= restored.indices.max() < _CODES
 
 
