@@ -2,13 +2,18 @@
 
 import copy
 import itertools
+import json
 import math
+import runpy
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_weights import TINY as TINY_PRESET
+from tiny_weights import write_weights
 from torch import Tensor, nn
 
 from oasisvq import sampling
@@ -408,3 +413,20 @@ def test_refill_of_everything_is_a_draw(prior: PixelCNN) -> None:
 def test_wrong_settings_say_what_is_right(prior: PixelCNN, wrong: dict, message: str) -> None:
     with pytest.raises(OasisVQError, match=message):
         sample(prior, **({"n": 2} | wrong))
+
+
+@pytest.mark.parametrize(("depth", "grids"), [(1, ["4x4", "8x8"]), (2, ["4x8", "8x16"])])
+def test_the_benchmark_times_the_trained_prior_and_other_grids(depth: int, grids: list[str], tmp_path: Path) -> None:
+    folder = write_weights(tmp_path / "weights", preset=replace(TINY_PRESET, depth=depth))
+    benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "sampler.py"))
+    timed, measure = [], benchmark["measure"]
+    benchmark["main"].__globals__["measure"] = lambda prior, *args: timed.append(prior) or measure(prior, *args)
+    threads = str(torch.get_num_threads())  # which the benchmark sets for the whole process
+    command = ["--weights", str(folder), "--grid", "4", "8", "--batch", "2", "--threads", threads, "--repeats", "1"]
+    benchmark["main"]([*command, "--json", str(tmp_path / "rows.json"), "--figure", str(tmp_path / "figure.svg")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["grid"] for row in rows] == grids
+    assert (tmp_path / "figure.svg").read_text().startswith("<svg")
+    trained = timed[0].embedding.weight
+    assert torch.equal(trained, trained.half().float())  # as weights are stored: not a network made for the occasion
+    assert not torch.equal(timed[1].embedding.weight, timed[1].embedding.weight.half().float())
