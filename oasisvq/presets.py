@@ -128,11 +128,23 @@ PRESETS: dict[str, Preset] = {
         vqvae_epochs=11,
         prior_epochs=6,
     ),
-    # The sizes of other studies, and of the original slices: 32 x 32 cells, which a prior can still draw. Large has two
-    # codes a cell, and is narrow where its pixels are many: twice the channels would cost twice the time.
+    # The sizes of other studies, and of the original slices: 32 x 32 cells, which a prior can still draw.
     "medium": Preset(name="medium", size=128),
     "large": Preset(
         name="large",
+        size=256,
+        channels=(32, 64, 128),
+        blocks=(1, 1, 3),
+        prior_channels=64,
+        prior_layers=10,
+        prior_ranks=0,  # as clear's
+        vqvae_epochs=6,
+        vqvae_batch=16,
+        prior_epochs=6,
+    ),
+    # For eyes again: two codes a cell, from a codebook four times as large. Narrow where pixels are many, to cost less.
+    "large-clear": Preset(
+        name="large-clear",
         size=256,
         codebook_size=2048,
         code_dim=16,

@@ -150,7 +150,13 @@ def test_shapes_range_and_agreement_of_the_verbs(
 
 @pytest.mark.parametrize(
     ("name", "size", "grid"),
-    [("base", 80, (20, 20)), ("clear", 80, (40, 40)), ("medium", 128, (32, 32)), ("large", 256, (32, 64))],
+    [
+        ("base", 80, (20, 20)),
+        ("clear", 80, (40, 40)),
+        ("medium", 128, (32, 32)),
+        ("large", 256, (32, 32)),
+        ("large-clear", 256, (32, 64)),
+    ],
 )
 def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: int, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
