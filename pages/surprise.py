@@ -39,7 +39,9 @@ measure = right.segmented_control(
 with turn():
     indices = model.encode(chosen.tensor)
     bits = model.surprise(indices, level=level)[0].numpy()
-    values = bits if measure == BITS else unusual(model, chosen.tensor, level)[0].numpy()
+    depth = model.preset.depth
+    of_cells = bits.reshape(len(bits), -1, depth).mean(2).repeat(depth, 1)  # those of a cell alike
+    values = of_cells if measure == BITS else unusual(model, chosen.tensor, level)[0].numpy()
 
 columns = st.columns(3)
 # Held-out slices were measured both ways: what compares depends on whether the level is told.
@@ -106,8 +108,8 @@ st.caption(
     "where it begins. The white line is the outline of the slice. **Blue: drawn again** by the PixelCNN to fit the "
     f"rest, {region.sum()} of {region.size} cells: what this model would have expected there, nobody's anatomy."
 )
-if model.preset.depth > 1:
-    st.caption(wording.SIDE_BY_SIDE.format(depth=model.preset.depth))
+if depth > 1:
+    st.caption(f"{wording.SIDE_BY_SIDE.format(depth=depth)} The map shows their mean.")
 with st.expander("More: the two maps"):
     st.markdown(wording.MORE_UNUSUAL)
 
