@@ -21,6 +21,8 @@ class Preset:
     code_dim: int = 32
     # Codes a cell: each after the first refines what those before it say.
     depth: int = 1
+    # The coarse stage of a cascade: this preset's models are given its reconstruction, or its sample, as a picture.
+    coarse: Preset | None = None
 
     # VQ-VAE: an entry for each halving, the finest first: channels, and residual blocks a side, at that resolution.
     channels: tuple[int, ...] = (64, 128)
@@ -51,6 +53,7 @@ class Preset:
     vqvae_epochs: int = 26
     vqvae_batch: int = 32
     vqvae_rate: float = 1e-3
+    vqvae_crop: int = 0  # pixels a side of the random crops that it learns from; 0: whole slices
     prior_epochs: int = 10
     prior_batch: int = 16
     prior_rate: float = 1e-3
@@ -61,6 +64,11 @@ class Preset:
     def side(self) -> int:
         """Cells along a side of the slice. Each halving of the slice is a stride-2 convolution."""
         return self.size >> len(self.channels)
+
+    @property
+    def cell(self) -> int:
+        """Pixels along a side of a cell."""
+        return self.size // self.side
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import cast
 
 import numpy as np
@@ -185,6 +185,7 @@ class _Picker:
         level: Tensor,
         grade: Tensor,
         look: Tensor | None,
+        picture: Tensor | None,
         uniforms: Tensor,
         temperature: float,
         top_k: int | None,
@@ -193,7 +194,7 @@ class _Picker:
         if exact is not None:
             self.exact = exact
         self.prior, self.indices, self.uniforms = prior, indices, uniforms
-        self.told = [x for x in (level, grade, look) if x is not None]
+        self.level, self.grade, self.look, self.picture = level, grade, look, picture
         self.temperature = temperature
         self.top_k = None if top_k == prior.codebook_size else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
@@ -230,9 +231,18 @@ class _Picker:
 
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
-        codes, *told = (x[draw, None].cpu() for x in (self.indices, *self.told))
-        logits = self.exact(codes[:, : row + 1], *told, last_row=True)[:, :, 0, column]
+        condition, context = self._told_exactly(draw)
+        codes = self.indices[draw, None, : row + 1].cpu()
+        logits = self.exact.logits(codes, condition, context, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
+
+
+    @lru_cache(maxsize=None)  # noqa: B019 - a picker lives as long as its draws
+    def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
+        level, grade, look, picture = (
+            None if x is None else x[draw, None].cpu() for x in (self.level, self.grade, self.look, self.picture)
+        )
+        return self.exact.told(level, grade, look, None if picture is None else picture.double())
 
 
 class Sampler:
@@ -244,11 +254,17 @@ class Sampler:
     Args:
         prior: on any device, in eval mode.
         indices: (n, h, w * L) int64, read and never written here.
-        level, grade, look: (n,) int64 as in `PixelCNN.forward`.
+        level, grade, look, picture: (n,) int64, and (n, 1, S, S), as in `PixelCNN.forward`.
     """
 
     def __init__(
-        self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None
+        self,
+        prior: PixelCNN,
+        indices: Tensor,
+        level: Tensor,
+        grade: Tensor,
+        look: Tensor | None = None,
+        picture: Tensor | None = None,
     ) -> None:
         n, height = indices.shape[:2]
         channels, depth = prior.embedding.embedding_dim, len(prior.layers)
@@ -257,9 +273,13 @@ class Sampler:
         self.width = width = indices.shape[2] // self.cell
         self.embeddings = prior.embedding.weight.split(prior.codebook_size)
         self.within = () if prior.within is None else prior.within.weight.split(prior.codebook_size)
-        self.position_v = prior.position_v[0].permute(1, 2, 0).contiguous()  # (h, w, C)
-        self.position_h = prior.position_h[0].permute(1, 2, 0).flatten(0, 1).unbind(0)  # (C,) at each position
-        self.condition = prior.condition(level, grade, look)  # (n, C)
+        self.condition, self.context = prior.told(level, grade, look, picture)  # (n, C), (n, 2C, h, w)
+        starts = prior.position_v, prior.position_h  # (1, C, h, w): what the stacks begin with, beside codes
+        if self.context is not None:
+            starts = tuple(start + context for start, context in zip(starts, self.context.chunk(2, 1), strict=True))
+        start_v, start_h = (start.permute(2, 3, 0, 1).contiguous() for start in starts)  # (h, w, n or 1, C)
+        self.start_v = start_v.transpose(1, 2).unbind(0)  # (n or 1, w, C) of each row
+        self.start_h = start_h.flatten(0, 1).unbind(0)  # (n or 1, C) of each position
 
         # The inputs of all layers in one piece each, so that moving on by a row or a column is one copy.
         self.above = self.condition.new_zeros(depth, n, 2, width + 2, channels)
@@ -316,6 +336,9 @@ class Sampler:
         codes = prior.enter(self.indices[::copies, :row])
         v = shift_down(codes) + prior.position_v[:, :, :row]
         h = shift_right(codes) + prior.position_h[:, :, :row]
+        if self.context is not None:
+            context_v, context_h = self.context[::copies, :, :row].chunk(2, dim=1)
+            v, h = v + context_v, h + context_h
         for i, layer in enumerate(prior.layers):
             self.rows[i].copy_(v[:, :, -1].mT.repeat_interleave(copies, 0))
             v, h = layer(v, h, self.condition[::copies])
@@ -335,7 +358,7 @@ class Sampler:
     def _begin_row(self, row: int) -> None:
         """The vertical stack's row, for all columns and layers."""
         self.above[:, :, 0] = self.above[:, :, 1]
-        self.rows[0].copy_(self.position_v[row])
+        self.rows[0].copy_(self.start_v[row])
         if row:
             for i, table in enumerate(self.embeddings):
                 self.rows[0].add_(torch.embedding(table, self.indices[:, row - 1, i :: self.cell]))
@@ -350,11 +373,11 @@ class Sampler:
         if column:
             first, *others = self.embeddings
             here = (position - 1) * self.cell  # the first code of the cell before
-            torch.add(torch.embedding(first, self.codes[here]), self.position_h[position], out=self.columns[0])
+            torch.add(torch.embedding(first, self.codes[here]), self.start_h[position], out=self.columns[0])
             for i, table in enumerate(others, here + 1):
                 self.columns[0].add_(torch.embedding(table, self.codes[i]))
         else:
-            self.columns[0].copy_(self.position_h[position])
+            self.columns[0].copy_(self.start_h[position])
         for i, layer in enumerate(self.layers):
             out = self.columns[i + 1]
             layer.position(column, out)
@@ -375,6 +398,7 @@ def sample(
     level: Condition = None,
     grade: Condition = None,
     look: Condition = None,
+    picture: Tensor | None = None,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -394,6 +418,8 @@ def sample(
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
         look: as level and grade, for a prior that knows looks. None: as training slices lie and of random brightness,
             or, with `given`, unknown.
+        picture: (n, 1, S, S) in [-0.5, 0.5], for a prior with a coarse stage. In double precision, it is made the same
+            whatever the batch.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -435,8 +461,8 @@ def sample(
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
-        sampler = Sampler(prior, indices, levels, grades, looks)
-        picker = _Picker(prior, indices, levels, grades, looks, uniforms, temperature, top_k, exact)
+        sampler = Sampler(prior, indices, levels, grades, looks, _on(prior, picture))
+        picker = _Picker(prior, indices, levels, grades, looks, picture, uniforms, temperature, top_k, exact)
         for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
             if position not in drawn:
                 continue
@@ -447,13 +473,20 @@ def sample(
     return indices
 
 
-def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: Condition = None) -> Tensor:
+def surprise(
+    prior: PixelCNN,
+    indices: Tensor,
+    level: Condition = None,
+    grade: Condition = None,
+    picture: Tensor | None = None,
+) -> Tensor:
     """-log2 p of every code given those before it, by parallel passes.
 
     Args:
         prior: in eval mode.
         indices: (B, h, w).
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+        picture: (B, 1, S, S), for a prior with a coarse stage.
 
     Returns:
         (B, h, w) float32 bits, not negative.
@@ -464,11 +497,26 @@ def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: C
     indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
-    some = grids_at_a_time(prior)
-    parts = zip(indices.split(some), levels.split(some), grades.split(some), strict=True)
     with torch.inference_mode():
-        nats = [F.cross_entropy(prior(codes, *told), codes, reduction="none") for codes, *told in parts]
+        nats = [
+            F.cross_entropy(
+                prior(
+                    indices[some],
+                    levels[some],
+                    grades[some],
+                    picture=None if picture is None else _on(prior, picture[some]),
+                ),
+                indices[some],
+                reduction="none",
+            )
+            for some in batches(len(indices), grids_at_a_time(prior))
+        ]
     return torch.cat(nats) / math.log(2)
+
+
+def batches(count: int, size: int) -> list[slice]:
+    """0 to count - 1 in pieces of `size`."""
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def grids_at_a_time(prior: PixelCNN) -> int:
@@ -488,6 +536,7 @@ def refill(
     top_k: int | None = None,
     level: Condition = None,
     grade: Condition = None,
+    picture: Tensor | None = None,
 ) -> Tensor:
     """Draws a region again so that it suits all of what is kept, the codes to its right and below too.
 
@@ -505,6 +554,7 @@ def refill(
         proposals: at least 1, which is plain raster drawing.
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+        picture: (B, 1, S, S), for a prior with a coarse stage.
 
     Returns:
         (B, h, w) int64.
@@ -524,7 +574,7 @@ def refill(
         return indices.clone()
     # Numbers of their own: a refill must not repeat the luck of the draw with the same seed.
     uniforms = _uniforms(seed, range(first, first + n), shape, 1).to(indices.device)
-    return _redraw(prior, indices, mask, uniforms, levels, grades, distribution)
+    return _redraw(prior, indices, mask, uniforms, levels, grades, _on(prior, picture), distribution)
 
 
 @torch.inference_mode()
@@ -535,6 +585,7 @@ def _redraw(
     uniforms: Tensor,
     levels: Tensor,
     grades: Tensor,
+    picture: Tensor | None,
     distribution: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One particle filter over a region of (n, h, w) grids.
@@ -547,11 +598,12 @@ def _redraw(
     start, end = min(drawn) // width * width, max(drawn) + 1
     grids = filled.repeat_interleave(proposals, 0)
     levels, grades = levels.repeat_interleave(proposals), grades.repeat_interleave(proposals)
+    pictures = None if picture is None else picture.repeat_interleave(proposals, 0)
     groups = torch.arange(0, n * proposals, proposals, device=filled.device)[:, None]  # where a grid's proposals begin
     everyone = groups + torch.arange(proposals, device=filled.device)
     weights = uniforms.new_zeros(n, proposals)  # logarithms
 
-    sampler = Sampler(prior, grids, levels, grades)
+    sampler = Sampler(prior, grids, levels, grades, picture=pictures)
     sampler.skip_to(start // width, proposals)
     for position, row, column in sampler.walk(start, end):
         here = grids[:, row, column]
@@ -569,7 +621,7 @@ def _redraw(
             draws = torch.where(poor, survivors, everyone).flatten()
             grids.copy_(grids[draws])
             sampler.select(draws)
-    after = surprise(prior, grids, levels, grades).flatten(1)[:, end:].double().sum(1)
+    after = surprise(prior, grids, levels, grades, pictures).flatten(1)[:, end:].double().sum(1)
     weights -= after.view(n, proposals) * math.log(2)
     chosen = groups + _pick(weights.softmax(1), uniforms[-1, :, :1].contiguous())
     return grids[chosen[:, 0]]
@@ -599,6 +651,11 @@ def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) ->
         raise OasisVQError(f"seed {seed} and first {draws.start} must not be negative")
     streams = np.stack([np.random.default_rng((seed, draw, *purpose)).random(shape) for draw in draws], axis=1)
     return torch.from_numpy(np.minimum(streams, LARGEST))
+
+
+def _on(prior: PixelCNN, picture: Tensor | None) -> Tensor | None:
+    """A picture as the prior takes it: on its device and in its precision."""
+    return None if picture is None else picture.to(prior.position_v)
 
 
 def _positions(mask: Tensor) -> list[int]:

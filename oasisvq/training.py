@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+from oasisvq.cascade import coarse_picture
 from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.errors import OasisVQError
@@ -129,10 +130,29 @@ class VQVAETask:
     name = "vqvae"
     judge = "val_loss"
 
-    def __init__(self, preset: Preset) -> None:
-        self.preset = preset
+    def __init__(self, preset: Preset, coarse: VQVAE | None = None) -> None:
+        self.preset, self.coarse = preset, coarse
         self.model: nn.Module = VQVAE(preset)
         self.epochs, self.batch, self.rate = preset.vqvae_epochs, preset.vqvae_batch, preset.vqvae_rate
+
+    @torch.no_grad()
+    def picture(self, slices: Tensor) -> Tensor | None:
+        """What the coarse stage, if there is one, makes of slices: (B, 1, S, S) -> the same."""
+        if self.coarse is None or self.preset.coarse is None:
+            return None
+        return coarse_picture(self.coarse, self.preset.coarse.size, slices)
+
+    def crop(
+        self, slices: Tensor, picture: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """A random square of each slice and its picture, at the borders of cells and about the middle."""
+        size, cell = self.preset.vqvae_crop, self.preset.cell
+        margin = (self.preset.size - size) // (4 * cell)  # cells
+        corners = torch.randint(margin, 3 * margin + 1, (len(slices), 2), generator=generator) * cell
+        cut = [(slice(None), slice(y, y + size), slice(x, x + size)) for y, x in corners.tolist()]
+        both = [slices, picture] if picture is not None else [slices]
+        cropped = [torch.stack([one[c] for one, c in zip(x, cut, strict=True)]) for x in both]
+        return cropped[0], cropped[1] if picture is not None else None
 
     def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
         weight = 1 + (self.preset.foreground_weight - 1) * (slices > FOREGROUND - 0.5)
@@ -143,7 +163,10 @@ class VQVAETask:
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         slices = augment(batch["slice"], generator)
-        output, quantised = model(slices)
+        picture = self.picture(slices)
+        if self.preset.vqvae_crop:
+            slices, picture = self.crop(slices, picture, generator)
+        output, quantised = model(slices, picture)
         with torch.autocast(slices.device.type, enabled=False):
             loss = self.reconstruction_loss(slices, output)
         return loss + self.preset.commitment_weight * quantised.commitment
@@ -151,7 +174,7 @@ class VQVAETask:
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses, similarities, used = [], [], []
         for batch in batches:
-            output, quantised = model(batch["slice"])
+            output, quantised = model(batch["slice"], self.picture(batch["slice"]))
             losses.append(self.reconstruction_loss(batch["slice"], output))
             similarities.append(
                 ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5)
