@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
+from oasisvq.models.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
 
 # How far float32 rounding moves a cumulative probability c, over c (1 - c) and over the standard deviation of the
 # logits. On the trained prior it is under 2 millionths wherever more than a few codes are likely.
