@@ -4,7 +4,7 @@ Streamlit imports this file once as a module, when the server starts, and runs i
 """
 
 if __name__ == "__main__":
-    from oasisvq.ui.frame import frame, navigation
+    from oasisvq.app.frame import frame, navigation
 
     page = navigation()
     frame(page)
@@ -13,7 +13,7 @@ else:
     from starlette.middleware import Middleware
     from streamlit.starlette import App
 
-    from oasisvq.ui.guard import Guarded
-    from oasisvq.ui.warm_up import warm_up
+    from oasisvq.app.guard import Guarded
+    from oasisvq.app.warm_up import warm_up
 
     app = App(__file__, lifespan=warm_up, middleware=[Middleware(Guarded)])

@@ -3,8 +3,8 @@
     python -m oasisvq benchmark draws --weights checkpoints/base --data keras_png_slices_data --json draws.json
 
 Draws are made at the levels and grades of the held-out people, those of each slice equally often. The figures are those
-of `oasisvq.realism`; temperature and top-k stand beside them. Choose settings with `--split validate`; report the test
-people.
+of `oasisvq.measure.realism`; temperature and top-k stand beside them. Choose settings with `--split validate`; report
+the test people.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError, realism, sampling
+from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import to_model
+from oasisvq.measure import realism
+from oasisvq.models import sampling
 
 JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64

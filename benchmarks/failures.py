@@ -2,9 +2,10 @@
 
     python -m oasisvq benchmark failures --weights checkpoints/base --data keras_png_slices_data
 
-The weights must carry the calibration of `oasisvq.unlike` (`evaluate` makes it on validation people). Slices from
-elsewhere are held-out slices changed at 256 pixels, before brightness is normalised, as an upload would be; volumes
-that nilearn and nibabel ship, through the same reader as an upload; phantom people; and pictures of nothing.
+The weights must carry the calibration of `oasisvq.measure.out_of_distribution` (`evaluate` makes it on validation
+people). Slices from elsewhere are held-out slices changed at 256 pixels, before brightness is normalised, as an upload
+would be; volumes that nilearn and nibabel ship, through the same reader as an upload; phantom people; and pictures of
+nothing.
 
 The figures go to failures.json beside the weights (`package` then lists it in the manifest). It names no person.
 """
@@ -25,12 +26,14 @@ from PIL import Image
 from scipy import ndimage, stats
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError, metrics, unlike
+from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data import upload
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.phantom import person
 from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise, to_model
-from oasisvq.weights import FAILURES, MODELS, write_atomically
+from oasisvq.files import write_atomically
+from oasisvq.hub.weights import FAILURES, MODELS
+from oasisvq.measure import metrics, out_of_distribution
 
 Slices = NDArray[np.floating]
 
@@ -149,7 +152,7 @@ def changed(data: Path, model: OasisVQ, split: str) -> dict[str, Slices]:
 
 def judge(model: OasisVQ, slices: Slices) -> dict[str, Any]:
     """How many of some slices are called unlike the training data, and why."""
-    verdicts = unlike.unlike(model, torch.from_numpy(slices.astype(np.float32))[:, None])
+    verdicts = out_of_distribution.unlike(model, torch.from_numpy(slices.astype(np.float32))[:, None])
     reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
     return {
         "slices": len(verdicts),
@@ -166,7 +169,7 @@ def traits(model: OasisVQ, data: SliceSet) -> tuple[dict[str, NDArray[np.float64
     again = np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in slices.split(64)]) + 0.5
     pictures = data.slices + 0.5
     grades = np.array([*model.preset.grades, np.nan])
-    known = unlike.measure(model, slices) | {
+    known = out_of_distribution.measure(model, slices) | {
         "level": data.levels.astype(float),
         "grade": grades[data.grades],
         "ssim": np.array([metrics.ssim(a, b) for a, b in zip(pictures, again, strict=True)]),

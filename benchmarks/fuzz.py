@@ -43,7 +43,7 @@ import numpy as np
 
 HANG = 2.0  # seconds of processor time
 LONGEST = 300  # characters of a refusal that a page can show
-_MODULES = ("data.upload", "data.volumes", "data.codes", "ui.links", "weights", "compress")
+_MODULES = ("data.upload", "data.volumes", "data.codes", "app.links", "hub.weights", "compress")
 INSTRUMENTED = ("PIL", "nibabel", "pydicom", "safetensors", "oasisvq")
 
 
@@ -370,7 +370,7 @@ def _zip_seeds() -> list[bytes]:
 @cache
 def _small() -> Any:
     """The smallest preset there is."""
-    from oasisvq.presets import PRESETS
+    from oasisvq.models.presets import PRESETS
 
     return replace(
         PRESETS["smoke"],
@@ -390,10 +390,10 @@ def _weights() -> dict[str, bytes]:
     """Files of a whole folder of such weights."""
     import torch
 
-    from oasisvq.pixelcnn import PixelCNN
-    from oasisvq.training import save_weights
-    from oasisvq.vqvae import VQVAE
-    from oasisvq.weights import write_manifest
+    from oasisvq.hub.weights import write_manifest
+    from oasisvq.models.pixelcnn import PixelCNN
+    from oasisvq.models.vqvae import VQVAE
+    from oasisvq.training.loop import save_weights
 
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
@@ -407,7 +407,7 @@ def _weights() -> dict[str, bytes]:
 
 
 def _read_manifest(file: bytes) -> None:
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     folder = Path(_SCRATCH.name) / "weights"
     if not folder.is_dir():
@@ -422,14 +422,14 @@ def _read_manifest(file: bytes) -> None:
 
 @cache
 def _tensors() -> dict[str, Any]:
-    from oasisvq.pixelcnn import PixelCNN
+    from oasisvq.models.pixelcnn import PixelCNN
 
     return PixelCNN(_small()).state_dict()
 
 
 def _read_safetensors(file: bytes) -> None:
     """What comes after size and hash were found to be those of the manifest."""
-    from oasisvq.weights import _read_tensors
+    from oasisvq.hub.weights import _read_tensors
 
     for name, tensor in _read_tensors(Path("theirs"), file, _tensors()).items():
         assert tensor.shape == _tensors()[name].shape
@@ -476,7 +476,7 @@ class _Drawer:
 
 
 def _link_seeds() -> list[bytes]:
-    from oasisvq.ui import links
+    from oasisvq.app import links
 
     before = np.zeros(_GRID, np.int64)
     after = np.where(np.eye(*_GRID, dtype=bool), 3, before)
@@ -497,7 +497,7 @@ def _link_seeds() -> list[bytes]:
 
 
 def _read_link(file: bytes) -> None:
-    from oasisvq.ui import links
+    from oasisvq.app import links
 
     parameters = dict(parse_qsl(file.decode("utf-8", errors="replace")))
     restored = links.restore(_Drawer(), parameters, {"one": np.zeros(_GRID, np.int64)}.get)  # type: ignore[arg-type]
@@ -510,9 +510,9 @@ def _model() -> Any:
     """A whole model of the smallest preset, and nothing in its files."""
     import torch
 
+    from oasisvq.models.pixelcnn import PixelCNN
+    from oasisvq.models.vqvae import VQVAE
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.pixelcnn import PixelCNN
-    from oasisvq.vqvae import VQVAE
 
     torch.manual_seed(0)
     files = {f"{name}.safetensors": {"sha256": "0" * 64} for name in ("vqvae", "prior")}

@@ -4,7 +4,8 @@
 
 Lesions are discs with an edge of one pixel, wholly inside the brain: bright, dark, displaced (tissue of another place
 in the same slice), missing (black). Each changes its pixels by at least LEAST of the grey range on average: fainter
-ones nobody would call a lesion. Two maps are judged: plain bits per code (`OasisVQ.surprise`) and `oasisvq.unusual`.
+ones nobody would call a lesion. Two maps are judged: plain bits per code (`OasisVQ.surprise`) and
+`oasisvq.measure.atypical`.
 
 Per slice: the largest value of the map in a slice with a lesion against that in every untouched slice of the split.
 Per pixel: the map, spread over pixels by cubic splines, inside against outside the lesion, over the brain of the slices
@@ -27,10 +28,11 @@ from scipy import ndimage
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError, sampling
+from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
-from oasisvq.unusual import unusual
+from oasisvq.measure.atypical import unusual
+from oasisvq.models import sampling
 
 KINDS = ("bright", "dark", "displaced", "missing")
 SIZES = (3, 4, 6, 9, 12)  # pixels across, of a slice of 80

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
-from oasisvq.metrics import ssim
+from oasisvq.measure.metrics import ssim
 
 QUANTILES = (5, 25, 50, 75, 95)
 

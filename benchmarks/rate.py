@@ -26,11 +26,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError, compress, metrics
-from oasisvq import figures as plots
+from oasisvq import OasisVQ, OasisVQError, compress
+from oasisvq.app import figures as plots
+from oasisvq.app.export import export
 from oasisvq.data.layout import SliceSet, describe, load_split
-from oasisvq.export import export
-from oasisvq.weights import MODELS, RATE, write_atomically
+from oasisvq.files import write_atomically
+from oasisvq.hub.weights import MODELS, RATE
+from oasisvq.measure import metrics
 
 BATCH = 64
 CLARITY = ("ssim", "ssim_foreground")

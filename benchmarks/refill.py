@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError, metrics, sampling
+from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.measure import metrics
+from oasisvq.models import sampling
 
 REACH = 2  # rows below and columns right whose codes are asked
 EDGES = ("top", "left", "bottom", "right")

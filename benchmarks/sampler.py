@@ -7,8 +7,8 @@ Ratios come from one process: forward pass, draw and naive step take turns, and 
 repeats the same step, a full forward pass and one pick, once a position; its time is extrapolated from the median step.
 
 The trained prior of --weights is timed on its own grid, since what is likely decides how often a pick is close enough
-to a border to be made again in double precision (see `oasisvq.sampling`). Other grids get a network of the same sizes
-with random weights.
+to a border to be made again in double precision (see `oasisvq.models.sampling`). Other grids get a network of the
+same sizes with random weights.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import plotly.graph_objects as go
 import torch
 
 from oasisvq import OasisVQ, OasisVQError
-from oasisvq.export import export
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import PRESETS, Preset
-from oasisvq.sampling import in_double, sample
+from oasisvq.app.export import export
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import PRESETS, Preset
+from oasisvq.models.sampling import in_double, sample
 
 
 def build(preset: Preset, grid: int) -> PixelCNN:

@@ -62,7 +62,7 @@ def batches(data: Any, count: int) -> Iterator[Any]:
     """Shuffled batches of 32, epoch after epoch."""
     from torch.utils.data import DataLoader
 
-    from oasisvq.training import Shuffle
+    from oasisvq.training.loop import Shuffle
 
     loader = DataLoader(data, 32, sampler=Shuffle(len(data), seed=0), drop_last=True)
     while True:
@@ -75,8 +75,8 @@ def batches(data: Any, count: int) -> Iterator[Any]:
 
 def measure(root: Path, size: int) -> dict[str, Any]:
     """Open, decode and load: run in a fresh process."""
-    from oasisvq import training  # noqa: F401 - its imports are those of a training
     from oasisvq.data import layout
+    from oasisvq.training import loop  # noqa: F401 - its imports are those of a training
 
     layout.IN_MEMORY = 0
     before = held()
@@ -107,8 +107,8 @@ def race(root: Path) -> dict[str, Any]:
     import torch
 
     from oasisvq.data import layout
-    from oasisvq.presets import PRESETS
-    from oasisvq.vqvae import VQVAE
+    from oasisvq.models.presets import PRESETS
+    from oasisvq.models.vqvae import VQVAE
 
     preset = PRESETS["base"]
     layout.IN_MEMORY = 0

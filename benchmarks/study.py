@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from oasisvq import metrics
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import FOREGROUND
-from oasisvq.presets import PRESETS, Preset
-from oasisvq.training import VQVAETask, learning_rate, mixed_precision
-from oasisvq.vqvae import Quantised
-from oasisvq.weights import write_atomically
+from oasisvq.files import write_atomically
+from oasisvq.measure import metrics
+from oasisvq.models.presets import PRESETS, Preset
+from oasisvq.models.vqvae import Quantised
+from oasisvq.training.loop import VQVAETask, learning_rate, mixed_precision
 
 # Every third slice of the validation people: all people, all parts of the head.
 STRIDE = 3

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oasisvq.presets import PRESETS
-from oasisvq.vqvae import VQVAE
+from oasisvq.models.presets import PRESETS
+from oasisvq.models.vqvae import VQVAE
 
 
 class Peer(nn.Module):

@@ -9,7 +9,7 @@ first two tokens; neither is told the look. What counts is bits per code on vali
 stand when time is up.
 
 Draws (--minutes 0 for these alone): images a second of MONAI's own `VQVAETransformerInferer.sample` and of
-`oasisvq.sampling.sample`, both with our decoder at the end; speed does not depend on the weights.
+`oasisvq.models.sampling.sample`, both with our decoder at the end; speed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import load_split
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.sampling import sample
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.sampling import sample
 
 DEPTH, HEADS = 8, 4
 UNKNOWN = 0.1  # share of slices whose level, or grade, is hidden in training, as our own training does

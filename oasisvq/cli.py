@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oasisvq.errors import OasisVQError
-from oasisvq.presets import PRESETS, Preset
+from oasisvq.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def prepare(args: argparse.Namespace) -> Figures:
 
 
 def train(args: argparse.Namespace) -> Figures:
-    from oasisvq.training import train_prior, train_vqvae
+    from oasisvq.training.loop import train_prior, train_vqvae
 
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
     weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision)
@@ -79,13 +79,13 @@ def train(args: argparse.Namespace) -> Figures:
 
 
 def package(args: argparse.Namespace) -> Figures:
-    from oasisvq import weights
+    from oasisvq.hub import weights
+    from oasisvq.hub.card_pictures import sheets
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.sheets import sheets
 
     if args.data:
         from oasisvq.data.layout import describe
-        from oasisvq.repeat import instructions
+        from oasisvq.training.reproducibility import instructions
 
         preset, runs, saw = _trained(args.folder)
         data, training = describe(args.data), instructions(preset, runs)
@@ -97,12 +97,12 @@ def package(args: argparse.Namespace) -> Figures:
     weights.write_manifest(args.folder, preset, data, training)
     for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
         _write(args.folder / weights.FIGURES / name, picture)
-    weights.write_atomically(args.folder / weights.CARD, weights.model_card(args.folder).encode())
+    _write(args.folder / weights.CARD, weights.model_card(args.folder).encode())
     return _files(weights.verify(args.folder))
 
 
 def verify(args: argparse.Namespace) -> Figures:
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     folder = _folder(args.folder)
     figures = _files(weights.verify(folder))
@@ -110,7 +110,7 @@ def verify(args: argparse.Namespace) -> Figures:
 
 
 def evaluate(args: argparse.Namespace) -> Figures:
-    from oasisvq.evaluation import evaluate
+    from oasisvq.measure.evaluation import evaluate
 
     return evaluate(_load(args), args.data, args.split)
 
@@ -130,7 +130,7 @@ def reconstruct(args: argparse.Namespace) -> Figures:
     import numpy as np
     import torch
 
-    from oasisvq import metrics
+    from oasisvq.measure import metrics
 
     names = _names(args.files)
     if any((args.out / f"{name}.png").resolve() == f.resolve() for f, name in zip(args.files, names, strict=True)):
@@ -266,7 +266,7 @@ def _training_codes(model: OasisVQ, data: Path) -> Tensor:
 
 
 def publish(args: argparse.Namespace) -> Figures:
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     if args.space:
         if args.weights:
@@ -278,7 +278,7 @@ def publish(args: argparse.Namespace) -> Figures:
 
 
 def pull(args: argparse.Namespace) -> Figures:
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     repo = args.repo or os.environ.get("OASISVQ_HUB_REPO")
     if not repo:
@@ -433,7 +433,7 @@ def _count(text: str) -> int:
 
 
 def _folder(source: str | None) -> Path:
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     folder = weights.at_hand(source or weights.DEFAULT)
     if folder is None:
@@ -466,7 +466,7 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
     """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
     from safetensors import safe_open
 
-    from oasisvq.repeat import circumstances
+    from oasisvq.training.reproducibility import circumstances
 
     found = []
     for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
@@ -495,9 +495,9 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
 
 def _measured_again(folder: Path, data: Path) -> Figures:
     """Whether `results.json` says what a fresh evaluation says."""
-    from oasisvq.evaluation import evaluate
+    from oasisvq.measure.evaluation import evaluate
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.repeat import TOLERANCE, compare
+    from oasisvq.training.reproducibility import TOLERANCE, compare
 
     model = OasisVQ.from_pretrained(folder)
     stated = model.info["results"]
@@ -516,7 +516,7 @@ def _files(manifest: Figures) -> Figures:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from oasisvq.weights import write_atomically
+    from oasisvq.files import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oasisvq.errors import OasisVQError
+from oasisvq.models.sampling import Sampler, grids_at_a_time
 from oasisvq.pipeline import OasisVQ
-from oasisvq.sampling import Sampler, grids_at_a_time
 
 Numbers = Sequence[int] | NDArray[np.int64]
 

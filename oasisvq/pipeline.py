@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from oasisvq import sampling, weights
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.vqvae import VQVAE
+from oasisvq.hub import weights
+from oasisvq.models import sampling
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,11 +76,11 @@ class OasisVQ:
         """Load verified weights.
 
         Args:
-            source: the name of bundled weights (`oasisvq.weights.bundled`), a folder, a Hugging Face Hub repository,
-                or None: as `oasisvq.weights.resolve` finds them.
+            source: the name of bundled weights (`oasisvq.hub.weights.bundled`), a folder, a Hugging Face Hub
+                repository, or None: as `oasisvq.hub.weights.resolve` finds them.
             revision: commit of the repository.
             device: "auto" takes a GPU where there is one; or any name that torch knows.
-            wait: for the Hub, where the environment names a repository; see `oasisvq.weights.resolve`.
+            wait: for the Hub, where the environment names a repository; see `oasisvq.hub.weights.resolve`.
 
         Raises OasisVQError when no source holds whole and genuine weights.
         """
@@ -215,7 +216,7 @@ class OasisVQ:
         Returns:
             (B,) float64: root mean square difference of grey, whose range is 1.
         """
-        from oasisvq.realism import nearest_distance  # scikit-image and scipy.stats load slowly
+        from oasisvq.measure.realism import nearest_distance  # scikit-image and scipy.stats load slowly
 
         pictures, others = (
             torch.cat([self.decode(part)[:, 0] for part in codes.split(64)]).numpy() for codes in (indices, training)

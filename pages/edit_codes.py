@@ -4,15 +4,16 @@ import numpy as np
 import streamlit as st
 import torch
 
-from oasisvq import OasisVQError, metrics
+from oasisvq import OasisVQError
+from oasisvq.app import editor, links, wording
+from oasisvq.app.choose import bundled, choose_slice, in_model_size
+from oasisvq.app.code_grid import PROPOSALS as PROPOSED
+from oasisvq.app.code_grid import before, catch_up, code_grid, current, open_codes, origin, store
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.models import belongings, load_palette, turn
+from oasisvq.app.pictures import EDITED, marked, png
 from oasisvq.data.codes import read_codes, write_codes
-from oasisvq.ui import editor, links, wording
-from oasisvq.ui.choose import bundled, choose_slice, in_model_size
-from oasisvq.ui.code_grid import PROPOSALS as PROPOSED
-from oasisvq.ui.code_grid import before, catch_up, code_grid, current, open_codes, origin, store
-from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import belongings, load_palette, turn
-from oasisvq.ui.pictures import EDITED, marked, png
+from oasisvq.measure import metrics
 
 PROPOSALS = 4
 COST = "bits before"

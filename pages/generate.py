@@ -4,12 +4,12 @@ import math
 
 import streamlit as st
 
-from oasisvq.ui import code_grid, wording
-from oasisvq.ui.choose import bundled, choose_slice
-from oasisvq.ui.drawing import GALLERY, Drawn, Growing, Upper, draw, known_grades
-from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import belongings, load_palette, turn, waiting
-from oasisvq.ui.pictures import SIDE, SYNTHETIC, code_map, entropy_map, marked, mosaic
+from oasisvq.app import code_grid, wording
+from oasisvq.app.choose import bundled, choose_slice
+from oasisvq.app.drawing import GALLERY, Drawn, Growing, Upper, draw, known_grades
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.models import belongings, load_palette, turn, waiting
+from oasisvq.app.pictures import SIDE, SYNTHETIC, code_map, entropy_map, marked, mosaic
 
 KEPT, COLUMNS = 24, 4
 UNKNOWN = ""  # no rating; a selector shows None as nothing chosen

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from oasisvq.ui import wording
-from oasisvq.ui.choose import SHOWN_FIRST, bundled, in_model_size
-from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import load_palette, turn
-from oasisvq.ui.pictures import RECONSTRUCTION, code_map, enlarge, marked
+from oasisvq.app import wording
+from oasisvq.app.choose import SHOWN_FIRST, bundled, in_model_size
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.models import load_palette, turn
+from oasisvq.app.pictures import RECONSTRUCTION, code_map, enlarge, marked
 
 model = model_in_frame()
 info, preset = model.info, model.preset

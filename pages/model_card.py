@@ -2,9 +2,8 @@
 
 import streamlit as st
 
-from oasisvq import figures
-from oasisvq.ui import wording
-from oasisvq.ui.frame import model_in_frame
+from oasisvq.app import figures, wording
+from oasisvq.app.frame import model_in_frame
 
 PLAIN = {"displaylogo": False}
 

@@ -4,13 +4,13 @@ import math
 
 import streamlit as st
 
-from oasisvq import figures, metrics
-from oasisvq.ui import wording
-from oasisvq.ui.choose import choose_slice, uploaded
-from oasisvq.ui.examine import as_csv, codes_file, examine, examine_scan, rank, report
-from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.pictures import RECONSTRUCTION, marked, png
-from oasisvq.ui.viewer import DIFFERENCE_LIMIT, viewer
+from oasisvq.app import figures, wording
+from oasisvq.app.choose import choose_slice, uploaded
+from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, rank, report
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.pictures import RECONSTRUCTION, marked, png
+from oasisvq.app.viewer import DIFFERENCE_LIMIT, viewer
+from oasisvq.measure import metrics
 
 model = model_in_frame()
 preset, results = model.preset, model.info["results"] or {}

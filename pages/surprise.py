@@ -4,12 +4,11 @@ import numpy as np
 import streamlit as st
 import torch
 
-from oasisvq import figures
-from oasisvq.ui import wording
-from oasisvq.ui.choose import choose_slice
-from oasisvq.ui.frame import model_in_frame
-from oasisvq.ui.models import turn
-from oasisvq.unusual import unusual
+from oasisvq.app import figures, wording
+from oasisvq.app.choose import choose_slice
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.models import turn
+from oasisvq.measure.atypical import unusual
 
 BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
 MEASURES = {BITS: ("bits per code", figures.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}

@@ -15,18 +15,17 @@ from PIL import Image
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from oasisvq import figures
+from oasisvq.app import drawing, figures, models, wording
+from oasisvq.app.choose import in_model_size
+from oasisvq.app.drawing import draw, known_grades
+from oasisvq.app.editor import put
+from oasisvq.app.palette import make_palette
+from oasisvq.app.pictures import SYNTHETIC, code_map, enlarge, entropy_map, marked, mosaic, png
+from oasisvq.app.turns import Turns
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
-from oasisvq.ui import drawing, models, wording
-from oasisvq.ui.choose import in_model_size
-from oasisvq.ui.drawing import draw, known_grades
-from oasisvq.ui.editor import put
-from oasisvq.ui.palette import make_palette
-from oasisvq.ui.pictures import SYNTHETIC, code_map, enlarge, entropy_map, marked, mosaic, png
-from oasisvq.ui.turns import Turns
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
@@ -106,7 +105,7 @@ def test_without_weights_there_is_one_line_and_no_page(monkeypatch):
     def none(*_):
         raise OasisVQError("no bundled weights at /nowhere: set OASISVQ_HUB_REPO")
 
-    monkeypatch.setattr("oasisvq.ui.frame.choices", none)
+    monkeypatch.setattr("oasisvq.app.frame.choices", none)
     app = open_page("home")
     assert len(app.error) == 1
     assert "set OASISVQ_HUB_REPO" in app.error[0].value

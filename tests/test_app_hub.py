@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 from test_app import _navigation_is_known  # noqa: F401  a fixture for every test
 from tiny_weights import REPO, forget_the_hub, point_at, write_weights
 
-from oasisvq import weights
-from oasisvq.ui import models
+from oasisvq.app import models
+from oasisvq.hub import weights
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,11 +12,11 @@ from streamlit.testing.v1 import AppTest
 from test_app import PAGES, ROOT, _navigation_is_known, button, mine, open_page  # noqa: F401  one is a fixture
 from tiny_weights import DATA, TINY, TRAINING
 
-from oasisvq import weights
+from oasisvq.app import models
 from oasisvq.data.examples import examples
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.ui import models
-from oasisvq.vqvae import VQVAE
+from oasisvq.hub import weights
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.vqvae import VQVAE
 
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),

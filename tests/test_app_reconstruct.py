@@ -10,13 +10,13 @@ from scans import dicom_series, head, nifti, turned, zipped
 from skimage.metrics import structural_similarity
 from test_app import _navigation_is_known, as_png, metrics_of, model, open_page  # noqa: F401  two are fixtures
 
-from oasisvq import figures, unlike
+from oasisvq.app import examine, figures, wording
+from oasisvq.app.choose import Chosen, Kept, as_tensor, harmless, shrunk
 from oasisvq.data import upload
 from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
-from oasisvq.ui import examine, wording
-from oasisvq.ui.choose import Chosen, Kept, as_tensor, harmless, shrunk
-from oasisvq.unlike import Unlike
+from oasisvq.measure import out_of_distribution
+from oasisvq.measure.out_of_distribution import Unlike
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +153,11 @@ def test_unlike_is_said_of_the_model_not_of_a_person():
 
 def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch, model):  # noqa: F811
     pictures = shrunk(np.stack(list(examples().values())), model.preset.size)
-    calibration = unlike.calibrate(unlike.measure(model, as_tensor(pictures)))
+    calibration = out_of_distribution.calibrate(out_of_distribution.measure(model, as_tensor(pictures)))
     monkeypatch.setitem(model.info, "results", (model.info["results"] or {}) | {"unlike": calibration})
     app = open_page("reconstruct")
     assert not app.exception
-    [expected] = unlike.unlike(model, as_tensor(pictures[2:3]))
+    [expected] = out_of_distribution.unlike(model, as_tensor(pictures[2:3]))
     boxes = app.warning if expected.unlike else app.info
     assert wording.unlike(expected) in [box.value for box in boxes]
     app.segmented_control(key="source").set_value("Your own file").run()

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_weights import DATA, REPO, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
-from oasisvq import OasisVQ, cli, weights
+from oasisvq import OasisVQ, cli
 from oasisvq.data.slices import normalise, to_model
-from oasisvq.presets import PRESETS
+from oasisvq.hub import weights
+from oasisvq.models.presets import PRESETS
 
 SOURCE = Path(__file__).parent.parent
 
@@ -264,7 +265,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch, capsys
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oasisvq.training.train_vqvae", stop)
+    monkeypatch.setattr("oasisvq.training.loop.train_vqvae", stop)
     assert run("train", "vqvae", "--data", tmp_path, "--out", tmp_path) == 130
     assert "same command again" in capsys.readouterr().err
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, OasisVQError, compress, sampling
+from oasisvq import OasisVQ, OasisVQError, compress
 from oasisvq.cli import main
+from oasisvq.models import sampling
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["a code a cell", "two codes a cell"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from oasisvq.app.editor import UNDO_DEPTH, put, reduce, start
 from oasisvq.errors import OasisVQError
-from oasisvq.ui.editor import UNDO_DEPTH, put, reduce, start
 
 K = 512
 

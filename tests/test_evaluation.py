@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, evaluation, metrics
+from oasisvq import OasisVQ
 from oasisvq.data.layout import load_split
-from oasisvq.evaluation import evaluate
-from oasisvq.unlike import calibrate, judge, measure
+from oasisvq.measure import evaluation, metrics
+from oasisvq.measure.evaluation import evaluate
+from oasisvq.measure.out_of_distribution import calibrate, judge, measure
 
 
 @pytest.fixture(scope="module")

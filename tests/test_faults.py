@@ -23,17 +23,23 @@ from safetensors.torch import load_file
 from test_training import TINY
 from tiny_weights import REPO, forget_the_hub, point_at, write_weights
 
-from oasisvq import cli, sampling, training, weights
+from oasisvq import cli
 from oasisvq.errors import OasisVQError
+from oasisvq.files import write_atomically
+from oasisvq.hub import weights
+from oasisvq.models import sampling
+from oasisvq.models.presets import PRESETS
 from oasisvq.pipeline import OasisVQ
-from oasisvq.presets import PRESETS
+from oasisvq.training import loop as training
 
 KILLS = {"training and packaging": 25, "publishing": 25}
 SMALL = replace(TINY, vqvae_epochs=2, prior_epochs=2)
 
 # Children are forked from a server that has imported everything and computed nothing: they start in no time.
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["test_faults", "huggingface_hub.hf_api", "oasisvq.sheets", "oasisvq.repeat"])
+_forks.set_forkserver_preload(
+    ["test_faults", "huggingface_hub.hf_api", "oasisvq.hub.card_pictures", "oasisvq.training.reproducibility"]
+)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -264,4 +270,4 @@ def test_nothing_asks_for_the_time_of_day_to_measure_with() -> None:
 
 def test_an_error_of_the_disk_is_one_for_users(tmp_path: Path) -> None:
     with pytest.raises(OasisVQError, match=r"nothing-here.*cannot be written"):
-        weights.write_atomically(tmp_path / "nothing-here" / "file", b"")
+        write_atomically(tmp_path / "nothing-here" / "file", b"")

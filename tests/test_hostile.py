@@ -22,9 +22,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from oasisvq.app.choose import harmless
 from oasisvq.data import upload
 from oasisvq.errors import OasisVQError
-from oasisvq.ui.choose import harmless
 
 FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "fuzz.py"))
 READERS, wrong = FUZZ["READERS"], FUZZ["wrong"]

@@ -11,8 +11,8 @@ import pytest
 from tiny_weights import write_weights
 
 from oasisvq import OasisVQ, OasisVQError
+from oasisvq.app.links import address, of_draw, pack, restore, unpack
 from oasisvq.data.codes import read_codes, write_codes
-from oasisvq.ui.links import address, of_draw, pack, restore, unpack
 
 K, SHA = 512, "ab" * 32
 PLAIN = {"seed": 3, "draw": 2, "temperature": 0.9, "top_k": None, "level": 5, "grade": None}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_msssim import ssim as reference_ssim
 
-from oasisvq import metrics
+from oasisvq.measure import metrics
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oasisvq.pixelcnn import LEAN, PixelCNN
-from oasisvq.presets import PRESETS, Preset
+from oasisvq.models.pixelcnn import LEAN, PixelCNN
+from oasisvq.models.presets import PRESETS, Preset
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 DEEP = replace(TINY, size=16, depth=3)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, figures, metrics
+from oasisvq import OasisVQ
+from oasisvq.app import figures
 from oasisvq.compress import compress
 from oasisvq.data.layout import load_split
+from oasisvq.measure import metrics
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 from skimage.feature import hog
 from tiny_weights import forget_the_hub, write_weights
 
-from oasisvq import realism
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
+from oasisvq.measure import realism
 
 ROWS, COLUMNS = np.mgrid[:80, :80] - 39.5
 

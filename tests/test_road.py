@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_weights import forget_the_hub
 
-from oasisvq import cli, metrics
-from oasisvq.presets import PRESETS
+from oasisvq import cli
+from oasisvq.measure import metrics
+from oasisvq.models.presets import PRESETS
 
 QUICK = replace(
     PRESETS["smoke"], vqvae_batch=8, prior_batch=8, vqvae_epochs=4, prior_epochs=2, prior_channels=16, vqvae_rate=3e-3

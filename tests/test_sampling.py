@@ -16,11 +16,11 @@ from tiny_weights import TINY as TINY_PRESET
 from tiny_weights import write_weights
 from torch import Tensor, nn
 
-from oasisvq import sampling
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import PRESETS
-from oasisvq.sampling import Sampler, refill, sample, surprise
+from oasisvq.models import sampling
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import PRESETS
+from oasisvq.models.sampling import Sampler, refill, sample, surprise
 
 TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 

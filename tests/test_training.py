@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import RandomSampler
 
-from oasisvq import training
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
-from oasisvq.presets import PRESETS
-from oasisvq.vqvae import VQVAE
+from oasisvq.models.presets import PRESETS
+from oasisvq.models.vqvae import VQVAE
+from oasisvq.training import loop as training
 
 TINY = replace(
     PRESETS["smoke"],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_unusual import benchmark
+from test_atypical import benchmark
 from tiny_weights import TINY, forget_the_hub, write_weights
 
 from oasisvq import OasisVQ

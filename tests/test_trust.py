@@ -17,9 +17,9 @@ import pytest
 import streamlit
 from PIL import Image, PngImagePlugin
 
+from oasisvq.app import guard
 from oasisvq.data import upload
 from oasisvq.errors import OasisVQError
-from oasisvq.ui import guard
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oasisvq.presets import PRESETS
-from oasisvq.vqvae import VQVAE, VectorQuantiser
+from oasisvq.models.presets import PRESETS
+from oasisvq.models.vqvae import VQVAE, VectorQuantiser
 
 TINY = replace(PRESETS["smoke"], channels=(8, 8), code_dim=4, codebook_size=16)
 

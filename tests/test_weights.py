@@ -21,13 +21,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_weights import DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
-from oasisvq import OasisVQ, weights
-from oasisvq.card import PICTURES
+from oasisvq import OasisVQ
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.sheets import sheets
-from oasisvq.vqvae import VQVAE
+from oasisvq.files import write_atomically
+from oasisvq.hub import weights
+from oasisvq.hub.card import PICTURES
+from oasisvq.hub.card_pictures import sheets
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
 
 
 def edit_manifest(folder: Path, **changes) -> None:
@@ -208,10 +210,10 @@ def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, mon
 
 def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    weights.write_atomically(path, b"old")
+    write_atomically(path, b"old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        weights.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 
 

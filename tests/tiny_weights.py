@@ -8,10 +8,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from oasisvq import weights
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.vqvae import VQVAE
+from oasisvq.hub import weights
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
 
 TINY = Preset(
     name="tiny",

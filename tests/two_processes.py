@@ -10,8 +10,8 @@ from accelerate import PartialState
 from tiny_weights import TINY
 from torch.nn.parallel import DistributedDataParallel
 
-from oasisvq.training import train_prior, train_vqvae
-from oasisvq.vqvae import VQVAE
+from oasisvq.models.vqvae import VQVAE
+from oasisvq.training.loop import train_prior, train_vqvae
 
 BATCH, STEPS = 64, 12
 # A codebook so quick to forget that codes die, and are restarted, while the test looks.

@@ -14,11 +14,9 @@ in the folder that the environment variable OASISVQ_CACHE names, and slices are 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,16 +33,16 @@ from tqdm import tqdm
 
 from oasisvq.data import slices as reading
 from oasisvq.data.names import Case, Names
-from oasisvq.data.slices import normalise, square, to_model
+from oasisvq.data.slices import as_grey, normalise, square, to_model
+from oasisvq.data.subjects import read_cdr
 from oasisvq.errors import OasisVQError
-from oasisvq.presets import Preset
+from oasisvq.models.presets import Preset
 
 SPLITS = ("train", "validate", "test")
 
 # Bytes of decoded slices above which a split lives on disk: 80,000 slices of 80x80.
 IN_MEMORY = 2**31
 
-_OASIS_ID = re.compile(r"OAS1_0*(\d+)_MR(\d+)")
 _LABELS = np.array([0, 85, 170, 255])
 
 T = TypeVar("T")
@@ -248,20 +246,6 @@ def describe(root: Path | str) -> dict[str, Any]:
     }
 
 
-def as_grey(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of a grey image, (H, W): uint8, or uint16 and up as stored. Colour modes pass when all channels agree.
-
-    Raises OasisVQError for a picture that is truly coloured: there is no honest way to make one brightness of it.
-    """
-    if image.mode in ("L", "I", "F", "I;16", "I;16B", "I;16L"):
-        return np.asarray(image)
-    channels = np.asarray(image.convert("RGB")).astype(np.int16)
-    # Two grey values of slack: JPEG stores colour differences, and rounds them.
-    if np.ptp(channels, axis=-1).max() > 2:
-        raise OasisVQError(f"{name}: a colour picture: a slice has one brightness a pixel, save it as greyscale")
-    return channels[..., 1].astype(np.uint8)
-
-
 def _find_root(root: Path) -> Path:
     if not root.is_dir():
         raise OasisVQError(f"{root}: no such folder: give the folder that holds keras_png_slices_train")
@@ -344,38 +328,6 @@ def _read_grades(root: Path, grades: tuple[float, ...]) -> dict[str, int]:
                 )
             known[case] = grades.index(cdr)
     return known
-
-
-def read_cdr(table: Path) -> dict[str, float]:
-    """Clinical dementia rating by case from a table with the columns case and cdr, or OASIS-1's own with ID and CDR.
-
-    OASIS-1's `OAS1_0042_MR1` is case 042. People without a rating (OASIS-1 rated nobody under 60) are left out.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [
-                {
-                    (key or "").strip().lower(): (value or "").strip()
-                    for key, value in row.items()
-                    if isinstance(value, str)
-                }
-                for row in csv.DictReader(lines)
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OasisVQError(f"{table}: not a readable table ({error}): save it as comma-separated UTF-8 text") from error
-    if not rows or "cdr" not in rows[0] or not {"case", "id"} & set(rows[0]):
-        raise OasisVQError(f"{table}: needs a heading line with case (or ID) and cdr, and a line a person")
-    found = {}
-    for row in rows:
-        oasis = _OASIS_ID.fullmatch(row.get("id", ""))
-        case = f"{int(oasis[1]):03d}" if oasis else row.get("case", row.get("id", ""))
-        if row["cdr"] in ("", "N/A", "NA", "nan"):
-            continue
-        try:
-            found[case] = float(row["cdr"])
-        except ValueError as error:
-            raise OasisVQError(f"{table}: case {case} has CDR {row['cdr']!r}: expected a number or nothing") from error
-    return found
 
 
 def _read_json(file: Path) -> dict[str, Any]:

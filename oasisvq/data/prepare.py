@@ -21,8 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from oasisvq.data import phantom
-from oasisvq.data.layout import SPLITS, read_cdr
+from oasisvq.data.layout import SPLITS
 from oasisvq.data.slices import normalise
+from oasisvq.data.subjects import read_cdr
 from oasisvq.data.volumes import Volume, axial_slices, find_volumes, read_volume, stem
 from oasisvq.errors import OasisVQError
 

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from oasisvq.errors import OasisVQError
+
 # A pixel of a normalised slice above this is brain; below it is background, scanner haze or JPEG haze.
 FOREGROUND = 0.02
 
@@ -13,6 +15,20 @@ FOREGROUND = 0.02
 CANVAS = 256
 
 _BRIGHT = 0.95
+
+
+def as_grey(image: Image.Image, name: str) -> np.ndarray:
+    """Pixels of a grey image, (H, W): uint8, or uint16 and up as stored. Colour modes pass when all channels agree.
+
+    Raises OasisVQError for a picture that is truly coloured: there is no honest way to make one brightness of it.
+    """
+    if image.mode in ("L", "I", "F", "I;16", "I;16B", "I;16L"):
+        return np.asarray(image)
+    channels = np.asarray(image.convert("RGB")).astype(np.int16)
+    # Two grey values of slack: JPEG stores colour differences, and rounds them.
+    if np.ptp(channels, axis=-1).max() > 2:
+        raise OasisVQError(f"{name}: a colour picture: a slice has one brightness a pixel, save it as greyscale")
+    return channels[..., 1].astype(np.uint8)
 
 
 def normalise(stack: np.ndarray) -> np.ndarray:

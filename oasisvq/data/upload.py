@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from oasisvq.data import dicom, nifti, scan
-from oasisvq.data.layout import as_grey
 from oasisvq.data.scan import Scan
-from oasisvq.data.slices import normalise, square
+from oasisvq.data.slices import as_grey, normalise, square
 from oasisvq.errors import OasisVQError
 
 MAX_BYTES = 20_000_000  # of a picture

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from oasisvq.vqvae import VQVAE
+from oasisvq.models.vqvae import VQVAE
 
 
 @functools.cache

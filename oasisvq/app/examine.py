@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oasisvq.app.choose import Chosen, Kept, as_tensor, shrunk
+from oasisvq.app.models import turn
+from oasisvq.app.wording import DISCLAIMER
 from oasisvq.data.codes import write_codes
-from oasisvq.ui.choose import Chosen, Kept, as_tensor, shrunk
-from oasisvq.ui.models import turn
-from oasisvq.ui.wording import DISCLAIMER
 
 if TYPE_CHECKING:
+    from oasisvq.measure.out_of_distribution import Unlike
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.unlike import Unlike
 
 _TOGETHER = 8  # slices examined in one turn
 
@@ -52,14 +52,18 @@ class Examined:
 
 def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
     """Code, decode and score slices (N, S, S) in [0, 1]. Takes its turn on the model."""
-    from oasisvq import metrics, unlike
+    from oasisvq.measure import metrics, out_of_distribution
 
     with turn():
         slices = as_tensor(pictures)
         coded = model.reconstruct(slices)
         surprise = model.surprise(coded.indices)
         known = coded, surprise
-        verdicts = unlike.unlike(model, slices, known) if unlike.calibrated(model) else [None] * len(pictures)
+        verdicts = (
+            out_of_distribution.unlike(model, slices, known)
+            if out_of_distribution.calibrated(model)
+            else [None] * len(pictures)
+        )
     found = []
     for i, picture in enumerate(pictures):
         again = coded.slices[i, 0].numpy() + np.float32(0.5)

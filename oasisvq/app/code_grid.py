@@ -12,14 +12,14 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from oasisvq.ui import editor
-from oasisvq.ui.editor import Editor
-from oasisvq.ui.links import Origin
-from oasisvq.ui.models import belongings
-from oasisvq.ui.pictures import grey_bytes
+from oasisvq.app import editor
+from oasisvq.app.editor import Editor
+from oasisvq.app.links import Origin
+from oasisvq.app.models import belongings
+from oasisvq.app.pictures import grey_bytes
 
 if TYPE_CHECKING:
-    from oasisvq.ui.palette import Palette
+    from oasisvq.app.palette import Palette
 
 _KEY = "code grid"
 PROPOSALS = "proposals"  # where the page keeps refills to choose from

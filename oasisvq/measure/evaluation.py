@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from oasisvq import metrics, unlike
 from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.measure import metrics, out_of_distribution
 from oasisvq.pipeline import OasisVQ
 
 BATCH = 64
@@ -52,7 +52,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures |= _codebook_figures(indices, brain, black, preset.codebook_size)
 
     nll = _prior_bits(model, indices, held_out)
-    untold = unlike.measure(model, torch.from_numpy(held_out.slices)[:, None])
+    untold = out_of_distribution.measure(model, torch.from_numpy(held_out.slices)[:, None])
     by_slice = untold | {name: np.array([row[name] for row in rows]) for name in rows[0]}
     figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
     if "validate" in about["people"]:
@@ -111,11 +111,13 @@ def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float,
 
 
 def _unlike(model: OasisVQ, data: Path, measured: dict[str, np.ndarray], cases: list[str]) -> dict[str, Any]:
-    """The calibration of `oasisvq.unlike`, and how often it is wrong about the people measured."""
+    """The calibration of `oasisvq.measure.out_of_distribution`, and how often it is wrong about the people measured."""
     preset = model.preset
     validation = load_split(data, "validate", preset.size, preset.levels, preset.grades)
-    calibration = unlike.calibrate(unlike.measure(model, torch.from_numpy(validation.slices)[:, None]))
-    alarms = metrics.by_person([verdict.unlike for verdict in unlike.judge(measured, calibration)], cases)
+    calibration = out_of_distribution.calibrate(
+        out_of_distribution.measure(model, torch.from_numpy(validation.slices)[:, None])
+    )
+    alarms = metrics.by_person([verdict.unlike for verdict in out_of_distribution.judge(measured, calibration)], cases)
     return {
         **calibration,
         "people": len(set(validation.cases)),

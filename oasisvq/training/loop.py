@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from oasisvq.cascade import coarse_picture
 from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.repeat import circumstances
-from oasisvq.vqvae import VQVAE
-from oasisvq.weights import write_atomically
+from oasisvq.files import write_atomically
+from oasisvq.models.cascade import coarse_picture
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
+from oasisvq.training.reproducibility import circumstances
 
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity

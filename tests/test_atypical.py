@@ -16,9 +16,9 @@ from oasisvq import OasisVQ
 from oasisvq.data.examples import examples
 from oasisvq.data.layout import load_split
 from oasisvq.data.slices import foreground, to_model
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.unusual import LEAST, NEARNESS, SMOOTHING, unusual
-from oasisvq.vqvae import VQVAE
+from oasisvq.measure.atypical import LEAST, NEARNESS, SMOOTHING, unusual
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.vqvae import VQVAE
 
 
 def benchmark(name: str) -> ModuleType:

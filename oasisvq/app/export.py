@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import plotly.graph_objects as go
 
 from oasisvq.errors import OasisVQError
-from oasisvq.weights import write_atomically
+from oasisvq.files import write_atomically
 
 CHROMIUM = "/usr/bin/chromium"
 

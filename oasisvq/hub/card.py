@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oasisvq.presets import Preset
+from oasisvq.models.presets import Preset
 
 RECONSTRUCTION = {
     "ssim_mean": "SSIM",
@@ -36,8 +36,8 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
     """Markdown with YAML front matter, the measured results in it as a model-index.
 
     Args:
-        manifest: of the weights, see `oasisvq.weights.write_manifest`.
-        results: what `oasisvq.evaluation.evaluate` measured; empty when nothing has been yet.
+        manifest: of the weights, see `oasisvq.hub.weights.write_manifest`.
+        results: what `oasisvq.measure.evaluation.evaluate` measured; empty when nothing has been yet.
         figures: paths of pictures beside the card, named as in PICTURES.
     """
     from huggingface_hub import EvalResult, ModelCardData

@@ -18,8 +18,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from oasisvq.models.sampling import grids_at_a_time
 from oasisvq.pipeline import OasisVQ
-from oasisvq.sampling import grids_at_a_time
 
 NEARNESS = 0.06  # variance within which codes count as near, over the median squared distance of two codes
 LEAST = 0.1  # bits squared, added to the variance that the prior expects: on the background it expects none

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from oasisvq.app import code_grid
+from oasisvq.app.drawing import GALLERY
+from oasisvq.app.models import belongings, reading
 from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
-from oasisvq.ui import code_grid
-from oasisvq.ui.drawing import GALLERY
-from oasisvq.ui.models import belongings, reading
 
 if TYPE_CHECKING:  # torch and the readers take longer to import than a first visitor should wait
     from torch import Tensor

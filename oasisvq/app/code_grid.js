@@ -1,4 +1,4 @@
-// The code grid: a picture to paint codes on. Python owns the codes (oasisvq/ui/editor.py); this file draws what Python
+// The code grid: a picture to paint codes on. Python owns the codes (oasisvq/app/editor.py); this file draws what Python
 // says and numbers what the user does. The whole queue of operations that Python has not acknowledged is sent each time,
 // so that a message overtaken by the next one loses nothing; what is on its way is drawn ahead as palette tiles.
 

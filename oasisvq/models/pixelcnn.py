@@ -19,7 +19,7 @@ to a whole slice, and drawn code by code it wanders to the mean; mirrored slices
 heads are not symmetric, and told which is which the prior need not draw a mixture (distribution augmentation, Jun et
 al. 2020, proceedings.mlr.press/v119/jun20a.html).
 
-`oasisvq.sampling` holds the same computation one position at a time; a change here is a change there.
+`oasisvq.models.sampling` holds the same computation one position at a time; a change here is a change there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+<<<<<<< HEAD:oasisvq/pixelcnn.py
 from oasisvq.presets import Preset
 from oasisvq.vqvae import Context
+=======
+from oasisvq.models.presets import Preset
+>>>>>>> layout:oasisvq/models/pixelcnn.py
 
 # How much more strongly than in training a finished prior is told a look. Told as in training, draws follow it in part:
 # the brightness of the base preset's had 70 % of the variance of training slices, and with this 99 %.

@@ -19,11 +19,12 @@ async def warm_up(_: App) -> AsyncIterator[None]:
 
 
 def _get_ready() -> None:
-    from oasisvq.ui.models import load_model, load_palette
+    from oasisvq.app.models import load_model, load_palette
 
     try:
         load_palette(load_model())
     except OasisVQError:
         return  # the page says so, to whoever opens it
-    from oasisvq import figures, metrics  # noqa: F401  imported here so that no visitor waits for them
-    from oasisvq.ui import choose, drawing, pictures  # noqa: F401
+    # Imported here so that no visitor waits for them.
+    from oasisvq.app import choose, drawing, figures, pictures  # noqa: F401
+    from oasisvq.measure import metrics  # noqa: F401

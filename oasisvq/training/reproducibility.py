@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from oasisvq.errors import OasisVQError
-from oasisvq.presets import Preset
+from oasisvq.models.presets import Preset
 
 # Figures agree when they differ by no more than this share, or by this much where they are below one; counts by no
 # more than one. On the machine and with the threads that measured they are the same to the last digit. On another
@@ -58,7 +58,7 @@ def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[
 
 
 def compare(stated: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, float]:
-    """Hold figures of `oasisvq.evaluation.evaluate` against those on record.
+    """Hold figures of `oasisvq.measure.evaluation.evaluate` against those on record.
 
     Returns how many there are and the largest difference, as a share of what is allowed. Raises OasisVQError naming
     what differs by more, or is not of the same slices.
@@ -95,7 +95,7 @@ def _leaves(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
 
 def _commit() -> str | None:
     """The commit of the clone that this code runs in, marked when files differ from it; None outside a clone."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]

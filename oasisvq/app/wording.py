@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from oasisvq.unlike import Unlike
+    from oasisvq.measure.out_of_distribution import Unlike
 
 DISCLAIMER = "Research and teaching only, not for diagnosis."
 

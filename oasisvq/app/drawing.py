@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oasisvq.ui.links import Origin, of_draw
-from oasisvq.ui.models import load_palette, turn, waiting
-from oasisvq.ui.pictures import SYNTHETIC, marked, png
-from oasisvq.ui.wording import provenance
+from oasisvq.app.links import Origin, of_draw
+from oasisvq.app.models import load_palette, turn, waiting
+from oasisvq.app.pictures import SYNTHETIC, marked, png
+from oasisvq.app.wording import provenance
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from oasisvq.ui.choose import SLICE, Chosen
-from oasisvq.ui.pictures import grey_bytes
+from oasisvq.app.choose import SLICE, Chosen
+from oasisvq.app.pictures import grey_bytes
 
 DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
 _KEY = "viewer"

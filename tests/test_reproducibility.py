@@ -9,7 +9,7 @@ import pytest
 from tiny_weights import TINY
 
 from oasisvq.errors import OasisVQError
-from oasisvq.repeat import TOLERANCE, circumstances, compare, instructions
+from oasisvq.training.reproducibility import TOLERANCE, circumstances, compare, instructions
 
 STATED = {
     "data": {"fingerprint": "f" * 64, "name": "a set"},

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
+from oasisvq.app.turns import Turns
 from oasisvq.errors import OasisVQError
-from oasisvq.ui.turns import Turns
 
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
+    from oasisvq.app.palette import Palette
+    from oasisvq.hub.weights import Fetch
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.ui.palette import Palette
-    from oasisvq.weights import Fetch
 
 DEFAULT = ""  # stands for the model that this server is configured for
 _BELONGINGS = "belongings"
@@ -54,7 +54,7 @@ def choices() -> dict[str, Choice]:
 
     Raises OasisVQError when there is no default. Bundled weights that are damaged are left out.
     """
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     default = load_model().info
     of_hub = default["source"] != "bundled"
@@ -69,7 +69,7 @@ def choices() -> dict[str, Choice]:
 
 
 def _choice(name: str, manifest: dict[str, Any]) -> Choice:
-    from oasisvq.presets import Preset
+    from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
     label = f"{name}: {preset.size} px, {preset.grid[0]} × {preset.grid[1]} codes"
@@ -83,7 +83,7 @@ def hub() -> Fetch | None:
     When they are here they take the place of the default; a session that made something with the default of before
     keeps that until it asks for the new one.
     """
-    from oasisvq import weights
+    from oasisvq.hub import weights
 
     def arrived() -> None:
         load_model.clear()
@@ -113,7 +113,7 @@ def load_palette(model: OasisVQ) -> Palette:
 
 @st.cache_resource(show_spinner=False)
 def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
-    from oasisvq.ui.palette import make_palette
+    from oasisvq.app.palette import make_palette
 
     with turn():
         return make_palette(_model)

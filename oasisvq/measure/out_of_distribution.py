@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oasisvq import metrics
 from oasisvq.data.slices import foreground
 from oasisvq.errors import OasisVQError
+from oasisvq.measure import metrics
 from oasisvq.pipeline import Coded, OasisVQ
 
 FALSE_ALARMS = 0.05  # share of validation slices beyond the threshold

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from streamlit.navigation.page import Page
 
+from oasisvq.app import wording
+from oasisvq.app.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
 from oasisvq.errors import OasisVQError
-from oasisvq.ui import wording
-from oasisvq.ui.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+    from oasisvq.hub.weights import Fetch
     from oasisvq.pipeline import OasisVQ
-    from oasisvq.weights import Fetch
 
 _STYLE = Path(__file__).with_name("frame.css")
 _FRAMED = "the frame of this run stands"

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, OasisVQError, metrics
+from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import load_split
-from oasisvq.unlike import FALSE_ALARMS, MEASURES, calibrate, judge, measure, unlike
+from oasisvq.measure import metrics
+from oasisvq.measure.out_of_distribution import FALSE_ALARMS, MEASURES, calibrate, judge, measure, unlike
 
 
 def people(n: int = 400, seed: int = 0) -> dict[str, np.ndarray]:

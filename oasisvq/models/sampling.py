@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
+from oasisvq.models.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
 
 # How far float32 rounding moves a cumulative probability c, over c (1 - c) and over the standard deviation of the
 # logits. On the trained prior it is under 2 millionths wherever more than a few codes are likely.
@@ -237,7 +237,7 @@ class _Picker:
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
 
-    @lru_cache(maxsize=None)  # noqa: B019 - a picker lives as long as its draws
+    @cache  # noqa: B019 - a picker lives as long as its draws
     def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
         level, grade, look, picture = (
             None if x is None else x[draw, None].cpu() for x in (self.level, self.grade, self.look, self.picture)

@@ -8,14 +8,13 @@ safetensors is refused.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +27,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from oasisvq.card import PICTURES, write_card
 from oasisvq.errors import OasisVQError
-from oasisvq.pixelcnn import PixelCNN
-from oasisvq.presets import Preset
-from oasisvq.vqvae import VQVAE
+from oasisvq.files import write_atomically
+from oasisvq.hub.card import PICTURES, write_card
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -46,7 +46,7 @@ DRAWS = "draws.json"
 LESIONS = "lesions.json"
 MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
-BUNDLED = Path(__file__).parent.parent / "checkpoints"
+BUNDLED = Path(__file__).parents[2] / "checkpoints"
 DEFAULT = "base"
 
 # Seconds for all that the Hub may keep somebody waiting who did not ask for it by name. Its own client, left alone,
@@ -107,27 +107,6 @@ class Resolved:
     repo: str | None = None
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
-
-
-def write_atomically(path: Path, content: bytes, outdated: Iterable[Path] = ()) -> None:
-    """Put a file in place in one step, so that a reader or a killed run never leaves half of it.
-
-    `outdated` are files that belong to the old content: they go before the new one stands, and only then.
-
-    Raises OasisVQError when the folder cannot be written to or the disk is full; what was there before is then kept.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        for file in outdated:
-            file.unlink(missing_ok=True)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OasisVQError(
-            f"{path} cannot be written ({error.strerror}): free some space, or choose a folder that you may write to"
-        ) from error
 
 
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:

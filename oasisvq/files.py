@@ -1,0 +1,31 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from oasisvq.errors import OasisVQError
+
+
+def write_atomically(path: Path, content: bytes, outdated: Iterable[Path] = ()) -> None:
+    """Put a file in place in one step, so that a reader or a killed run never leaves half of it.
+
+    `outdated` are files that belong to the old content: they go before the new one stands, and only then.
+
+    Raises OasisVQError when the folder cannot be written to or the disk is full; what was there before is then kept.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        for file in outdated:
+            file.unlink(missing_ok=True)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OasisVQError(
+            f"{path} cannot be written ({error.strerror}): free some space, or choose a folder that you may write to"
+        ) from error
