@@ -30,12 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-<<<<<<< HEAD:oasisvq/pixelcnn.py
-from oasisvq.presets import Preset
-from oasisvq.vqvae import Context
-=======
 from oasisvq.models.presets import Preset
->>>>>>> layout:oasisvq/models/pixelcnn.py
+from oasisvq.models.vqvae import Context
 
 # How much more strongly than in training a finished prior is told a look. Told as in training, draws follow it in part:
 # the brightness of the base preset's had 70 % of the variance of training slices, and with this 99 %.

@@ -145,8 +145,8 @@ class _Attention:
 
     def select(self, draws: Tensor) -> None:
         """Draw d goes on from the past of draw draws[d]."""
-        for cache in (self.keys, self.values):
-            by_draw = cache.view(self.n, -1)
+        for past in (self.keys, self.values):
+            by_draw = past.view(self.n, -1)
             by_draw.copy_(by_draw[draws])
 
 
