@@ -187,7 +187,7 @@ class OasisVQ:
         checked = self._checked(indices)
         if mask.shape != checked.shape[1:]:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
-        settings = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
+        settings: dict[str, Any] = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
         fills = [
             sampling.refill(self.prior, grid[None], mask.to(self.device), first=i, **settings)

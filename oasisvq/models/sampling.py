@@ -236,13 +236,14 @@ class _Picker:
         logits = self.exact.logits(codes, condition, context, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
-
     @cache  # noqa: B019 - a picker lives as long as its draws
     def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
-        level, grade, look, picture = (
-            None if x is None else x[draw, None].cpu() for x in (self.level, self.grade, self.look, self.picture)
-        )
-        return self.exact.told(level, grade, look, None if picture is None else picture.double())
+        def own(values: Tensor) -> Tensor:
+            return values[draw, None].cpu()
+
+        look = None if self.look is None else own(self.look)
+        picture = None if self.picture is None else own(self.picture).double()
+        return self.exact.told(own(self.level), own(self.grade), look, picture)
 
 
 class Sampler:
@@ -274,12 +275,14 @@ class Sampler:
         self.embeddings = prior.embedding.weight.split(prior.codebook_size)
         self.within = () if prior.within is None else prior.within.weight.split(prior.codebook_size)
         self.condition, self.context = prior.told(level, grade, look, picture)  # (n, C), (n, 2C, h, w)
-        starts = prior.position_v, prior.position_h  # (1, C, h, w): what the stacks begin with, beside codes
+        # What the stacks begin with, beside codes: (1, C, h, w), or (n, C, h, w) with a picture.
+        start_v: Tensor = prior.position_v
+        start_h: Tensor = prior.position_h
         if self.context is not None:
-            starts = tuple(start + context for start, context in zip(starts, self.context.chunk(2, 1), strict=True))
-        start_v, start_h = (start.permute(2, 3, 0, 1).contiguous() for start in starts)  # (h, w, n or 1, C)
-        self.start_v = start_v.transpose(1, 2).unbind(0)  # (n or 1, w, C) of each row
-        self.start_h = start_h.flatten(0, 1).unbind(0)  # (n or 1, C) of each position
+            context_v, context_h = self.context.chunk(2, dim=1)
+            start_v, start_h = start_v + context_v, start_h + context_h
+        self.start_v = start_v.permute(2, 0, 3, 1).contiguous().unbind(0)  # (n or 1, w, C) of each row
+        self.start_h = start_h.permute(2, 3, 0, 1).flatten(0, 1).contiguous().unbind(0)  # (n or 1, C) of each position
 
         # The inputs of all layers in one piece each, so that moving on by a row or a column is one copy.
         self.above = self.condition.new_zeros(depth, n, 2, width + 2, channels)
