@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,13 +40,14 @@ LARGEST = 1 - 2**-40
 # That are held at a time when grids are scored: 128 MiB.
 LOGITS = 2**25
 
+M = TypeVar("M", bound=nn.Module)
 OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
 
 
-def in_double(prior: PixelCNN) -> PixelCNN:
-    """The same prior in double precision, on the CPU: not every accelerator has it."""
-    return copy.deepcopy(prior).cpu().double()
+def in_double(model: M) -> M:
+    """The same model in double precision, on the CPU: not every accelerator has it."""
+    return copy.deepcopy(model).cpu().double()
 
 
 class _Layer:
@@ -402,6 +403,7 @@ def sample(
     grade: Condition = None,
     look: Condition = None,
     picture: Tensor | None = None,
+    stage: int = 0,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -423,6 +425,7 @@ def sample(
             or, with `given`, unknown.
         picture: (n, 1, S, S) in [-0.5, 0.5], for a prior with a coarse stage. In double precision, it is made the same
             whatever the batch.
+        stage: number of the prior in a cascade: each has random numbers of its own.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -460,7 +463,7 @@ def sample(
     if given.shape not in [(height, width), (n, height, width)]:
         raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
     indices = given.expand(n, height, width).clone()
-    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1))
+    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1), *_purpose(stage))
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
@@ -540,6 +543,7 @@ def refill(
     level: Condition = None,
     grade: Condition = None,
     picture: Tensor | None = None,
+    stage: int = 0,
 ) -> Tensor:
     """Draws a region again so that it suits all of what is kept, the codes to its right and below too.
 
@@ -558,6 +562,7 @@ def refill(
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
         picture: (B, 1, S, S), for a prior with a coarse stage.
+        stage: as in `sample`.
 
     Returns:
         (B, h, w) int64.
@@ -576,7 +581,7 @@ def refill(
     if not mask.any():
         return indices.clone()
     # Numbers of their own: a refill must not repeat the luck of the draw with the same seed.
-    uniforms = _uniforms(seed, range(first, first + n), shape, 1).to(indices.device)
+    uniforms = _uniforms(seed, range(first, first + n), shape, 1, *_purpose(stage)).to(indices.device)
     return _redraw(prior, indices, mask, uniforms, levels, grades, _on(prior, picture), distribution)
 
 
@@ -646,6 +651,16 @@ def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     (n, K) float64 and (n, m) float64 in [0, 1) -> (n, m) int64.
     """
     return torch.searchsorted(probabilities.cumsum(1), uniforms, right=True)
+
+
+def draw_levels(levels: int, n: int, seed: int, first: int = 0) -> Tensor:
+    """A level for each of n draws, every one as likely: (n,) int64 in [0, levels), each its seed's and number's."""
+    return (_uniforms(seed, range(first, first + n), (1,), 4)[0] * levels).long()
+
+
+def _purpose(stage: int) -> tuple[int, ...]:
+    """What tells the random numbers of a later stage from those of the first."""
+    return (3, stage) if stage else ()
 
 
 def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) -> Tensor:

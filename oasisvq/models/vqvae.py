@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         features = self.trunk[1:](features)
         # In full precision even in a half-precision pass: bfloat16 is too coarse near -0.5 to draw black as black.
         with torch.autocast(features.device.type, enabled=False):
-            output = self.last(features.float())
+            output = self.last(features.to(self.last.weight.dtype))
             return output if picture is None else output + picture
 
 
