@@ -32,7 +32,7 @@ from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.phantom import person
 from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise, to_model
 from oasisvq.files import write_atomically
-from oasisvq.hub.weights import FAILURES, MODELS
+from oasisvq.hub.manifest import FAILURES, MODELS
 from oasisvq.measure import metrics, out_of_distribution
 
 Slices = NDArray[np.floating]

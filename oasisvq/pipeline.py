@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from oasisvq.errors import OasisVQError
-from oasisvq.hub import weights
+from oasisvq.hub import sources
 from oasisvq.models import sampling
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
@@ -106,23 +106,23 @@ class OasisVQ:
         """Load verified weights.
 
         Args:
-            source: the name of bundled weights (`oasisvq.hub.weights.bundled`), a folder, a Hugging Face Hub
-                repository, or None: as `oasisvq.hub.weights.resolve` finds them.
+            source: the name of bundled weights (`oasisvq.hub.sources.bundled`), a folder, a Hugging Face Hub
+                repository, or None: as `oasisvq.hub.sources.resolve` finds them.
             revision: commit of the repository.
             device: "auto" takes a GPU where there is one; or any name that torch knows.
-            wait: for the Hub, where the environment names a repository; see `oasisvq.hub.weights.resolve`.
+            wait: for the Hub, where the environment names a repository; see `oasisvq.hub.sources.resolve`.
 
         Raises OasisVQError when no source holds whole and genuine weights.
         """
-        found = weights.resolve(source, revision, wait)
-        preset, vqvae_state, prior_state, _ = weights.load(found.folder)
+        found = sources.resolve(source, revision, wait)
+        preset, vqvae_state, prior_state, _ = found.loaded
         vqvae, prior = VQVAE(preset), PixelCNN(preset)
         vqvae.load_state_dict(vqvae_state)
         prior.load_state_dict(prior_state)
         if device == "auto":
             # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        return cls(preset, vqvae, prior, weights.describe(found), device)
+        return cls(preset, vqvae, prior, sources.describe(found), device)
 
     def leave_gpu(self) -> None:
         """Move both models to the CPU, unless they are there, and say why in `info["notes"]`."""
