@@ -158,24 +158,24 @@ def _plausible(value: Any, example: Any) -> bool:
 
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
-    # The original slices at their own size: base's picture of a slice, and two codes to each of 32 x 32 cells for what
-    # it lacks. Few channels where pixels are many; no attention, since the picture says what lies far away.
+    # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
+    # lacks. Few channels where pixels are many; no attention, since the picture says what lies far away.
     "large": Preset(
         name="large",
         size=256,
-        codebook_size=2048,
-        code_dim=16,
-        depth=2,
+        codebook_size=128,
+        code_dim=8,
         coarse=Preset(name="base"),
-        channels=(32, 64, 128),
-        blocks=(0, 2, 3),
+        channels=(32, 96),
+        blocks=(0, 3),
         ssim_weight=2.0,
+        prior_channels=64,
+        prior_layers=8,
         prior_heads=0,
-        prior_layers=10,
-        vqvae_epochs=14,
+        vqvae_epochs=11,
         vqvae_batch=16,
         vqvae_crop=160,
-        prior_epochs=8,
+        prior_epochs=6,
     ),
     "smoke": Preset(
         name="smoke",
