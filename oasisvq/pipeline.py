@@ -91,7 +91,12 @@ class OasisVQ:
     def _exact_tokenizer(self) -> Tokenizer:
         return sampling.in_double(self.tokenizer)
 
-    def exact_picture(self, coarse: Tensor | None) -> Tensor | None:
+    @property
+    def stages(self) -> tuple[OasisVQ, ...]:
+        """The models of a cascade, the coarse one first; of any other, itself alone."""
+        return (self.coarse, self) if self.coarse else (self,)
+
+    def exact_picture(self, coarse: Tensor | None = None) -> Tensor | None:
         """What the prior of a cascade is given: (B, h, w) codes of the coarse stage -> (B, 1, S, S).
 
         In double precision, on the CPU: in float32 it would depend a little on the batch and the processor, and draws
@@ -115,14 +120,17 @@ class OasisVQ:
         Raises OasisVQError when no source holds whole and genuine weights.
         """
         found = sources.resolve(source, revision, wait)
-        preset, vqvae_state, prior_state, _ = found.loaded
-        vqvae, prior = VQVAE(preset), PixelCNN(preset)
-        vqvae.load_state_dict(vqvae_state)
-        prior.load_state_dict(prior_state)
         if device == "auto":
             # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        return cls(preset, vqvae, prior, sources.describe(found), device)
+        info, model = sources.describe(found), None
+        for preset, states in zip(found.loaded.preset.stages, found.loaded.stages, strict=True):
+            vqvae, prior = VQVAE(preset), PixelCNN(preset)
+            vqvae.load_state_dict(states[0])
+            prior.load_state_dict(states[1])
+            model = cls(preset, vqvae, prior, info, device, coarse=model)
+        assert model is not None  # every preset has a stage
+        return model
 
     def leave_gpu(self) -> None:
         """Move both models to the CPU, unless they are there, and say why in `info["notes"]`."""
@@ -316,7 +324,8 @@ class OasisVQ:
         grids, masks = ([part[0] for part in self.preset.split(torch.as_tensor(x).cpu()[None])] for x in (given, mask))
         return list(zip(grids, masks, strict=True))
 
-    def _checked(self, indices: Tensor) -> Tensor:
+    def check_codes(self, indices: Tensor) -> None:
+        """Raises OasisVQError when these are not codes of slices, (B, h, w) int64."""
         shape = self.preset.shape
         if indices.ndim != 3 or indices.shape[1:] != shape or indices.dtype != torch.int64:
             raise OasisVQError(
@@ -325,6 +334,9 @@ class OasisVQ:
         for stage, part in zip(self.preset.stages, self.preset.split(indices), strict=True):
             if part.numel() and (part.min() < 0 or part.max() >= stage.codebook_size):
                 raise OasisVQError(f"codes leave the codebook: give integers from 0 to {stage.codebook_size - 1}")
+
+    def _checked(self, indices: Tensor) -> Tensor:
+        self.check_codes(indices)
         return indices.to(self.device)
 
     def _level(self, level: Levels) -> int | list[int]:

@@ -70,8 +70,9 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
     figures["data"] = about
-    hashes = {name: file["sha256"] for name, file in model.info["files"].items()}
-    figures["weights_sha256"] = {name: hashes[name] for name in ("vqvae.safetensors", "prior.safetensors")}
+    figures["weights_sha256"] = {
+        name: file["sha256"] for name, file in model.info["files"].items() if name.endswith(".safetensors")
+    }
     return figures
 
 
