@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from oasisvq.errors import OasisVQError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class Preset:
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Inverse of `split`."""
+        import torch  # takes seconds, and few who read presets need it
+
         return torch.cat([part.flatten(1) for part in parts], 1).unflatten(1, self.shape)
 
     def to_dict(self) -> dict[str, Any]:
