@@ -112,6 +112,17 @@ class Preset:
 
         return torch.cat([part.flatten(1) for part in parts], 1).unflatten(1, self.shape)
 
+    def cells(self, region: Tensor) -> Tensor:
+        """The codes whose cells have their middle in a region of the slice: bool (S, S) -> bool `shape`."""
+        import torch
+
+        parts = []
+        for height, width in self.parts:
+            rows = ((torch.arange(height) + 0.5) * (self.size / height)).long()
+            cells = region[rows][:, rows]  # (h, h): a cell's codes lie side by side
+            parts.append(cells.repeat_interleave(width // height, 1)[None])
+        return self.join(parts)[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
