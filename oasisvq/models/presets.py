@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from oasisvq.errors import OasisVQError
@@ -169,6 +169,17 @@ def _plausible(value: Any, example: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
+_SMOKE = Preset(
+    name="smoke",
+    channels=(24, 32),
+    blocks=(1, 1),
+    prior_channels=32,
+    prior_layers=4,
+    codebook_warmup=20,
+    vqvae_epochs=4,
+    prior_epochs=3,
+)
+
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
@@ -190,14 +201,9 @@ PRESETS: dict[str, Preset] = {
         vqvae_crop=160,
         prior_epochs=6,
     ),
-    "smoke": Preset(
-        name="smoke",
-        channels=(24, 32),
-        blocks=(1, 1),
-        prior_channels=32,
-        prior_layers=4,
-        codebook_warmup=20,
-        vqvae_epochs=4,
-        prior_epochs=3,
+    # Everything small, to see that it works: one stage, and a cascade.
+    "smoke": _SMOKE,
+    "smoke-large": replace(
+        _SMOKE, name="smoke-large", size=160, codebook_size=64, code_dim=8, coarse=_SMOKE, blocks=(0, 1), vqvae_crop=96
     ),
 }
