@@ -36,6 +36,7 @@ class Preset:
     foreground_weight: float = 3.0
     ssim_weight: float = 0.5
     commitment_weight: float = 0.25
+    rate_weight: float = 0.0  # how much a code's bits count against its distance when codes are chosen
     codebook_decay: float = 0.99
     codebook_warmup: int = 200
 
@@ -132,7 +133,7 @@ class Preset:
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
         # Weights from before these existed say nothing of them.
-        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, **values}
+        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, "rate_weight": 0.0, **values}
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -187,16 +188,17 @@ PRESETS: dict[str, Preset] = {
     "large": Preset(
         name="large",
         size=256,
-        codebook_size=128,
+        codebook_size=64,
         code_dim=8,
         coarse=Preset(name="base"),
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,
+        rate_weight=0.08,
         prior_channels=64,
         prior_layers=8,
         prior_heads=0,
-        vqvae_epochs=8,
+        vqvae_epochs=5,
         vqvae_batch=16,
         vqvae_crop=160,
         prior_epochs=6,
