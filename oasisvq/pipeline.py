@@ -58,6 +58,7 @@ class OasisVQ:
 
     def __init__(self, preset: Preset, vqvae: VQVAE, prior: PixelCNN, info: dict[str, Any], device: str) -> None:
         self.preset = preset
+        self.coarse: OasisVQ | None = None  # decodes the first of several parts alone
         self._moving = threading.Lock()
         self.device = torch.device(device)
         self.vqvae = vqvae.eval().requires_grad_(False).to(self.device)

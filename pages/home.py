@@ -13,7 +13,7 @@ info, preset = model.info, model.preset
 
 st.markdown(wording.WHAT)
 
-name, picture = list(bundled().items())[SHOWN_FIRST]
+name, picture = SHOWN_FIRST, bundled()[SHOWN_FIRST]
 chosen = in_model_size(name, picture, preset.size)
 with turn():
     coded = model.reconstruct(chosen.tensor)
@@ -21,7 +21,7 @@ indices = coded.indices[0].numpy()
 original, codes, again = st.columns(3)
 original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {name}", alt=f"Example slice: {name}")
 codes.image(
-    code_map(indices, load_palette(model).rank, indices >= 0),
+    code_map(indices, load_palette(model).rank),
     width="stretch",
     caption=f"2. Its {preset.grid[0]} × {preset.grid[1]} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
     alt="The grid of codes as coloured cells: the outline of the brain can be made out",

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from oasisvq.app.turns import Turns
 from oasisvq.errors import OasisVQError
@@ -72,7 +74,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {preset.grid[0]} × {preset.grid[1]} codes"
+    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
@@ -109,6 +111,18 @@ def let_go() -> bool:
 def load_palette(model: OasisVQ) -> Palette:
     """Every code of a model as a picture."""
     return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], model)
+
+
+def load_palettes(model: OasisVQ) -> list[Palette]:
+    """One for each part of the codes, in the order in which they are drawn."""
+    return [load_palette(one) for one in (model.coarse, model) if one is not None]
+
+
+def parts(model: OasisVQ, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """All codes of a slice, (h, w) -> those of each part, in the order in which they are drawn."""
+    import torch
+
+    return [part[0].numpy() for part in model.preset.split(torch.from_numpy(indices)[None])]
 
 
 @st.cache_resource(show_spinner=False)

@@ -45,14 +45,27 @@ def marked(picture: Picture, mark: str, side: int | None = None) -> Image.Image:
     return image
 
 
-def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], known: NDArray[np.bool_]) -> Image.Image:
-    """The index grid (h, w) in colours, dark codes violet to bright codes yellow; codes not yet known are grey.
+def code_colours(indices: NDArray[np.integer], rank: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Cells of an index grid in colours, dark codes violet to bright codes yellow, to be laid over a picture.
 
-    `rank` (K,) says where each code stands from dark to bright.
+    Args:
+        indices: (h, w). Where w is a multiple of h, so many codes lie side by side in a cell: the first says most.
+        rank: (K,), where each code stands from dark to bright.
+
+    Returns:
+        (h, h, 4) red, green, blue and opacity, 0 to 255: the darkest codes are transparent, so that black stays black.
     """
-    cells = np.where(known[..., None], _colours(len(rank))[rank[indices]], _BLANK)
-    image = Image.fromarray(np.rint(cells).astype(np.uint8))
-    return image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    first = indices[:, :: indices.shape[1] // len(indices)]
+    share = rank[first] / max(len(rank) - 1, 1)
+    opacity = np.clip(3 * share, 0, 1) * 255
+    return np.rint(np.dstack([_colours(len(rank))[rank[first]], opacity])).astype(np.uint8)
+
+
+def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], side: int = SIDE) -> Image.Image:
+    """The colours of `code_colours` on black, `side` pixels a side."""
+    image = Image.fromarray(code_colours(indices, rank), "RGBA")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
 def entropy_map(bits: NDArray[np.floating], most: float) -> Image.Image:

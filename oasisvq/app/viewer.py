@@ -1,4 +1,4 @@
-"""The slice viewer in the browser (viewer.html, .css, .js): four linked pictures, window and level, wipe, scrolling."""
+"""The slice viewer in the browser (viewer.html, .css, .js): two linked pictures and what is laid over one of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ _mount = st.components.v2.component(
 )
 
 
-def viewer(chosen: Chosen, reconstruction: NDArray[np.floating], similarity: NDArray[np.floating]) -> None:
-    """Show a slice beside its reconstruction (S, S) in [0, 1], their difference, and their SSIM map (S, S)."""
+def viewer(
+    chosen: Chosen,
+    reconstruction: NDArray[np.floating],
+    similarity: NDArray[np.floating],
+    codes: NDArray[np.uint8],
+) -> None:
+    """Show a slice beside its reconstruction (S, S) in [0, 1], with their difference, their SSIM map (S, S), or the codes
+    as `code_colours` makes them laid over it."""
 
     def scrolled() -> None:  # a callback runs before the page, so that the slider there already stands right
         wanted = st.session_state[_KEY]["slice"]
@@ -43,6 +49,11 @@ def viewer(chosen: Chosen, reconstruction: NDArray[np.floating], similarity: NDA
             "original": _packed(chosen.picture),
             "reconstruction": _packed(reconstruction),
             "similarity": _packed(similarity),
+            "codes": {
+                "rgba": base64.b64encode(codes.tobytes()).decode(),
+                "width": codes.shape[1],
+                "height": codes.shape[0],
+            },
             "limit": DIFFERENCE_LIMIT,
             "edges": chosen.edges,
         },

@@ -196,9 +196,19 @@ def unlike(verdict: Unlike) -> str:
             "Not unlike the training data: bits, codes, brightness, size and place of the brain lie in the usual range."
         )
     return (
-        f"**Unlike the training data:** {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this "
-        "slice. This says nothing about the person: another plane, contrast, scanner or a shifted head will do."
+        f"Unlike the training data: {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this slice. "
+        "This says nothing about the person: another plane, contrast, scanner or a shifted head has the same effect."
     )
+
+
+def about_slice(name: str, size: int, edges: tuple[str, str, str, str] | None) -> str:
+    """What is on Reconstruct's picture, and on which side."""
+    sides = (
+        "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
+        if edges
+        else "Which side is left is not known: the file does not say."
+    )
+    return f"{name}, at the model's size of {size} × {size} pixels. {sides}"
 
 
 def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:

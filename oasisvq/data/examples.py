@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 _TEMPLATE_LEVELS = (2, 11, 20, 29)
+# The template is larger and brighter than the people of OASIS, whose slices the bundled weights know.
+_TEMPLATE_SIZE, _TEMPLATE_BRIGHTNESS = 0.95, 0.85
 
 # Numbers far above those of any cohort, so that no training set of seed 0 holds these people.
 _PEOPLE = {100_001: 5, 100_004: 12, 100_005: 19, 100_008: 26}
@@ -39,7 +41,10 @@ def make() -> None:
     template = nibabel.as_closest_canonical(load_mni152_template(resolution=1))
     voxel = np.array(template.header.get_zooms()[:3], dtype=float)
     stack = normalise(axial_slices(template.get_fdata(dtype=np.float32), voxel, "MNI152 template"))
-    pictures = {f"MNI152 template, level {level:02d}": np.round(stack[level] * 255) for level in _TEMPLATE_LEVELS}
+    pictures = {
+        f"MNI152 template, level {level:02d}": np.round(_shrunk(stack[level]) * _TEMPLATE_BRIGHTNESS * 255)
+        for level in _TEMPLATE_LEVELS
+    }
     for letter, (number, level) in zip("ABCD", _PEOPLE.items(), strict=True):
         slices, grade = person(0, number)
         pictures[f"Phantom person {letter}, level {level:02d}, grade {grade:g}"] = slices[level]
@@ -47,6 +52,15 @@ def make() -> None:
         old.unlink()
     for name, picture in pictures.items():
         Image.fromarray(picture.astype(np.uint8)).save(_folder() / f"{name}.png", optimize=True)
+
+
+def _shrunk(picture: np.ndarray) -> np.ndarray:
+    """The slice at _TEMPLATE_SIZE in the middle of a picture of the same size."""
+    from scipy import ndimage
+
+    small = ndimage.zoom(picture, _TEMPLATE_SIZE, order=1)
+    before = (len(picture) - len(small)) // 2
+    return np.pad(small, (before, len(picture) - len(small) - before))
 
 
 if __name__ == "__main__":

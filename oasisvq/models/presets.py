@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oasisvq.errors import OasisVQError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,24 @@ class Preset:
     def codes(self) -> int:
         """Codes of a slice."""
         return math.prod(self.grid)
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """The index grids of a slice in the order in which they are drawn."""
+        return (self.grid,)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes that a cell of each part can hold."""
+        return (self.codebook_size,)
+
+    def split(self, indices: Tensor) -> list[Tensor]:
+        """All codes of B slices, (B, h, w) -> those of each part, (B, *part)."""
+        return [indices]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inverse of `split`."""
+        return parts[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
