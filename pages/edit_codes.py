@@ -149,7 +149,8 @@ def follow_link() -> None:
     asked = st.query_params.to_dict()
     if "weights" not in asked:
         return
-    st.query_params.clear()
+    for name in ("weights", "prior", "cells", *links.ORIGIN):
+        st.query_params.pop(name, None)
     try:
         with turn():
             restored = links.restore(model, asked, codes_of)
@@ -164,7 +165,7 @@ if preset.depth > 1:
     st.caption(f"{wording.SIDE_BY_SIDE.format(depth=preset.depth)} The palette shows each as a left one, unrefined.")
 follow_link()
 with st.expander("Edit another slice, or codes that you saved"):
-    chosen = choose_slice(preset.size)
+    chosen = choose_slice(preset.size, st.container(horizontal=True, vertical_alignment="center"))
     # Only the first slice opens by itself: a later choice must not wipe out what was painted.
     if chosen is not None and (st.button("Open this slice") or current() is None):
         with turn():

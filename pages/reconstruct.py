@@ -6,9 +6,10 @@ import streamlit as st
 
 from oasisvq.app import figures, wording
 from oasisvq.app.choose import choose_slice, remarks, uploaded
+from oasisvq.app.codes import split
 from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, rank, report, told
 from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import load_palettes, parts
+from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import RECONSTRUCTION, code_colours, marked, png
 from oasisvq.app.terms import in_one_line
 from oasisvq.app.viewer import viewer
@@ -30,7 +31,7 @@ viewer(
     chosen,
     again,
     metrics.ssim_map(chosen.picture, again),
-    code_colours(parts(model, examined.indices)[-1], load_palettes(model)[-1].rank),
+    code_colours(split(model.preset, examined.indices)[-1], load_palettes(model)[-1].rank),
 )
 st.html(in_one_line(told(examined, results, model.preset)))
 if examined.unlike is not None and examined.unlike.unlike:

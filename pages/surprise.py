@@ -20,7 +20,7 @@ results, lesions = model.info["results"] or {}, model.info.get("lesions")
 
 st.markdown(wording.UNUSUAL)
 
-chosen = choose_slice(model.preset.size)
+chosen = choose_slice(model.preset.size, st.container(horizontal=True, vertical_alignment="center"))
 if chosen is None:
     st.stop()
 left, right = st.columns(2)

@@ -177,7 +177,7 @@ def _forget() -> None:
     st.session_state.pop(_REFUSED, None)
     if code_grid.origin() is None:
         code_grid.close()
-    if kept := [one for one in belongings().pop(GALLERY, []) if one.origin is not None]:
+    if kept := {key: one for key, one in belongings().pop(GALLERY, {}).items() if one.origin is not None}:
         belongings()[GALLERY] = kept
 
 

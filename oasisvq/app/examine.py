@@ -140,8 +140,8 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
         Figure(
             "under the prior",
             f"{examined.bits:,.0f} bits",
-            f"What the prior needs to name all codes of this slice: {examined.bits / 8:,.0f} bytes, with level and grade "
-            "not told. Many bits: unusual for this model." + standing("bits_per_code"),
+            f"What the prior needs to name all codes of this slice: {examined.bits / 8:,.0f} bytes, with level and "
+            "grade not told. Many bits: unusual for this model." + standing("bits_per_code"),
         ),
         Figure(
             "written plainly",

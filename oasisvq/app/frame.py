@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STYLE = Path(__file__).with_name("frame.css")
 _FRAMED = "the frame of this run stands"
-_BEFORE = "the model before"
+_BEFORE, _FOLLOWED = "the model before", "weights of the link followed last"
 
 
 class PageOf(NamedTuple):
@@ -42,7 +42,7 @@ PAGES = (
         ":material/draw:",
         ("model", "seed", "level", "temperature", "top_k", "grade"),
     ),
-    PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice")),
+    PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice", "weights")),
     PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "slice", "map")),
     PageOf("pages/model_card.py", "Model card", ":material/description:"),
 )
@@ -94,7 +94,7 @@ def frame(page: Page) -> None:
         st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")
         banner = st.empty()
     banner.caption(f":material/science: **{wording.DISCLAIMER}**")
-    st.session_state[_FRAMED] = (banner, models, st.empty())
+    st.session_state[_FRAMED] = (banner, models, st.empty(), page_of(page.title))
 
 
 def model_in_frame() -> OasisVQ:
@@ -108,10 +108,10 @@ def model_in_frame() -> OasisVQ:
     if places is None:
         navigation()
         st.rerun()
-    banner, models, below_title = places
+    banner, models, below_title, page = places
     try:
         with below_title, st.spinner("Loading the weights …"):
-            name = _choose(models, choices())
+            name = _choose(models, choices(), page)
             model = load_model() if name == DEFAULT else load_model(name)  # the cache takes () and ("") for two models
     except OasisVQError as error:
         st.error(f"There are no weights to work with: {error}", icon=":material/error:")
@@ -126,20 +126,20 @@ def model_in_frame() -> OasisVQ:
     return model
 
 
-def _choose(place: DeltaGenerator, known: Mapping[str, Choice]) -> str:
+def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) -> str:
     """The selector of models, where there is a choice."""
     options = list(known)
     if len(options) == 1:
         return DEFAULT
 
-    if wanted := st.query_params.get("weights"):  # a link to codes says which model they are of
-        linked = [name for name, choice in known.items() if choice.sha256.startswith(wanted)]
-        if linked and st.session_state.get("weights followed") != wanted:
-            st.session_state["model"] = linked[0]
-            st.session_state["weights followed"] = wanted
     address.follow("model", DEFAULT, address.one_of(options))
     if st.session_state["model"] not in known:
         st.session_state["model"] = DEFAULT
+    wanted = st.query_params.get("weights")
+    if wanted and wanted != st.session_state.get(_FOLLOWED):  # a link that says which weights it was made with
+        st.session_state[_FOLLOWED] = wanted
+        linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
+        st.session_state["model"] = next(linked, st.session_state["model"])
     name: str = place.selectbox(
         "Model",
         options,
@@ -149,7 +149,7 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice]) -> str:
         persist_state="session",
         help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
     )
-    address.tell({"model": (name, DEFAULT)})
+    address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
     return name
 
 

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import streamlit as st
-from numpy.typing import NDArray
 
 from oasisvq.app.turns import Turns
 from oasisvq.errors import OasisVQError
@@ -116,13 +114,6 @@ def load_palette(model: OasisVQ) -> Palette:
 def load_palettes(model: OasisVQ) -> list[Palette]:
     """One for each part of the codes, in the order in which they are drawn."""
     return [load_palette(one) for one in (model.coarse, model) if one is not None]
-
-
-def parts(model: OasisVQ, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """All codes of a slice, (h, w) -> those of each part, in the order in which they are drawn."""
-    import torch
-
-    return [part[0].numpy() for part in model.preset.split(torch.from_numpy(indices)[None])]
 
 
 @st.cache_resource(show_spinner=False)

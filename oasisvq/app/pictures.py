@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,6 @@ Picture = NDArray[np.floating]
 
 SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
 SIDE = 320  # pixels, about: of a picture on the screen or to take home
-_BLANK = (128, 128, 128)
 
 
 def grey_bytes(picture: Picture) -> NDArray[np.uint8]:
@@ -68,12 +67,17 @@ def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], side: int 
     return Image.alpha_composite(black, image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
-def entropy_map(bits: NDArray[np.floating], most: float) -> Image.Image:
-    """Bits of each cell (h, w), black 0 to yellow `most` and more; NaN is grey."""
+def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8]:
+    """Bits of each code (h, w), as cells: black 0 to yellow `most` and more; where it is NaN the cell is transparent.
+
+    Returns (h, h, 4) as `code_colours`; of codes side by side the mean is shown.
+    """
+    height, width = bits.shape
+    of_cells = bits.reshape(height, height, width // height).mean(2)
     scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
-    steps = np.clip(np.nan_to_num(bits) / most * 255, 0, 255).astype(np.uint8)
-    cells = np.where(np.isnan(bits)[..., None], _BLANK, scale[steps])
-    return Image.fromarray(np.rint(cells).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    steps = np.clip(np.nan_to_num(of_cells) / most * 255, 0, 255).astype(np.uint8)
+    opacity = np.where(np.isnan(of_cells), 0, 255)
+    return np.rint(np.dstack([scale[steps], opacity])).astype(np.uint8)
 
 
 @cache
@@ -81,15 +85,11 @@ def _colours(size: int) -> NDArray[np.floating]:
     return np.array([unlabel_rgb(colour) for colour in sample_colorscale("Viridis", np.linspace(0, 1, size))])
 
 
-def mosaic(images: Sequence[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:
-    """Images of one size side by side, `columns` a row."""
-    width, height = images[0].size
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap))
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
-    return sheet
+def webp(picture: Picture, quality: int = 92) -> bytes:
+    """Small, for the screen."""
+    content = io.BytesIO()
+    Image.fromarray(grey_bytes(picture)).save(content, "webp", quality=quality)
+    return content.getvalue()
 
 
 def png(image: Image.Image, notes: Mapping[str, object]) -> bytes:

@@ -16,7 +16,7 @@ GLOSSARY = {
     "once in 1,024. Many bits mean that a code is unusual for this model.",
     "level": "Which of 32 slices of a head, 0 the lowest and 31 the highest, about 2 mm apart.",
     "SSIM": "Structural similarity of two pictures: 1 when they are equal, near 0 when they have nothing in common.",
-    "temperature": "How much a draw may stray from the likeliest codes. 1 is as learned, less is safer, more is bolder.",
+    "temperature": "How much a draw may stray from the likeliest codes. 1: as learned, less: safer, more: bolder.",
     "top-k": "At each step only the k likeliest codes may be drawn.",
     "grade": "Clinical dementia rating of the person, 0 for none to 2 for moderate.",
     "seed": "The number from which chance starts: the same seed gives the same slice.",

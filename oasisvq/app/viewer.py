@@ -30,8 +30,10 @@ def viewer(
     similarity: NDArray[np.floating],
     codes: NDArray[np.uint8],
 ) -> None:
-    """Show a slice beside its reconstruction (S, S) in [0, 1], with their difference, their SSIM map (S, S), or the codes
-    as `code_colours` makes them laid over it."""
+    """Show a slice beside its reconstruction (S, S) in [0, 1].
+
+    Their difference, their SSIM map (S, S), or the codes as `code_colours` makes them can be laid over it.
+    """
 
     def scrolled() -> None:  # a callback runs before the page, so that the slider there already stands right
         wanted = st.session_state[_KEY]["slice"]

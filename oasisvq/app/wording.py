@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from oasisvq.measure.out_of_distribution import Unlike
@@ -250,3 +251,10 @@ def notice() -> str:
 def grade(value: float | None) -> str:
     """A clinical dementia rating in words."""
     return "not given" if value is None else GRADES.get(value, str(value))
+
+
+def redraw_link(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The address that draws the same slice again, wherever these weights are."""
+    told = {name: value for name, value in settings.items() if value is not None}
+    told |= {"weights": info["files"]["vqvae.safetensors"]["sha256"][:12]}
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))
