@@ -4,7 +4,7 @@
 # usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke]
 #   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
 #   --out DIR       where the weights go (default runs/PRESET)
-#   --preset NAME   base (default), clear, medium, large or large-clear: see oasisvq/models/presets.py
+#   --preset NAME   base (default) or large: see oasisvq/models/presets.py
 #   --smoke         everything small, to see that it works
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

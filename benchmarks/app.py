@@ -52,9 +52,9 @@ DESKTOP, PHONE = {"width": 1360, "height": 1000}, {"width": 390, "height": 844}
 # What `python -m streamlit` does, on the weights in a folder.
 WITH_WEIGHTS = """
 import sys, pathlib
-from oasisvq.hub import weights
+from oasisvq.hub import sources
 from streamlit.web.cli import main
-weights.BUNDLED = pathlib.Path(sys.argv.pop(1))
+sources.BUNDLED = pathlib.Path(sys.argv.pop(1))
 main()
 """
 

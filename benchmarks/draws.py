@@ -23,7 +23,6 @@ from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
-from oasisvq.models import sampling
 
 JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
@@ -38,8 +37,7 @@ def draw(
     pictures = []
     for start in tqdm(range(0, count, BATCH), "drawing", disable=None, leave=False):
         rows = sources[start : start + BATCH]
-        indices = sampling.sample(
-            model.prior,
+        indices = model.draw(
             len(rows),
             seed=seed,
             first=start,
@@ -47,7 +45,6 @@ def draw(
             top_k=top_k,
             level=torch.from_numpy(like.levels[rows]),
             grade=torch.from_numpy(like.grades[rows]),
-            exact=model.exact_prior,
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources
@@ -117,9 +114,22 @@ def table(figures: dict[str, Any]) -> str:
     lines += [
         f"  {'draws over training slices':45}{frechet['ratio']:8.2f}",
         "",
-        "AUC of a fresh classifier (0.5: it cannot tell), median of seeds",
-        f"  {'draws against held-out slices':45}{auc['against_held_out']:8.3f}",
-        f"  {'draws against their reconstructions':45}{auc['against_reconstructions']:8.3f}",
+        "AUC of fresh classifiers (0.5: they cannot tell), mean of seeds (least to most)",
+        *(
+            f"  {f'{words}, {kind} at {size}':56}{told[key]:6.3f}  ({min(told[by]):.2f} to {max(told[by]):.2f})"
+            for told, rivals in (
+                (
+                    auc,
+                    {"reconstructions": "draws against reconstructions", "held_out": "draws against held-out slices"},
+                ),
+                (figures.get("auc_full_size"), {"reconstructions": "draws against reconstructions"}),
+                (auc["training"], {"held_out": "training slices against held-out slices"}),
+            )
+            if told
+            for rival, words in rivals.items()
+            for kind, suffix in (("network", ""), ("linear", "_linear"))
+            for key, by, size in [(f"against_{rival}{suffix}", f"against_{rival}{suffix}_by_seed", told["size"])]
+        ),
         "",
         "Distance to the nearest training slice, through the VQ-VAE too (least, median)",
         f"  {'draws':45}{copies['draws_least']:8.4f}{copies['draws_median']:8.4f}",
@@ -172,11 +182,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             args.sheet
         )
     train_again = reconstruct(model, train, "training people")
+    full_size = {}
     if preset.size != JUDGED:
+        people = np.array(held_out.cases)
+        full_size["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
         shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
         held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
-    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed)
+    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | full_size
     return {
         "count": args.count,
         "judged_at": JUDGED,

@@ -32,7 +32,7 @@ from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.phantom import person
 from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise, to_model
 from oasisvq.files import write_atomically
-from oasisvq.hub.weights import FAILURES, MODELS
+from oasisvq.hub.manifest import FAILURES, MODELS
 from oasisvq.measure import metrics, out_of_distribution
 
 Slices = NDArray[np.floating]
@@ -109,7 +109,7 @@ def elsewhere(size: int) -> dict[str, Slices]:
     import nilearn
 
     def volume(path: Path) -> Slices:
-        image = nibabel.load(path)
+        image = nibabel.Nifti1Image.from_filename(path)
         if image.ndim == 4:  # of a series the first
             image = image.slicer[..., 0]
         return upload.read(nibabel.Nifti1Image.from_image(image).to_bytes(), "volume.nii").stack

@@ -43,7 +43,7 @@ import numpy as np
 
 HANG = 2.0  # seconds of processor time
 LONGEST = 300  # characters of a refusal that a page can show
-_MODULES = ("data.upload", "data.volumes", "data.codes", "app.links", "hub.weights", "compress")
+_MODULES = ("data.upload", "data.volumes", "data.codes", "app.links", "hub.verification", "hub.card", "compress")
 INSTRUMENTED = ("PIL", "nibabel", "pydicom", "safetensors", "oasisvq")
 
 
@@ -307,15 +307,15 @@ def _flat_seeds() -> list[bytes]:
 def _dicom_file(picture: np.ndarray, **header: Any) -> bytes:
     import pydicom
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     syntax = {"big": ExplicitVRBigEndian, "implicit": ImplicitVRLittleEndian}
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     order = header.pop("order", "")
     dataset.file_meta.TransferSyntaxUID = syntax.get(order, ExplicitVRLittleEndian)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.4")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
     dataset.PatientName = dataset.SeriesDescription = dataset.StudyDescription = HOSTILE
     dataset.Modality, dataset.SeriesInstanceUID = "MR", "1.2.3"
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
@@ -390,7 +390,7 @@ def _weights() -> dict[str, bytes]:
     """Files of a whole folder of such weights."""
     import torch
 
-    from oasisvq.hub.weights import write_manifest
+    from oasisvq.hub.manifest import write_manifest
     from oasisvq.models.pixelcnn import PixelCNN
     from oasisvq.models.vqvae import VQVAE
     from oasisvq.training.loop import save_weights
@@ -407,7 +407,9 @@ def _weights() -> dict[str, bytes]:
 
 
 def _read_manifest(file: bytes) -> None:
-    from oasisvq.hub import weights
+    from oasisvq.hub import sources
+    from oasisvq.hub.card import model_card
+    from oasisvq.hub.verification import load
 
     folder = Path(_SCRATCH.name) / "weights"
     if not folder.is_dir():
@@ -415,9 +417,9 @@ def _read_manifest(file: bytes) -> None:
         for name, content in _weights().items():
             (folder / name).write_bytes(content)
     (folder / "manifest.json").write_bytes(file)
-    weights.load(folder)
-    weights.model_card(folder)
-    weights.describe(weights.Resolved(folder, "folder"))
+    loaded = load(folder)
+    model_card(folder)
+    sources.describe(sources.Resolved(folder, loaded, "folder"))
 
 
 @cache
@@ -429,9 +431,9 @@ def _tensors() -> dict[str, Any]:
 
 def _read_safetensors(file: bytes) -> None:
     """What comes after size and hash were found to be those of the manifest."""
-    from oasisvq.hub.weights import _read_tensors
+    from oasisvq.hub.verification import read_tensors
 
-    for name, tensor in _read_tensors(Path("theirs"), file, _tensors()).items():
+    for name, tensor in read_tensors(Path("theirs"), file, _tensors()).items():
         assert tensor.shape == _tensors()[name].shape
 
 

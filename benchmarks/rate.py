@@ -31,7 +31,7 @@ from oasisvq.app import figures as plots
 from oasisvq.app.export import export
 from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.files import write_atomically
-from oasisvq.hub.weights import MODELS, RATE
+from oasisvq.hub.manifest import MODELS, RATE
 from oasisvq.measure import metrics
 
 BATCH = 64

@@ -79,8 +79,10 @@ def train(args: argparse.Namespace) -> Figures:
 
 
 def package(args: argparse.Namespace) -> Figures:
-    from oasisvq.hub import weights
+    from oasisvq.hub.card import model_card
     from oasisvq.hub.card_pictures import sheets
+    from oasisvq.hub.manifest import CARD, FIGURES, read_manifest, write_manifest
+    from oasisvq.hub.verification import verify
     from oasisvq.pipeline import OasisVQ
 
     if args.data:
@@ -89,23 +91,23 @@ def package(args: argparse.Namespace) -> Figures:
 
         preset, runs, saw = _trained(args.folder)
         data, training = describe(args.data), instructions(preset, runs)
-        if saw != data["fingerprint"]:
+        if saw.split()[0] != data["fingerprint"]:  # of a cascade it names the coarse stage too
             raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
     else:
-        old = weights.read_manifest(args.folder)
+        old = read_manifest(args.folder)
         preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
-    weights.write_manifest(args.folder, preset, data, training)
+    write_manifest(args.folder, preset, data, training)
     for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
-        _write(args.folder / weights.FIGURES / name, picture)
-    _write(args.folder / weights.CARD, weights.model_card(args.folder).encode())
-    return _files(weights.verify(args.folder))
+        _write(args.folder / FIGURES / name, picture)
+    _write(args.folder / CARD, model_card(args.folder).encode())
+    return _files(verify(args.folder))
 
 
 def verify(args: argparse.Namespace) -> Figures:
-    from oasisvq.hub import weights
+    from oasisvq.hub.verification import verify
 
     folder = _folder(args.folder)
-    figures = _files(weights.verify(folder))
+    figures = _files(verify(folder))
     return figures | _measured_again(folder, args.data) if args.data else figures
 
 
@@ -266,24 +268,24 @@ def _training_codes(model: OasisVQ, data: Path) -> Tensor:
 
 
 def publish(args: argparse.Namespace) -> Figures:
-    from oasisvq.hub import weights
+    from oasisvq.hub.publish import publish, publish_space
 
     if args.space:
         if args.weights:
             raise OasisVQError("a Space holds the app with all bundled weights: leave out --weights")
-        revision = weights.publish_space(args.repo, private=args.private)
+        revision = publish_space(args.repo, private=args.private)
         return {"space": args.repo, "revision": revision}
-    revision = weights.publish(_folder(args.weights), args.repo, private=args.private)
+    revision = publish(_folder(args.weights), args.repo, private=args.private)
     return {"repo": args.repo, "revision": revision}
 
 
 def pull(args: argparse.Namespace) -> Figures:
-    from oasisvq.hub import weights
+    from oasisvq.hub import sources
 
     repo = args.repo or os.environ.get("OASISVQ_HUB_REPO")
     if not repo:
         raise OasisVQError("pull from where? Name a Hub repository, or set OASISVQ_HUB_REPO")
-    found = weights.resolve(repo, args.revision or os.environ.get("OASISVQ_HUB_REVISION"))
+    found = sources.resolve(repo, args.revision or os.environ.get("OASISVQ_HUB_REVISION"))
     _note(found.notes)
     return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
 
@@ -433,12 +435,12 @@ def _count(text: str) -> int:
 
 
 def _folder(source: str | None) -> Path:
-    from oasisvq.hub import weights
+    from oasisvq.hub import sources
 
-    folder = weights.at_hand(source or weights.DEFAULT)
+    folder = sources.at_hand(source or sources.DEFAULT)
     if folder is None:
-        names = ", ".join(weights.bundled()) or "nothing is"
-        raise OasisVQError(f"{source or weights.BUNDLED}: no such folder, and not bundled: {names}")
+        names = ", ".join(sources.bundled()) or "nothing is"
+        raise OasisVQError(f"{source or sources.BUNDLED}: no such folder, and not bundled: {names}")
     return folder
 
 

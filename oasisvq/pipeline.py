@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -13,21 +13,27 @@ import torch
 from torch import Tensor
 
 from oasisvq.errors import OasisVQError
-from oasisvq.hub import weights
+from oasisvq.hub import sources
 from oasisvq.models import sampling
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
+from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Levels = int | Sequence[int] | None
 
 
 class Coded(NamedTuple):
-    """Index grids and the slices they decode to: (B, h, w) int64 and (B, 1, S, S) float32 in [-0.5, 0.5]."""
+    """Codes and the slices they decode to: (B, h, w) int64 and (B, 1, S, S) float32 in [-0.5, 0.5].
+
+    Of samples also the level of each, (B,) int64, or None where it was left to the model.
+    """
 
     indices: Tensor
     slices: Tensor
+    levels: Tensor | None = None
 
 
 def _without_gpu_if_it_is_full(method: Callable[P, T]) -> Callable[P, T]:
@@ -53,22 +59,50 @@ def _without_gpu_if_it_is_full(method: Callable[P, T]) -> Callable[P, T]:
 class OasisVQ:
     """A VQ-VAE and its prior, ready to use. Inputs may lie on any device; outputs lie on the CPU.
 
+    Codes of slices are (B, h, w): h and w are `preset.shape`. A cascade has a coarse stage, `coarse`, a whole model of
+    its own; its codes hold those of the coarse stage and then its own, and `preset.split` parts them into grids.
+
     When a GPU runs out of memory, both models move to the CPU and stay there: `info["notes"]` then says so.
     """
 
-    def __init__(self, preset: Preset, vqvae: VQVAE, prior: PixelCNN, info: dict[str, Any], device: str) -> None:
-        self.preset = preset
-        self.coarse: OasisVQ | None = None  # decodes the first of several parts alone
+    def __init__(
+        self,
+        preset: Preset,
+        vqvae: VQVAE,
+        prior: PixelCNN,
+        info: dict[str, Any],
+        device: str,
+        coarse: OasisVQ | None = None,
+    ) -> None:
+        self.preset, self.coarse = preset, coarse
         self._moving = threading.Lock()
         self.device = torch.device(device)
         self.vqvae = vqvae.eval().requires_grad_(False).to(self.device)
         self.prior = prior.eval().requires_grad_(False).to(self.device)
+        self.tokenizer: Tokenizer = Tokenizer(preset, self.vqvae, coarse.tokenizer if coarse else None)
         self.info = info | {"device": self._device_name()}
 
     @functools.cached_property
     def exact_prior(self) -> PixelCNN:
         """The prior in double precision, on the CPU: made once. Whoever changes weights must make a new model."""
         return sampling.in_double(self.prior)
+
+    @functools.cached_property
+    def _exact_tokenizer(self) -> Tokenizer:
+        return sampling.in_double(self.tokenizer)
+
+    @property
+    def stages(self) -> tuple[OasisVQ, ...]:
+        """The models of a cascade, the coarse one first; of any other, itself alone."""
+        return (self.coarse, self) if self.coarse else (self,)
+
+    def exact_picture(self, coarse: Tensor | None = None) -> Tensor | None:
+        """What the prior of a cascade is given: (B, h, w) codes of the coarse stage -> (B, 1, S, S).
+
+        In double precision, on the CPU: in float32 it would depend a little on the batch and the processor, and draws
+        and compressed files with it.
+        """
+        return None if coarse is None else self._exact_tokenizer.picture(coarse.cpu())
 
     @classmethod
     def from_pretrained(
@@ -77,29 +111,34 @@ class OasisVQ:
         """Load verified weights.
 
         Args:
-            source: the name of bundled weights (`oasisvq.hub.weights.bundled`), a folder, a Hugging Face Hub
-                repository, or None: as `oasisvq.hub.weights.resolve` finds them.
+            source: the name of bundled weights (`oasisvq.hub.sources.bundled`), a folder, a Hugging Face Hub
+                repository, or None: as `oasisvq.hub.sources.resolve` finds them.
             revision: commit of the repository.
             device: "auto" takes a GPU where there is one; or any name that torch knows.
-            wait: for the Hub, where the environment names a repository; see `oasisvq.hub.weights.resolve`.
+            wait: for the Hub, where the environment names a repository; see `oasisvq.hub.sources.resolve`.
 
         Raises OasisVQError when no source holds whole and genuine weights.
         """
-        found = weights.resolve(source, revision, wait)
-        preset, vqvae_state, prior_state, _ = weights.load(found.folder)
-        vqvae, prior = VQVAE(preset), PixelCNN(preset)
-        vqvae.load_state_dict(vqvae_state)
-        prior.load_state_dict(prior_state)
+        found = sources.resolve(source, revision, wait)
         if device == "auto":
             # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        return cls(preset, vqvae, prior, weights.describe(found), device)
+        info, model = sources.describe(found), None
+        for preset, states in zip(found.loaded.preset.stages, found.loaded.stages, strict=True):
+            vqvae, prior = VQVAE(preset), PixelCNN(preset)
+            vqvae.load_state_dict(states[0])
+            prior.load_state_dict(states[1])
+            model = cls(preset, vqvae, prior, info, device, coarse=model)
+        assert model is not None  # every preset has a stage
+        return model
 
     def leave_gpu(self) -> None:
         """Move both models to the CPU, unless they are there, and say why in `info["notes"]`."""
         with self._moving:
             if self.device.type == "cpu":
                 return
+            if self.coarse:
+                self.coarse.leave_gpu()
             was, self.device = self.info["device"], torch.device("cpu")
             self.vqvae.to(self.device)
             self.prior.to(self.device)
@@ -117,13 +156,13 @@ class OasisVQ:
             raise OasisVQError(f"slices have shape {tuple(slices.shape)}: this model takes (B, 1, {size}, {size})")
         if not bool(torch.isfinite(slices).all()) or slices.abs().max() > 0.5 + 1e-4:
             raise OasisVQError("slices leave [-0.5, 0.5]: scale pictures to [0, 1] and subtract 0.5")
-        return self.vqvae.encode(slices.to(self.device, torch.float32)).cpu()
+        return self.tokenizer.encode(slices.to(self.device, torch.float32)).cpu()
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def decode(self, indices: Tensor) -> Tensor:
         """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]. Raises OasisVQError on another shape or range."""
-        return self.vqvae.decode(self._checked(indices)).cpu()
+        return self.tokenizer.decode(self._checked(indices)).cpu()
 
     def reconstruct(self, slices: Tensor) -> Coded:
         """Encode and decode again: (B, 1, S, S) in [-0.5, 0.5] -> codes and reconstructions."""
@@ -138,7 +177,7 @@ class OasisVQ:
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
-        level: int | None = None,
+        level: Levels = None,
         grade: float | None = None,
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
         first: int = 0,
@@ -151,27 +190,70 @@ class OasisVQ:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.
             temperature: above 0; logits are divided by it.
             top_k: keep only the k likeliest codes at each position; None keeps all.
-            level: 0 (lowest) to levels - 1; None leaves it to the model.
+            level: 0 (lowest) to levels - 1, of all draws or of each. None draws one for each first; with given codes it
+                leaves the level to the model.
             grade: clinical dementia rating, one of the preset's grades; None leaves it to the model.
             on_step: called after each position with (position, indices so far, entropy of that code in bits (n,)).
+                Codes not drawn yet are 0.
             first: number of the first draw in the stream of this seed.
             given, mask: (h, w) int64 codes, kept exactly where the mask, (h, w) bool, is False; to complete a slice.
         """
-        indices = sampling.sample(
+        if level is None and given is None and n > 0:
+            level = sampling.draw_levels(self.preset.levels, n, seed, first).tolist()
+        settings: dict[str, Any] = {
+            "seed": seed,
+            "first": first,
+            "temperature": temperature,
+            "top_k": top_k,
+            "level": self._level(level),
+            "grade": self._grade(grade),
+        }
+        drawn = self.draw(n, given=given, mask=mask, on_step=on_step, **settings)
+        levels = None if level is None else torch.as_tensor(level).expand(n)
+        return Coded(drawn.cpu(), self.decode(drawn), levels)
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        n: int,
+        *,
+        given: Tensor | None = None,
+        mask: Tensor | None = None,
+        on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """Codes alone, (n, h, w), stage after stage. `settings` are those of `oasisvq.models.sampling.sample`."""
+        if self.coarse is None:
+            exact = self.exact_prior
+            return sampling.sample(self.prior, n, given=given, mask=mask, on_step=on_step, exact=exact, **settings)
+        if (given is None) != (mask is None):
+            raise OasisVQError("given codes and a mask come together: True is drawn, False keeps the given code")
+        before: Any = self._parts(given, mask)
+        still_to_come = torch.zeros(n, *self.preset.grid, dtype=torch.int64)
+
+        def coarse_step(position: int, indices: Tensor, entropy: Tensor) -> None:
+            if on_step:
+                on_step(position, self.preset.join([indices.cpu(), still_to_come]), entropy)
+
+        coarse = self.coarse.draw(n, given=before[0][0], mask=before[0][1], on_step=coarse_step, **settings).cpu()
+        done = coarse[0].numel()
+
+        def own_step(position: int, indices: Tensor, entropy: Tensor) -> None:
+            if on_step:
+                on_step(done + position, self.preset.join([coarse, indices.cpu()]), entropy)
+
+        own = sampling.sample(
             self.prior,
             n,
-            seed=seed,
-            first=first,
-            temperature=temperature,
-            top_k=top_k,
-            level=self._level(level),
-            grade=self._grade(grade),
-            on_step=on_step,
-            given=given,
-            mask=mask,
+            given=before[1][0],
+            mask=before[1][1],
+            on_step=own_step,
             exact=self.exact_prior,
+            picture=self.exact_picture(coarse),
+            stage=1,
+            **settings,
         )
-        return Coded(indices.cpu(), self.decode(indices))
+        return self.preset.join([coarse, own.cpu()])
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
@@ -188,21 +270,32 @@ class OasisVQ:
         checked = self._checked(indices)
         if mask.shape != checked.shape[1:]:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
-        settings = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
+        settings: dict[str, Any] = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
-        fills = [
-            sampling.refill(self.prior, grid[None], mask.to(self.device), first=i, **settings)
-            for i, grid in enumerate(checked)
-        ]
-        filled = torch.cat([checked[:0], *fills])
-        return Coded(filled.cpu(), self.decode(filled))
+        fills = [self._refill(grid[None].cpu(), mask.cpu(), first=i, **settings) for i, grid in enumerate(checked)]
+        filled = torch.cat([checked[:0].cpu(), *fills])
+        return Coded(filled, self.decode(filled))
+
+    def _refill(self, indices: Tensor, mask: Tensor, **settings: Any) -> Tensor:
+        """Of one slice, (1, h, w), stage after stage."""
+        *coarse, own = self.preset.split(indices)
+        *coarse_mask, own_mask = (part[0] for part in self.preset.split(mask[None]))
+        if self.coarse is None:
+            return sampling.refill(self.prior, own, own_mask, **settings).cpu()
+        before = self.coarse._refill(*coarse, *coarse_mask, **settings)
+        picture = self.exact_picture(before)
+        return self.preset.join(
+            [before, sampling.refill(self.prior, own, own_mask, picture=picture, stage=1, **settings).cpu()]
+        )
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def surprise(self, indices: Tensor, level: int | None = None, grade: float | None = None) -> Tensor:
         """-log2 p of each code given those before it, in bits: (B, h, w)."""
-        checked = self._checked(indices)
-        return sampling.surprise(self.prior, checked, level=self._level(level), grade=self._grade(grade)).cpu()
+        *coarse, own = self.preset.split(self._checked(indices))
+        told = {"level": self._level(level), "grade": self._grade(grade)}
+        bits = sampling.surprise(self.prior, own, picture=self.tokenizer.picture(*coarse), **told).cpu()
+        return self.preset.join([*(self.coarse.surprise(part, level, grade) for part in coarse if self.coarse), bits])
 
     def nearest(self, indices: Tensor, training: Tensor) -> Tensor:
         """How far each slice is from the nearest training slice, or its mirror image, both decoded: no copy is near 0.
@@ -224,22 +317,35 @@ class OasisVQ:
         )
         return torch.from_numpy(nearest_distance(pictures, others))
 
-    def _checked(self, indices: Tensor) -> Tensor:
-        grid, size = self.preset.grid, self.preset.codebook_size
-        if indices.ndim != 3 or indices.shape[1:] != grid or indices.dtype != torch.int64:
+    def _parts(self, given: Tensor | None, mask: Tensor | None) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Given codes and mask of each stage; a stage of which nothing is kept has neither."""
+        if given is None or mask is None:
+            return [(None, None)] * len(self.preset.parts)
+        grids, masks = ([part[0] for part in self.preset.split(torch.as_tensor(x).cpu()[None])] for x in (given, mask))
+        return list(zip(grids, masks, strict=True))
+
+    def check_codes(self, indices: Tensor) -> None:
+        """Raises OasisVQError when these are not codes of slices, (B, h, w) int64."""
+        shape = self.preset.shape
+        if indices.ndim != 3 or indices.shape[1:] != shape or indices.dtype != torch.int64:
             raise OasisVQError(
-                f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {grid[0]}, {grid[1]}) int64"
+                f"codes have shape {tuple(indices.shape)} {indices.dtype}: give (B, {shape[0]}, {shape[1]}) int64"
             )
-        if indices.numel() and (indices.min() < 0 or indices.max() >= size):
-            raise OasisVQError(f"codes leave the codebook: give integers from 0 to {size - 1}")
+        for stage, part in zip(self.preset.stages, self.preset.split(indices), strict=True):
+            if part.numel() and (part.min() < 0 or part.max() >= stage.codebook_size):
+                raise OasisVQError(f"codes leave the codebook: give integers from 0 to {stage.codebook_size - 1}")
+
+    def _checked(self, indices: Tensor) -> Tensor:
+        self.check_codes(indices)
         return indices.to(self.device)
 
-    def _level(self, level: int | None) -> int:
+    def _level(self, level: Levels) -> int | list[int]:
         if level is None:
             return self.preset.levels
-        if not 0 <= level < self.preset.levels:
-            raise OasisVQError(f"level {level} does not exist: choose 0 (lowest) to {self.preset.levels - 1}")
-        return level
+        for one in level if isinstance(level, Sequence) else [level]:
+            if not 0 <= one < self.preset.levels:
+                raise OasisVQError(f"level {one} does not exist: choose 0 (lowest) to {self.preset.levels - 1}")
+        return list(level) if isinstance(level, Sequence) else level
 
     def _grade(self, grade: float | None) -> int:
         if grade is None:

@@ -10,7 +10,7 @@ from test_app import _navigation_is_known  # noqa: F401  a fixture for every tes
 from tiny_weights import REPO, forget_the_hub, point_at, write_weights
 
 from oasisvq.app import models
-from oasisvq.hub import weights
+from oasisvq.hub import background, client, sources
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 def hub(monkeypatch, tmp_path):
     forget_the_hub(monkeypatch, tmp_path)
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
-    monkeypatch.setattr(weights, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(weights, "PATIENCE", 1)
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(client, "PATIENCE", 1)
     with HubServer() as server:
         point_at(monkeypatch, server.url)
         forget()
@@ -43,7 +43,7 @@ def wait_for_the_hub() -> None:
 def put_weights_on(hub: HubServer) -> str:
     """The commit."""
     repo = hub.repos.setdefault(REPO, Repository())
-    folder = weights.BUNDLED / weights.DEFAULT
+    folder = sources.BUNDLED / sources.DEFAULT
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     return repo.commit(files)
 
@@ -107,7 +107,7 @@ def test_weights_that_come_from_the_hub_take_nothing_from_whoever_works(hub, mon
 
 def test_a_server_with_nothing_at_hand_fetches_and_begins(hub, monkeypatch, tmp_path):
     commit = put_weights_on(hub)
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "nothing")
+    monkeypatch.setattr(sources, "BUNDLED", tmp_path / "nothing")
     hub.status = 500
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert len(app.error) == 1

@@ -14,7 +14,8 @@ from tiny_weights import DATA, TINY, TRAINING
 
 from oasisvq.app import models
 from oasisvq.data.examples import examples
-from oasisvq.hub import weights
+from oasisvq.hub import sources
+from oasisvq.hub.manifest import write_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
 
@@ -33,7 +34,7 @@ def write_untrained(folder, presets=GEOMETRIES):
         for model, kind in ((VQVAE(preset), "vqvae"), (PixelCNN(preset), "prior")):
             tensors = {key: tensor.half() for key, tensor in model.state_dict().items()}
             save_file(tensors, folder / name / f"{kind}.safetensors")
-        weights.write_manifest(folder / name, preset, DATA, TRAINING)
+        write_manifest(folder / name, preset, DATA, TRAINING)
     return folder
 
 
@@ -41,9 +42,9 @@ def write_untrained(folder, presets=GEOMETRIES):
 def bundled(tmp_path_factory):
     """Three models in the place of the bundled ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "BUNDLED", write_untrained(tmp_path_factory.mktemp("bundled")))
+        patch.setattr(sources, "BUNDLED", write_untrained(tmp_path_factory.mktemp("bundled")))
         st.cache_resource.clear()
-        yield weights.BUNDLED
+        yield sources.BUNDLED
     st.cache_resource.clear()
 
 
@@ -61,7 +62,7 @@ def test_the_selector_names_every_model_with_its_geometry():
 
 
 def test_there_is_no_selector_for_a_single_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "BUNDLED", write_untrained(tmp_path, {"base": GEOMETRIES["base"]}))
+    monkeypatch.setattr(sources, "BUNDLED", write_untrained(tmp_path, {"base": GEOMETRIES["base"]}))
     st.cache_resource.clear()
     assert not open_page("home").sidebar.selectbox
     st.cache_resource.clear()

@@ -21,7 +21,9 @@ from tiny_weights import DATA, REPO, TINY, TRAINING, forget_the_hub, point_at, w
 
 from oasisvq import OasisVQ, cli
 from oasisvq.data.slices import normalise, to_model
-from oasisvq.hub import weights
+from oasisvq.hub import sources
+from oasisvq.hub.manifest import write_manifest
+from oasisvq.hub.verification import verify
 from oasisvq.models.presets import PRESETS
 
 SOURCE = Path(__file__).parent.parent
@@ -35,7 +37,7 @@ def nobody(tmp_path, monkeypatch):
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
     path = write_weights(tmp_path / "bundled" / "base")
-    monkeypatch.setattr(weights, "BUNDLED", path.parent)
+    monkeypatch.setattr(sources, "BUNDLED", path.parent)
     return path
 
 
@@ -142,7 +144,7 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert after["data"]["people"] == {"train": 4, "validate": 2, "test": 2}
     assert f"{results['ssim_mean']:.4g}" in (out / "README.md").read_text()
     assert run("verify", out) == 0
-    assert weights.describe(weights.resolve(out))["results"] == results
+    assert sources.describe(sources.resolve(out))["results"] == results
 
 
 def test_encode_gives_the_codes_that_python_gives(bundled, tiny_cohort, tmp_path):
@@ -299,7 +301,7 @@ def test_pull_heeds_hf_endpoint_and_shows_progress_on_a_terminal(bundled, tmp_pa
     assert told.returncode == 0, shown
     assert commit in told.stdout
     assert shown.count("100%") >= 2, "a bar for each of the models"
-    assert weights.verify(tmp_path / "home" / "hub" / "models--lab--brains" / "snapshots" / commit)
+    assert verify(tmp_path / "home" / "hub" / "models--lab--brains" / "snapshots" / commit)
 
 
 @pytest.mark.parametrize(
@@ -319,12 +321,12 @@ def test_what_cannot_be_published_or_verified_is_one_line(words, told, bundled, 
 def test_verify_measures_again_and_says_what_does_not_agree(tiny_cohort, tmp_path, capsys):
     folder = write_weights(tmp_path / "weights")
     assert run("evaluate", "--weights", folder, "--data", tiny_cohort, "--json", folder / "results.json") == 0
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    write_manifest(folder, TINY, DATA, TRAINING)
     assert run("verify", folder, "--data", tiny_cohort) == 0
     assert "figures agree within 0.002" in capsys.readouterr().out
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | {"ssim_mean": 0.99}))
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    write_manifest(folder, TINY, DATA, TRAINING)
     assert run("verify", folder) == 0, "whole and unchanged since it was packaged"
     assert run("verify", folder, "--data", tiny_cohort) == 2
     assert "ssim_mean 0.99 is now" in capsys.readouterr().err

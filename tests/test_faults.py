@@ -26,7 +26,10 @@ from tiny_weights import REPO, forget_the_hub, point_at, write_weights
 from oasisvq import cli
 from oasisvq.errors import OasisVQError
 from oasisvq.files import write_atomically
-from oasisvq.hub import weights
+from oasisvq.hub.card import model_card
+from oasisvq.hub.manifest import CARD, MANIFEST
+from oasisvq.hub.publish import publish
+from oasisvq.hub.verification import verify
 from oasisvq.models import sampling
 from oasisvq.models.presets import PRESETS
 from oasisvq.pipeline import OasisVQ
@@ -81,12 +84,12 @@ def train_by_command(data: Path, out: Path, most: int | None = None, interrupted
     os._exit(status)
 
 
-def publish(folder: Path, url: str) -> None:
+def publish_to(folder: Path, url: str) -> None:
     patch = pytest.MonkeyPatch()
     forget_the_hub(patch, folder)
     point_at(patch, url)
     os.environ["HF_TOKEN"] = TOKEN
-    weights.publish(folder, REPO)
+    publish(folder, REPO)
 
 
 def start(work, *args) -> multiprocessing.Process:
@@ -111,10 +114,10 @@ def assert_whole(folder: Path) -> None:
     for path in folder.glob("*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
-    if (folder / weights.MANIFEST).exists():
-        weights.verify(folder)
-    if (folder / weights.CARD).exists():
-        assert (folder / weights.CARD).read_text() == weights.model_card(folder)
+    if (folder / MANIFEST).exists():
+        verify(folder)
+    if (folder / CARD).exists():
+        assert (folder / CARD).read_text() == model_card(folder)
 
 
 def test_killed_while_training_or_packaging(tiny_cohort: Path, tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_killed_while_training_or_packaging(tiny_cohort: Path, tmp_path: Path) -
             shutil.rmtree(out)
     seconds(train_and_package, tiny_cohort, out)
     assert digests(out) == digests(whole)
-    weights.verify(out)
+    verify(out)
 
 
 def test_killed_while_publishing(tmp_path: Path) -> None:
@@ -142,22 +145,22 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
     kinds = [digests(old), digests(new)]
     with HubServer() as hub:
         hub.repos[REPO] = Repository()
-        longest = seconds(publish, old, hub.url)
+        longest = seconds(publish_to, old, hub.url)
         rng = random.Random(0)
         for _ in range(KILLS["publishing"]):
-            process = start(publish, new, hub.url)
+            process = start(publish_to, new, hub.url)
             process.join(rng.uniform(0, longest))
             process.kill()
             process.join()
         time.sleep(0.2)  # the last request may still be under way
         for oid, files in hub.repos[REPO].commits.items():
-            if weights.MANIFEST not in files:
+            if MANIFEST not in files:
                 continue
             folder = tmp_path / oid
             for name, content in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
-            weights.verify(folder)
+            verify(folder)
             assert digests(folder) in kinds
 
 

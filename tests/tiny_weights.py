@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from oasisvq.hub import weights
+from oasisvq.hub.manifest import write_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
@@ -59,7 +59,7 @@ def write_weights(folder: Path, seed: int = 0, preset: Preset = TINY) -> Path:
     (folder / "vqvae.jsonl").write_text('{"epoch": 1, "train_loss": 0.5}\n{"epoch": 2, "train_loss": 0.25}\n')
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
     (folder / "results.json").write_text(json.dumps(RESULTS | {"weights_sha256": hashes}))
-    weights.write_manifest(folder, preset, DATA, TRAINING)
+    write_manifest(folder, preset, DATA, TRAINING)
     return folder
 
 

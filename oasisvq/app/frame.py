@@ -16,7 +16,7 @@ from oasisvq.errors import OasisVQError
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from oasisvq.hub.weights import Fetch
+    from oasisvq.hub.background import Fetch
     from oasisvq.pipeline import OasisVQ
 
 _STYLE = Path(__file__).with_name("frame.css")

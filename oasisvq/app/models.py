@@ -15,7 +15,7 @@ from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
     from oasisvq.app.palette import Palette
-    from oasisvq.hub.weights import Fetch
+    from oasisvq.hub.background import Fetch
     from oasisvq.pipeline import OasisVQ
 
 DEFAULT = ""  # stands for the model that this server is configured for
@@ -54,15 +54,16 @@ def choices() -> dict[str, Choice]:
 
     Raises OasisVQError when there is no default. Bundled weights that are damaged are left out.
     """
-    from oasisvq.hub import weights
+    from oasisvq.hub import sources
+    from oasisvq.hub.manifest import read_manifest
 
     default = load_model().info
     of_hub = default["source"] != "bundled"
     found = {DEFAULT: _choice(default["preset"]["name"] + (" of the Hub" if of_hub else ""), default)}
-    for name in weights.bundled():
+    for name in sources.bundled():
         if of_hub or name != default["preset"]["name"]:
             try:
-                found[name] = _choice(name, weights.read_manifest(weights.BUNDLED / name))
+                found[name] = _choice(name, read_manifest(sources.BUNDLED / name))
             except OasisVQError:
                 continue
     return found
@@ -83,7 +84,7 @@ def hub() -> Fetch | None:
     When they are here they take the place of the default; a session that made something with the default of before
     keeps that until it asks for the new one.
     """
-    from oasisvq.hub import weights
+    from oasisvq.hub.background import fetch
 
     def arrived() -> None:
         load_model.clear()
@@ -93,7 +94,7 @@ def hub() -> Fetch | None:
         in_use = load_model().info["revision"]
     except OasisVQError:  # nothing is at hand: all the more reason to fetch
         in_use = None
-    return weights.fetch(in_use, arrived)
+    return fetch(in_use, arrived)
 
 
 def belongings() -> dict[str, Any]:

@@ -59,7 +59,7 @@ class SliceSet(Dataset[dict[str, Any]]):
 
     def __init__(self, slices: np.ndarray, about: np.ndarray) -> None:
         self.slices, self.about = slices, about
-        self._slice, self._about = _reader(slices), _reader(about)
+        self._slice, self._about = reader(slices), reader(about)
 
     @property
     def cases(self) -> list[str]:
@@ -96,7 +96,7 @@ def describe_slices(person: str, levels: Sequence[int], grade: int, longest: int
     return about
 
 
-def _reader(array: np.ndarray) -> Callable[[int], np.ndarray]:
+def reader(array: np.ndarray) -> Callable[[int], np.ndarray]:
     """What gives array[i], read where it is mapped: every page looked at would count as memory of this process.
 
     The file is held open: another run may replace it under its name.
@@ -160,15 +160,15 @@ def load_split(
         told.update(about(case).data)
     folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]  # sets may share a folder
-    decoded = _on_disk(folder, f"{split}_{place}_{size}", pictures.hexdigest(), "float32", stacks)
-    beside = _on_disk(folder, f"{split}_{place}_about", told.hexdigest(), "records", map(about, names.cases(split)))
+    decoded = on_disk(folder, f"{split}_{place}_{size}", pictures.hexdigest(), "float32", stacks)
+    beside = on_disk(folder, f"{split}_{place}_about", told.hexdigest(), "records", map(about, names.cases(split)))
     return SliceSet(
         np.memmap(decoded, np.float32, "r").reshape(-1, size, size),
         np.memmap(beside, about(next(names.cases(split))).dtype, "r"),
     )
 
 
-def _on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
+def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
     """The file that holds `parts` one after the other: written now, unless it was under this stamp.
 
     Of several processes on one machine one writes, and the others wait for it.

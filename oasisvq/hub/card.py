@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from oasisvq.hub.manifest import PICTURES, RESULTS, pictures_in, read_manifest, read_record
 from oasisvq.models.presets import Preset
 
 RECONSTRUCTION = {
@@ -22,21 +24,20 @@ CODES = {
     "codebook_utilisation": "Share of the codebook in use",
     "perplexity": "Perplexity of the codes",
 }
-
-
 CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code")
-PICTURES = {
-    "reconstructions.png": "The MNI152 template and phantom people, what the codes keep of them, and the difference",
-    "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
-    "training.png": "Loss by epoch: the VQ-VAE's, and the prior's in bits per code",
-}
+
+
+def model_card(folder: Path) -> str:
+    """The README.md of a weights folder as the Hub wants it: of its manifest, and of results and figures it holds."""
+    manifest = read_manifest(folder)
+    return write_card(manifest, read_record(folder, manifest, RESULTS) or {}, pictures_in(folder))
 
 
 def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Markdown with YAML front matter, the measured results in it as a model-index.
 
     Args:
-        manifest: of the weights, see `oasisvq.hub.weights.write_manifest`.
+        manifest: of the weights, see `oasisvq.hub.manifest.write_manifest`.
         results: what `oasisvq.measure.evaluation.evaluate` measured; empty when nothing has been yet.
         figures: paths of pictures beside the card, named as in PICTURES.
     """

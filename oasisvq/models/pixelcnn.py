@@ -11,6 +11,9 @@ bias tells which level of the head, and which dementia grade, is wanted.
 Positions are cells. Where a cell has several codes, it enters as their sum, and the head predicts them one by one, each
 given those before it in the cell (as the depth transformer of Lee et al. 2022, arXiv:2203.01941, does).
 
+In a cascade the prior of the finer stage is given the coarse picture. It is wholly known before the first code, so what
+it says of each position simply adds to what both stacks begin with.
+
 It also tells the look: how bright a slice is among those of its level, and whether it is mirrored. Brightness belongs
 to a whole slice, and drawn code by code it wanders to the mean; mirrored slices make twice as much to learn from, but
 heads are not symmetric, and told which is which the prior need not draw a mixture (distribution augmentation, Jun et
@@ -28,10 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import Context
 
 # How much more strongly than in training a finished prior is told a look. Told as in training, draws follow it in part:
 # the brightness of the base preset's had 70 % of the variance of training slices, and with this 99 %.
 LEAN = 1.3
+
+# Residual blocks that look at the coarse picture: each position sees seven cells to every side.
+CONTEXT_BLOCKS = 3
 
 
 def shift_down(x: Tensor) -> Tensor:
@@ -118,7 +125,7 @@ class Mirror(nn.Module):
 
 
 class PixelCNN(nn.Module):
-    """log p(indices | level, grade, look) as logits for each code given those before it in raster order."""
+    """log p(indices | level, grade, look, picture) as logits for each code given those before it in raster order."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -145,6 +152,12 @@ class PixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, self.depth * self.codebook_size, 1)
         )
+        # What the coarse picture says of each cell, to the vertical and to the horizontal stack.
+        self.context = (
+            nn.Sequential(Context(preset.cell, c, CONTEXT_BLOCKS), nn.SiLU(), nn.Conv2d(c, 2 * c, 1))
+            if preset.coarse
+            else None
+        )
         # What a cell's later codes are told of each of its earlier ones; at first nothing.
         self.within = nn.Embedding((self.depth - 1) * self.codebook_size, c) if self.depth > 1 else None
         if self.within is not None:
@@ -167,7 +180,12 @@ class PixelCNN(nn.Module):
         return F.silu(told)
 
     def forward(
-        self, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None, last_row: bool = False
+        self,
+        indices: Tensor,
+        level: Tensor,
+        grade: Tensor,
+        look: Tensor | None = None,
+        picture: Tensor | None = None,
     ) -> Tensor:
         """Logits of every code given the codes before it.
 
@@ -178,17 +196,33 @@ class PixelCNN(nn.Module):
             look: (B,) int64 in [0, 2 ranks]: r has brightness rank r as training slices lie, ranks + r is its mirror
                 image, 2 ranks, as None, means unknown. In eval mode it is told LEAN times as strongly. A prior without
                 ranks knows no looks.
-            last_row: only the logits of the last row are wanted, which cost less.
+            picture: (B, 1, S, S) in [-0.5, 0.5], what the coarse stage shows. A prior without one takes None.
 
         Returns:
-            (B, K, h, w * L), or (B, K, 1, w * L) of the last row. Position (r, c) depends on rows above r and on
-            columns left of c in row r alone.
+            (B, K, h, w * L). Position (r, c) depends on rows above r and on columns left of c in row r alone.
+        """
+        return self.logits(indices, *self.told(level, grade, look, picture))
+
+    def told(
+        self, level: Tensor, grade: Tensor, look: Tensor | None = None, picture: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `forward` is given beside codes, as `logits` takes it: condition, (B, C), and context, (B, 2C, h, w)."""
+        return self.condition(level, grade, look), None if self.context is None else self.context(picture)
+
+    def logits(
+        self, indices: Tensor, condition: Tensor, context: Tensor | None = None, last_row: bool = False
+    ) -> Tensor:
+        """`forward` where condition, (B, C), and context, (B, 2C, h, w), are at hand.
+
+        With `last_row` only the logits of the last row, (B, K, 1, w * L), which cost less.
         """
         e = self.enter(indices)
         rows = indices.shape[1]
         v = shift_down(e) + self.position_v[:, :, :rows]
         h = shift_right(e) + self.position_h[:, :, :rows]
-        condition = self.condition(level, grade, look)  # (B, C)
+        if context is not None:
+            context_v, context_h = context[:, :, :rows].chunk(2, dim=1)
+            v, h = v + context_v, h + context_h
         near = max(map(int, self.attention), default=-1) + 1  # the first layer after which nothing looks far
         for i, layer in enumerate(self.layers):
             if last_row and i == near:  # the layers left look a row up each

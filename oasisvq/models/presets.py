@@ -25,6 +25,8 @@ class Preset:
     code_dim: int = 32
     # Codes a cell: each after the first refines what those before it say.
     depth: int = 1
+    # The coarse stage of a cascade: this preset's models are given its reconstruction, or its sample, as a picture.
+    coarse: Preset | None = None
 
     # VQ-VAE: an entry for each halving, the finest first: channels, and residual blocks a side, at that resolution.
     channels: tuple[int, ...] = (64, 128)
@@ -55,6 +57,7 @@ class Preset:
     vqvae_epochs: int = 26
     vqvae_batch: int = 32
     vqvae_rate: float = 1e-3
+    vqvae_crop: int = 0  # pixels a side of the random crops that it learns from; 0: whole slices
     prior_epochs: int = 10
     prior_batch: int = 16
     prior_rate: float = 1e-3
@@ -67,41 +70,58 @@ class Preset:
         return self.size >> len(self.channels)
 
     @property
+    def cell(self) -> int:
+        """Pixels along a side of a cell."""
+        return self.size // self.side
+
+    @property
     def grid(self) -> tuple[int, int]:
         """The index grid of a slice, rows and columns of codes: those of a cell lie side by side."""
         return self.side, self.side * self.depth
 
     @property
-    def codes(self) -> int:
-        """Codes of a slice."""
-        return math.prod(self.grid)
+    def stages(self) -> tuple[Preset, ...]:
+        """The presets of a cascade, the coarse one first; of any other, itself alone."""
+        return (self.coarse, self) if self.coarse else (self,)
 
     @property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """The index grids of a slice in the order in which they are drawn."""
-        return (self.grid,)
+        """The index grid of each stage."""
+        return tuple(stage.grid for stage in self.stages)
 
     @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes that a cell of each part can hold."""
-        return (self.codebook_size,)
+    def shape(self) -> tuple[int, int]:
+        """The shape of all codes of a slice: its grid, or, in a cascade, one row with the codes of one stage after the
+        other."""
+        return (1, self.codes) if self.coarse else self.grid
+
+    @property
+    def codes(self) -> int:
+        """Codes of a slice, of all stages."""
+        return sum(math.prod(grid) for grid in self.parts)
 
     def split(self, indices: Tensor) -> list[Tensor]:
-        """All codes of B slices, (B, h, w) -> those of each part, (B, *part)."""
-        return [indices]
+        """All codes of slices, (B, *shape), as the grids of each stage, (B, h, w)."""
+        sizes = [math.prod(grid) for grid in self.parts]
+        grids = zip(indices.flatten(1).split(sizes, 1), self.parts, strict=True)
+        return [codes.unflatten(1, grid) for codes, grid in grids]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Inverse of `split`."""
-        return parts[0]
+        import torch  # takes seconds, and few who read presets need it
+
+        return torch.cat([part.flatten(1) for part in parts], 1).unflatten(1, self.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return values | {"coarse": self.coarse.to_dict() if self.coarse else None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
-        values = {"prior_ranks": 0, "depth": 1, **values}  # weights from before these existed say nothing of them
+        # Weights from before these existed say nothing of them.
+        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, **values}
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -109,9 +129,14 @@ class Preset:
                 f"preset has unknown or missing fields {odd}: these weights need another oasisvq version"
             )
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        if plain["coarse"] is not None:
+            if not isinstance(plain["coarse"], dict) or plain["coarse"].get("coarse") is not None:
+                raise OasisVQError("preset has a coarse stage that no model can have: get the weights again")
+            plain["coarse"] = cls.from_dict(plain["coarse"])
         preset = cls(**plain)
         for field in fields(cls):
-            if not _plausible(plain[field.name], "" if field.default is MISSING else field.default):
+            example = "" if field.default is MISSING else field.default
+            if field.name != "coarse" and not _plausible(plain[field.name], example):
                 raise OasisVQError(f"preset has a {field.name} that no model can have: get the weights again")
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
@@ -135,51 +160,24 @@ def _plausible(value: Any, example: Any) -> bool:
 
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
-    # For eyes rather than for history: a code for every four pixels. Its prior does without attention, whose cost would
-    # be sixteen times that of the base preset.
-    "clear": Preset(
-        name="clear",
-        codebook_size=256,
-        code_dim=16,
-        channels=(96,),
-        blocks=(2,),
-        prior_channels=64,
-        prior_layers=10,
-        prior_heads=0,
-        prior_ranks=0,  # as its weights were trained, before there were ranks
-        vqvae_epochs=11,
-        prior_epochs=6,
-    ),
-    # The sizes of other studies, and of the original slices: 32 x 32 cells, which a prior can still draw.
-    "medium": Preset(name="medium", size=128),
+    # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
+    # lacks. Few channels where pixels are many; no attention, since the picture says what lies far away.
     "large": Preset(
         name="large",
         size=256,
-        channels=(32, 64, 128),
-        blocks=(1, 1, 3),
-        prior_channels=64,
-        prior_layers=10,
-        prior_ranks=0,  # as clear's
-        vqvae_epochs=6,
-        vqvae_batch=16,
-        prior_epochs=6,
-    ),
-    # For eyes again: two codes a cell, from a codebook four times as large. Narrow where pixels are many, to cost less.
-    "large-clear": Preset(
-        name="large-clear",
-        size=256,
-        codebook_size=2048,
-        code_dim=16,
-        depth=2,
-        channels=(16, 32, 96),
-        blocks=(1, 1, 2),
+        codebook_size=128,
+        code_dim=8,
+        coarse=Preset(name="base"),
+        channels=(32, 96),
+        blocks=(0, 3),
         ssim_weight=2.0,
         prior_channels=64,
-        prior_layers=10,
-        vqvae_epochs=15,
+        prior_layers=8,
+        prior_heads=0,
+        vqvae_epochs=8,
         vqvae_batch=16,
-        vqvae_rate=8e-4,
-        prior_epochs=8,
+        vqvae_crop=160,
+        prior_epochs=6,
     ),
     "smoke": Preset(
         name="smoke",

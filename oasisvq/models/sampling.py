@@ -18,8 +18,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from typing import cast
+from functools import cache, cached_property, partial
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,13 +40,14 @@ LARGEST = 1 - 2**-40
 # That are held at a time when grids are scored: 128 MiB.
 LOGITS = 2**25
 
+M = TypeVar("M", bound=nn.Module)
 OnStep = Callable[[int, Tensor, Tensor], None]
 Condition = int | Sequence[int] | Tensor | None
 
 
-def in_double(prior: PixelCNN) -> PixelCNN:
-    """The same prior in double precision, on the CPU: not every accelerator has it."""
-    return copy.deepcopy(prior).cpu().double()
+def in_double(model: M) -> M:
+    """The same model in double precision, on the CPU: not every accelerator has it."""
+    return copy.deepcopy(model).cpu().double()
 
 
 class _Layer:
@@ -145,8 +146,8 @@ class _Attention:
 
     def select(self, draws: Tensor) -> None:
         """Draw d goes on from the past of draw draws[d]."""
-        for cache in (self.keys, self.values):
-            by_draw = cache.view(self.n, -1)
+        for past in (self.keys, self.values):
+            by_draw = past.view(self.n, -1)
             by_draw.copy_(by_draw[draws])
 
 
@@ -185,6 +186,7 @@ class _Picker:
         level: Tensor,
         grade: Tensor,
         look: Tensor | None,
+        picture: Tensor | None,
         uniforms: Tensor,
         temperature: float,
         top_k: int | None,
@@ -193,7 +195,7 @@ class _Picker:
         if exact is not None:
             self.exact = exact
         self.prior, self.indices, self.uniforms = prior, indices, uniforms
-        self.told = [x for x in (level, grade, look) if x is not None]
+        self.level, self.grade, self.look, self.picture = level, grade, look, picture
         self.temperature = temperature
         self.top_k = None if top_k == prior.codebook_size else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
@@ -230,9 +232,19 @@ class _Picker:
 
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
-        codes, *told = (x[draw, None].cpu() for x in (self.indices, *self.told))
-        logits = self.exact(codes[:, : row + 1], *told, last_row=True)[:, :, 0, column]
+        condition, context = self._told_exactly(draw)
+        codes = self.indices[draw, None, : row + 1].cpu()
+        logits = self.exact.logits(codes, condition, context, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
+
+    @cache  # noqa: B019 - a picker lives as long as its draws
+    def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
+        def own(values: Tensor) -> Tensor:
+            return values[draw, None].cpu()
+
+        look = None if self.look is None else own(self.look)
+        picture = None if self.picture is None else own(self.picture).double()
+        return self.exact.told(own(self.level), own(self.grade), look, picture)
 
 
 class Sampler:
@@ -244,11 +256,17 @@ class Sampler:
     Args:
         prior: on any device, in eval mode.
         indices: (n, h, w * L) int64, read and never written here.
-        level, grade, look: (n,) int64 as in `PixelCNN.forward`.
+        level, grade, look, picture: (n,) int64, and (n, 1, S, S), as in `PixelCNN.forward`.
     """
 
     def __init__(
-        self, prior: PixelCNN, indices: Tensor, level: Tensor, grade: Tensor, look: Tensor | None = None
+        self,
+        prior: PixelCNN,
+        indices: Tensor,
+        level: Tensor,
+        grade: Tensor,
+        look: Tensor | None = None,
+        picture: Tensor | None = None,
     ) -> None:
         n, height = indices.shape[:2]
         channels, depth = prior.embedding.embedding_dim, len(prior.layers)
@@ -257,9 +275,15 @@ class Sampler:
         self.width = width = indices.shape[2] // self.cell
         self.embeddings = prior.embedding.weight.split(prior.codebook_size)
         self.within = () if prior.within is None else prior.within.weight.split(prior.codebook_size)
-        self.position_v = prior.position_v[0].permute(1, 2, 0).contiguous()  # (h, w, C)
-        self.position_h = prior.position_h[0].permute(1, 2, 0).flatten(0, 1).unbind(0)  # (C,) at each position
-        self.condition = prior.condition(level, grade, look)  # (n, C)
+        self.condition, self.context = prior.told(level, grade, look, picture)  # (n, C), (n, 2C, h, w)
+        # What the stacks begin with, beside codes: (1, C, h, w), or (n, C, h, w) with a picture.
+        start_v: Tensor = prior.position_v
+        start_h: Tensor = prior.position_h
+        if self.context is not None:
+            context_v, context_h = self.context.chunk(2, dim=1)
+            start_v, start_h = start_v + context_v, start_h + context_h
+        self.start_v = start_v.permute(2, 0, 3, 1).contiguous().unbind(0)  # (n or 1, w, C) of each row
+        self.start_h = start_h.permute(2, 3, 0, 1).flatten(0, 1).contiguous().unbind(0)  # (n or 1, C) of each position
 
         # The inputs of all layers in one piece each, so that moving on by a row or a column is one copy.
         self.above = self.condition.new_zeros(depth, n, 2, width + 2, channels)
@@ -316,6 +340,9 @@ class Sampler:
         codes = prior.enter(self.indices[::copies, :row])
         v = shift_down(codes) + prior.position_v[:, :, :row]
         h = shift_right(codes) + prior.position_h[:, :, :row]
+        if self.context is not None:
+            context_v, context_h = self.context[::copies, :, :row].chunk(2, dim=1)
+            v, h = v + context_v, h + context_h
         for i, layer in enumerate(prior.layers):
             self.rows[i].copy_(v[:, :, -1].mT.repeat_interleave(copies, 0))
             v, h = layer(v, h, self.condition[::copies])
@@ -335,7 +362,7 @@ class Sampler:
     def _begin_row(self, row: int) -> None:
         """The vertical stack's row, for all columns and layers."""
         self.above[:, :, 0] = self.above[:, :, 1]
-        self.rows[0].copy_(self.position_v[row])
+        self.rows[0].copy_(self.start_v[row])
         if row:
             for i, table in enumerate(self.embeddings):
                 self.rows[0].add_(torch.embedding(table, self.indices[:, row - 1, i :: self.cell]))
@@ -350,11 +377,11 @@ class Sampler:
         if column:
             first, *others = self.embeddings
             here = (position - 1) * self.cell  # the first code of the cell before
-            torch.add(torch.embedding(first, self.codes[here]), self.position_h[position], out=self.columns[0])
+            torch.add(torch.embedding(first, self.codes[here]), self.start_h[position], out=self.columns[0])
             for i, table in enumerate(others, here + 1):
                 self.columns[0].add_(torch.embedding(table, self.codes[i]))
         else:
-            self.columns[0].copy_(self.position_h[position])
+            self.columns[0].copy_(self.start_h[position])
         for i, layer in enumerate(self.layers):
             out = self.columns[i + 1]
             layer.position(column, out)
@@ -375,6 +402,8 @@ def sample(
     level: Condition = None,
     grade: Condition = None,
     look: Condition = None,
+    picture: Tensor | None = None,
+    stage: int = 0,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -394,6 +423,9 @@ def sample(
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
         look: as level and grade, for a prior that knows looks. None: as training slices lie and of random brightness,
             or, with `given`, unknown.
+        picture: (n, 1, S, S) in [-0.5, 0.5], for a prior with a coarse stage. In double precision, it is made the same
+            whatever the batch.
+        stage: number of the prior in a cascade: each has random numbers of its own.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -431,12 +463,12 @@ def sample(
     if given.shape not in [(height, width), (n, height, width)]:
         raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
     indices = given.expand(n, height, width).clone()
-    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1))
+    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1), *_purpose(stage))
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
-        sampler = Sampler(prior, indices, levels, grades, looks)
-        picker = _Picker(prior, indices, levels, grades, looks, uniforms, temperature, top_k, exact)
+        sampler = Sampler(prior, indices, levels, grades, looks, _on(prior, picture))
+        picker = _Picker(prior, indices, levels, grades, looks, picture, uniforms, temperature, top_k, exact)
         for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
             if position not in drawn:
                 continue
@@ -447,13 +479,20 @@ def sample(
     return indices
 
 
-def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: Condition = None) -> Tensor:
+def surprise(
+    prior: PixelCNN,
+    indices: Tensor,
+    level: Condition = None,
+    grade: Condition = None,
+    picture: Tensor | None = None,
+) -> Tensor:
     """-log2 p of every code given those before it, by parallel passes.
 
     Args:
         prior: in eval mode.
         indices: (B, h, w).
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+        picture: (B, 1, S, S), for a prior with a coarse stage.
 
     Returns:
         (B, h, w) float32 bits, not negative.
@@ -464,11 +503,26 @@ def surprise(prior: PixelCNN, indices: Tensor, level: Condition = None, grade: C
     indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
-    some = grids_at_a_time(prior)
-    parts = zip(indices.split(some), levels.split(some), grades.split(some), strict=True)
     with torch.inference_mode():
-        nats = [F.cross_entropy(prior(codes, *told), codes, reduction="none") for codes, *told in parts]
+        nats = [
+            F.cross_entropy(
+                prior(
+                    indices[some],
+                    levels[some],
+                    grades[some],
+                    picture=None if picture is None else _on(prior, picture[some]),
+                ),
+                indices[some],
+                reduction="none",
+            )
+            for some in batches(len(indices), grids_at_a_time(prior))
+        ]
     return torch.cat(nats) / math.log(2)
+
+
+def batches(count: int, size: int) -> list[slice]:
+    """0 to count - 1 in pieces of `size`."""
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def grids_at_a_time(prior: PixelCNN) -> int:
@@ -488,6 +542,8 @@ def refill(
     top_k: int | None = None,
     level: Condition = None,
     grade: Condition = None,
+    picture: Tensor | None = None,
+    stage: int = 0,
 ) -> Tensor:
     """Draws a region again so that it suits all of what is kept, the codes to its right and below too.
 
@@ -505,6 +561,8 @@ def refill(
         proposals: at least 1, which is plain raster drawing.
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
+        picture: (B, 1, S, S), for a prior with a coarse stage.
+        stage: as in `sample`.
 
     Returns:
         (B, h, w) int64.
@@ -523,8 +581,8 @@ def refill(
     if not mask.any():
         return indices.clone()
     # Numbers of their own: a refill must not repeat the luck of the draw with the same seed.
-    uniforms = _uniforms(seed, range(first, first + n), shape, 1).to(indices.device)
-    return _redraw(prior, indices, mask, uniforms, levels, grades, distribution)
+    uniforms = _uniforms(seed, range(first, first + n), shape, 1, *_purpose(stage)).to(indices.device)
+    return _redraw(prior, indices, mask, uniforms, levels, grades, _on(prior, picture), distribution)
 
 
 @torch.inference_mode()
@@ -535,6 +593,7 @@ def _redraw(
     uniforms: Tensor,
     levels: Tensor,
     grades: Tensor,
+    picture: Tensor | None,
     distribution: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One particle filter over a region of (n, h, w) grids.
@@ -547,11 +606,12 @@ def _redraw(
     start, end = min(drawn) // width * width, max(drawn) + 1
     grids = filled.repeat_interleave(proposals, 0)
     levels, grades = levels.repeat_interleave(proposals), grades.repeat_interleave(proposals)
+    pictures = None if picture is None else picture.repeat_interleave(proposals, 0)
     groups = torch.arange(0, n * proposals, proposals, device=filled.device)[:, None]  # where a grid's proposals begin
     everyone = groups + torch.arange(proposals, device=filled.device)
     weights = uniforms.new_zeros(n, proposals)  # logarithms
 
-    sampler = Sampler(prior, grids, levels, grades)
+    sampler = Sampler(prior, grids, levels, grades, picture=pictures)
     sampler.skip_to(start // width, proposals)
     for position, row, column in sampler.walk(start, end):
         here = grids[:, row, column]
@@ -569,7 +629,7 @@ def _redraw(
             draws = torch.where(poor, survivors, everyone).flatten()
             grids.copy_(grids[draws])
             sampler.select(draws)
-    after = surprise(prior, grids, levels, grades).flatten(1)[:, end:].double().sum(1)
+    after = surprise(prior, grids, levels, grades, pictures).flatten(1)[:, end:].double().sum(1)
     weights -= after.view(n, proposals) * math.log(2)
     chosen = groups + _pick(weights.softmax(1), uniforms[-1, :, :1].contiguous())
     return grids[chosen[:, 0]]
@@ -593,12 +653,27 @@ def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(probabilities.cumsum(1), uniforms, right=True)
 
 
+def draw_levels(levels: int, n: int, seed: int, first: int = 0) -> Tensor:
+    """A level for each of n draws, every one as likely: (n,) int64 in [0, levels), each its seed's and number's."""
+    return (_uniforms(seed, range(first, first + n), (1,), 4)[0] * levels).long()
+
+
+def _purpose(stage: int) -> tuple[int, ...]:
+    """What tells the random numbers of a later stage from those of the first."""
+    return (3, stage) if stage else ()
+
+
 def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) -> Tensor:
     """float64 in [0, 1), (shape[0], len(draws), *shape[1:]): those of a draw come from seed, its number and purpose."""
     if seed < 0 or draws.start < 0:
         raise OasisVQError(f"seed {seed} and first {draws.start} must not be negative")
     streams = np.stack([np.random.default_rng((seed, draw, *purpose)).random(shape) for draw in draws], axis=1)
     return torch.from_numpy(np.minimum(streams, LARGEST))
+
+
+def _on(prior: PixelCNN, picture: Tensor | None) -> Tensor | None:
+    """A picture as the prior takes it: on its device and in its precision."""
+    return None if picture is None else picture.to(prior.position_v)
 
 
 def _positions(mask: Tensor) -> list[int]:

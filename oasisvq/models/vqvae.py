@@ -59,12 +59,29 @@ class ResidualBlock(nn.Module):
         return x + self.branch(x)
 
 
+class Context(nn.Sequential):
+    """What a picture says of each cell: (B, 1, S, S) -> (B, C, h, w).
+
+    The picture is wholly known before the first code is, so nothing here is causal.
+    """
+
+    def __init__(self, cell: int, channels: int, blocks: int) -> None:
+        super().__init__(
+            nn.PixelUnshuffle(cell),  # (B, cell * cell, h, w)
+            conv(cell * cell, channels, 3),
+            *(ResidualBlock(channels) for _ in range(blocks)),
+        )
+
+
 class Encoder(nn.Sequential):
-    """(B, 1, S, S) -> (B, D, h, w), halved once for each entry of the preset's channels."""
+    """(B, 1, S, S) -> (B, D, h, w), halved once for each entry of the preset's channels.
+
+    With a coarse stage the input has a second channel, the coarse picture.
+    """
 
     def __init__(self, preset: Preset) -> None:
         layers: list[nn.Module] = []
-        before = 1
+        before = 2 if preset.coarse else 1
         for channels, blocks in zip(preset.channels, preset.blocks, strict=True):
             layers += [
                 conv(before, channels, 4, stride=2),  # (B, channels, half, half)
@@ -77,7 +94,10 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Module):
-    """(B, D, h, w) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards."""
+    """(B, D, h, w) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards.
+
+    With a coarse stage it is given the coarse picture too, and says what to add to it.
+    """
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -93,12 +113,17 @@ class Decoder(nn.Module):
             ]
         self.trunk = nn.Sequential(*layers, nn.SiLU())
         self.last = conv(finer[0], 1, 3)
+        self.context = Context(preset.cell, preset.channels[-1], 0) if preset.coarse else None
 
-    def forward(self, codes: Tensor) -> Tensor:
-        features = self.trunk(codes)
+    def forward(self, codes: Tensor, picture: Tensor | None = None) -> Tensor:
+        features = self.trunk[0](codes)
+        if self.context is not None:
+            features = features + self.context(picture)
+        features = self.trunk[1:](features)
         # In full precision even in a half-precision pass: bfloat16 is too coarse near -0.5 to draw black as black.
         with torch.autocast(features.device.type, enabled=False):
-            return self.last(features.float())
+            output = self.last(features.to(self.last.weight.dtype))
+            return output if picture is None else output + picture
 
 
 class Quantised(NamedTuple):
@@ -209,7 +234,10 @@ def _side_by_side(values: Tensor, b: int, h: int, w: int) -> Tensor:
 
 
 class VQVAE(nn.Module):
-    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w * L) in [0, K)."""
+    """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w * L) in [0, K).
+
+    With a coarse stage every method takes its picture of the same slices as well: (B, 1, S, S) in [-0.5, 0.5].
+    """
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -224,22 +252,25 @@ class VQVAE(nn.Module):
         """(K, D)."""
         return self.quantiser.codebook
 
-    def forward(self, slices: Tensor) -> tuple[Tensor, Quantised]:
+    def forward(self, slices: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Quantised]:
         """(B, 1, S, S) -> the reconstruction, not clipped, and what the quantiser said. For training."""
-        quantised = self.quantiser(self.encoder(slices))
-        return self.decoder(quantised.codes), quantised
+        quantised = self.quantiser(self._see(slices, picture))
+        return self.decoder(quantised.codes, picture), quantised
 
-    def encode(self, slices: Tensor) -> Tensor:
+    def encode(self, slices: Tensor, picture: Tensor | None = None) -> Tensor:
         """(B, 1, S, S) in [-0.5, 0.5] -> (B, h, w * L) int64 in [0, K)."""
-        return self.assign(slices)[1]
+        return self.assign(slices, picture)[1]
 
-    def assign(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(self, slices: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, 1, S, S) in [-0.5, 0.5] -> what each code stands for, (B, h, w * L, D), and its index, (B, h, w * L)."""
-        z = self.encoder(slices).float()  # (B, D, h, w)
+        z = self._see(slices, picture).float()  # (B, D, h, w)
         b, d, h, w = z.shape
         targets, indices = self.quantiser.assign(z.permute(0, 2, 3, 1).reshape(-1, d))
         return _side_by_side(targets, b, h, w), _side_by_side(indices, b, h, w)
 
-    def decode(self, indices: Tensor) -> Tensor:
+    def decode(self, indices: Tensor, picture: Tensor | None = None) -> Tensor:
         """(B, h, w * L) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]."""
-        return self.decoder(self.quantiser.lookup(indices)).clamp(-0.5, 0.5)
+        return self.decoder(self.quantiser.lookup(indices), picture).clamp(-0.5, 0.5)
+
+    def _see(self, slices: Tensor, picture: Tensor | None) -> Tensor:
+        return self.encoder(slices if picture is None else torch.cat([slices, picture], 1))

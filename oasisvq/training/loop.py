@@ -14,15 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from numpy.typing import NDArray
 from pytorch_msssim import ssim
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from oasisvq.data.layout import SliceSet, describe, load_split
@@ -31,13 +33,15 @@ from oasisvq.errors import OasisVQError
 from oasisvq.files import write_atomically
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
+from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE
+from oasisvq.training.codes import encode_split
 from oasisvq.training.reproducibility import circumstances
 
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 UNKNOWN = 0.1  # share of training slices whose level, or grade, is hidden from the prior
-GREYS = 2**16  # steps of brightness that ranks are told apart by
+VALIDATED = 4  # every so many validation slices pick the epoch: those between are nearly copies
 PLAIN = 0.3  # share whose look is hidden: slices are scored without it
 
 Batch = Mapping[str, Tensor]
@@ -48,13 +52,6 @@ def mirror(slices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Half of the slices, at random, as in a mirror: (B, 1, S, S) -> the same, and which they are, (B,) bool."""
     chosen = (torch.rand(len(slices), generator=generator) < 0.5).to(slices.device)
     return torch.where(chosen[:, None, None, None], slices.flip(3), slices), chosen
-
-
-def brightness(slices: Tensor) -> Tensor:
-    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 where there is none."""
-    grey = slices.flatten(1) + 0.5
-    brain = grey > FOREGROUND
-    return (grey * brain).sum(1) / brain.sum(1).clamp_min(1)
 
 
 def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,10 +110,13 @@ class Task(Protocol):
 
     name: str
     model: nn.Module
+    tokenizer: Tokenizer
     epochs: int
     batch: int
     rate: float
     judge: str  # the validation figure that picks the epoch to keep, lower is better
+
+    def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]: ...
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor: ...
 
@@ -129,10 +129,30 @@ class VQVAETask:
     name = "vqvae"
     judge = "val_loss"
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, coarse: Tokenizer | None = None) -> None:
         self.preset = preset
         self.model: nn.Module = VQVAE(preset)
+        self.tokenizer = Tokenizer(preset, self.model, coarse)
         self.epochs, self.batch, self.rate = preset.vqvae_epochs, preset.vqvae_batch, preset.vqvae_rate
+
+    def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]:
+        """The slices themselves: they are varied anew at every step."""
+        return slices
+
+    def picture(self, slices: Tensor) -> Tensor | None:
+        """What the coarse stage, if there is one, makes of slices: (B, 1, S, S) -> the same."""
+        with torch.no_grad():
+            return self.tokenizer.picture_of(slices)
+
+    def crop(self, slices: Tensor, picture: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """A random square of each slice and its picture, at the borders of cells and about the middle."""
+        size, cell = self.preset.vqvae_crop, self.preset.cell
+        margin = (self.preset.size - size) // (4 * cell)  # cells
+        corners = torch.randint(margin, 3 * margin + 1, (len(slices), 2), generator=generator) * cell
+        cut = [(slice(None), slice(y, y + size), slice(x, x + size)) for y, x in corners.tolist()]
+        both = [slices, picture] if picture is not None else [slices]
+        cropped = [torch.stack([one[c] for one, c in zip(x, cut, strict=True)]) for x in both]
+        return cropped[0], cropped[1] if picture is not None else None
 
     def reconstruction_loss(self, slices: Tensor, output: Tensor) -> Tensor:
         weight = 1 + (self.preset.foreground_weight - 1) * (slices > FOREGROUND - 0.5)
@@ -143,7 +163,10 @@ class VQVAETask:
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         slices = augment(batch["slice"], generator)
-        output, quantised = model(slices)
+        picture = self.picture(slices)
+        if self.preset.vqvae_crop:
+            slices, picture = self.crop(slices, picture, generator)
+        output, quantised = model(slices, picture)
         with torch.autocast(slices.device.type, enabled=False):
             loss = self.reconstruction_loss(slices, output)
         return loss + self.preset.commitment_weight * quantised.commitment
@@ -151,7 +174,7 @@ class VQVAETask:
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses, similarities, used = [], [], []
         for batch in batches:
-            output, quantised = model(batch["slice"])
+            output, quantised = model(batch["slice"], self.picture(batch["slice"]))
             losses.append(self.reconstruction_loss(batch["slice"], output))
             similarities.append(
                 ssim(output.clamp(-0.5, 0.5) + 0.5, batch["slice"] + 0.5, data_range=1.0, win_sigma=1.5)
@@ -177,28 +200,27 @@ class PriorTask:
     name = "prior"
     judge = "val_nll_bits"
 
-    def __init__(self, preset: Preset, vqvae: VQVAE) -> None:
-        self.preset = preset
-        self.vqvae = vqvae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, preset: Preset, tokenizer: Tokenizer) -> None:
+        self.preset, self.tokenizer = preset, tokenizer
         self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
-        self.borders = torch.zeros(0)
+        self.borders = torch.zeros(preset.levels, 0)
 
-    def rank(self, train: SliceSet) -> None:
+    def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]:
+        """The codes of the slices, and with those of the training people the ranks of brightness."""
+        device = next(self.tokenizer.parameters()).device
+        codes = encode_split(self.tokenizer, slices, folder, split, stamp, device)
+        if split == "train":
+            self.rank(codes.records["brightness"], codes.records["level"])
+        return codes
+
+    def rank(self, brightness: NDArray[np.float32], levels: NDArray[np.int16]) -> None:
         """Find the brightnesses that part the slices of each level into ranks of equal number: (levels, ranks - 1)."""
-        ranks = self.preset.prior_ranks
-        if not ranks:
-            return
-        # Counted in fine steps: a list of every slice's brightness would grow with the set.
-        counts = torch.zeros(self.preset.levels, GREYS, dtype=torch.int64)
-        for batch in tqdm(DataLoader(train, 256), "ranking by brightness", disable=None, leave=False):
-            steps = (brightness(batch["slice"]) * GREYS).long().clamp_max(GREYS - 1)
-            counts.index_put_((batch["level"], steps), torch.ones_like(steps), accumulate=True)
-        counts = torch.where(counts.sum(1, keepdim=True) > 0, counts, counts.sum(0))  # a level without slices: all
-        total = counts.sum(1, keepdim=True)
-        shares = torch.arange(1, ranks, dtype=torch.double) / ranks
-        below = (shares * (total - 1)).long() + 1  # slices in the ranks up to each: (levels, ranks - 1)
-        self.borders = (torch.searchsorted(counts.cumsum(1), below) + 1).float() / GREYS
+        shares = np.arange(1, self.preset.prior_ranks) / max(1, self.preset.prior_ranks)
+        own = [brightness[levels == level] for level in range(self.preset.levels)]
+        # A level without slices takes the borders of all.
+        borders = [np.quantile(values if len(values) else brightness, shares) for values in own]
+        self.borders = torch.tensor(np.stack(borders), dtype=torch.float32)
 
     def look(self, batch: Batch, mirrored: Tensor, generator: torch.Generator) -> Tensor | None:
         """The look of each slice, (B,), as `PixelCNN.forward` takes it: some, at random, unknown."""
@@ -206,26 +228,32 @@ class PriorTask:
         if not ranks:
             return None
         borders = self.borders.to(mirrored.device)[batch["level"]]  # (B, ranks - 1)
-        rank = torch.searchsorted(borders, brightness(batch["slice"])[:, None])[:, 0]
+        rank = torch.searchsorted(borders, batch["brightness"][:, None])[:, 0]
         hidden = torch.rand(len(rank), generator=generator).to(rank.device) < PLAIN
         return (rank + ranks * mirrored).masked_fill(hidden, 2 * ranks)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        slices, mirrored = mirror(batch["slice"], generator)
-        # In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
-        with torch.no_grad(), torch.autocast(slices.device.type, enabled=False):
-            indices = self.vqvae.encode(slices)
-        hidden = torch.rand(2, len(indices), generator=generator).to(indices.device) < UNKNOWN
+        both = batch["codes"]  # (B, 2, codes): as slices lie and mirrored
+        mirrored = (torch.rand(len(both), generator=generator) < 0.5).to(both.device)
+        indices, picture = self.stage(torch.where(mirrored[:, None], both[:, 1], both[:, 0]))
+        hidden = torch.rand(2, len(both), generator=generator).to(both.device) < UNKNOWN
         level = batch["level"].masked_fill(hidden[0], self.preset.levels)
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
         look = self.look(batch, mirrored, generator)
-        return F.cross_entropy(model(indices, level, grade, look).float(), indices)
+        return F.cross_entropy(model(indices, level, grade, look, picture).float(), indices)
+
+    def stage(self, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All codes of slices, (B, codes) -> those of this stage, (B, h, w), and the picture that goes with them."""
+        *coarse, own = self.preset.split(codes)
+        with torch.no_grad():
+            return own, self.tokenizer.picture(*coarse)
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
         losses = []
         for batch in batches:
-            indices = self.vqvae.encode(batch["slice"])
-            losses.append(F.cross_entropy(model(indices, batch["level"], batch["grade"]), indices))
+            indices, picture = self.stage(batch["codes"][:, 0])
+            logits = model(indices, batch["level"], batch["grade"], picture=picture)
+            losses.append(F.cross_entropy(logits, indices))
         return {"val_nll_bits": torch.stack(losses).mean().item() / math.log(2)}
 
 
@@ -336,18 +364,18 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     history = checkpoint.load(model, optimiser)
     if task.batch % accelerator.num_processes:
         raise OasisVQError(f"a batch of {task.batch} does not divide by {accelerator.num_processes} processes")
-    train, validate = (load_split(data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate"))
-    loader = DataLoader(train, task.batch, sampler=Shuffle(len(train), preset.seed), drop_last=True)
+    task.tokenizer.to(accelerator.device)
+    stamp = hashlib.sha256(saw.encode()).hexdigest()
+    slices = {s: load_split(data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate")}
+    train, validate = (task.examples(some, split, out / "state", stamp) for split, some in slices.items())
+    count = len(slices["train"])
+    loader = DataLoader(train, task.batch, sampler=Shuffle(count, preset.seed), drop_last=True)
     if not len(loader):
-        raise OasisVQError(f"{len(train)} training slices do not fill one batch of {task.batch}: give more people")
+        raise OasisVQError(f"{count} training slices do not fill one batch of {task.batch}: give more people")
     model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
     # The loop enters autocast itself, so that validation, which picks the epoch to keep, runs in full precision.
     raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    held_out = DataLoader(validate, task.batch)
-    if isinstance(task, PriorTask):
-        task.vqvae.to(accelerator.device)
-        if len(history) < task.epochs:
-            task.rank(train)
+    held_out = DataLoader(Subset(validate, range(0, len(slices["validate"]), VALIDATED)), task.batch)
     steps = task.epochs * len(loader)
     for epoch in range(len(history), task.epochs):
         started = time.monotonic()
@@ -395,15 +423,31 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
 
 
 def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
-    """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`."""
+    """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`.
+
+    A coarse stage must lie finished in `out/coarse`.
+    """
     set_seed(preset.seed)
-    return fit(VQVAETask(preset), preset, data, describe(data)["fingerprint"], out, precision)
+    saw = describe(data)["fingerprint"]
+    coarse = None
+    if preset.coarse:
+        coarse, sha256 = finished(preset.coarse, out / "coarse")
+        saw = f"{saw} {sha256}"
+    return fit(VQVAETask(preset, coarse), preset, data, saw, out, precision)
 
 
 def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
     """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`."""
-    vqvae = VQVAE(preset)
-    load_weights(vqvae, out / "vqvae.safetensors")
-    codes = hashlib.sha256((out / "vqvae.safetensors").read_bytes()).hexdigest()
+    tokenizer, sha256 = finished(preset, out)
     set_seed(preset.seed)
-    return fit(PriorTask(preset, vqvae), preset, data, f"{describe(data)['fingerprint']} {codes}", out, precision)
+    return fit(PriorTask(preset, tokenizer), preset, data, f"{describe(data)['fingerprint']} {sha256}", out, precision)
+
+
+def finished(preset: Preset, folder: Path) -> tuple[Tokenizer, str]:
+    """The trained VQ-VAE in a folder, with its coarse stage, frozen, and the sha256 of their weights."""
+    coarse, before = finished(preset.coarse, folder / "coarse") if preset.coarse else (None, "")
+    vqvae, path = VQVAE(preset), folder / "vqvae.safetensors"
+    load_weights(vqvae, path)
+    tokenizer = Tokenizer(preset, vqvae, coarse).eval().requires_grad_(False)
+    tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return tokenizer, f"{before} {hashlib.sha256(path.read_bytes()).hexdigest()}".strip()

@@ -24,9 +24,13 @@ from tiny_weights import DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, po
 from oasisvq import OasisVQ
 from oasisvq.errors import OasisVQError
 from oasisvq.files import write_atomically
-from oasisvq.hub import weights
-from oasisvq.hub.card import PICTURES
+from oasisvq.hub import background, client, sources
+from oasisvq.hub.background import fetch
+from oasisvq.hub.card import model_card
 from oasisvq.hub.card_pictures import sheets
+from oasisvq.hub.manifest import CARD, FIGURES, MODELS, PICTURES, write_manifest
+from oasisvq.hub.publish import publish, publish_space
+from oasisvq.hub.verification import load, verify
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
@@ -54,7 +58,7 @@ def folder(tmp_path):
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
     path = write_weights(tmp_path / "bundled" / "base", seed=1)
-    monkeypatch.setattr(weights, "BUNDLED", path.parent)
+    monkeypatch.setattr(sources, "BUNDLED", path.parent)
     return path
 
 
@@ -80,7 +84,7 @@ def serve(hub: HubServer, folder: Path, **options) -> str:
 
 
 def test_load_gives_back_what_was_written_as_float32(folder):
-    preset, vqvae, prior, manifest = weights.load(folder)
+    manifest, preset, [(vqvae, prior)] = load(folder)
     assert preset == TINY
     assert manifest["data"] == DATA
     VQVAE(TINY).load_state_dict(vqvae)
@@ -98,20 +102,20 @@ def test_one_flipped_bit_is_refused(folder, name):
     content[-1] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(OasisVQError, match=rf"{name}.*sha256"):
-        weights.verify(folder)
+        verify(folder)
 
 
 def test_a_truncated_file_is_refused(folder):
     path = folder / "prior.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(OasisVQError, match=r"prior\.safetensors.*bytes, the manifest says"):
-        weights.verify(folder)
+        verify(folder)
 
 
 def test_a_missing_file_is_refused(folder):
     (folder / "prior.safetensors").unlink()
     with pytest.raises(OasisVQError, match=r"prior\.safetensors cannot be read"):
-        weights.verify(folder)
+        verify(folder)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_tensors_of_another_model_are_refused_though_the_hash_is_right(folder, c
     save_file(state, path)
     restamp(folder)
     with pytest.raises(OasisVQError, match=words):
-        weights.verify(folder)
+        verify(folder)
 
 
 class Bomb:
@@ -142,7 +146,7 @@ def test_a_pickle_in_disguise_is_refused_unopened(folder):
     (folder / "vqvae.safetensors").write_bytes(pickle.dumps(Bomb()))
     restamp(folder)
     with pytest.raises(OasisVQError, match="not a safetensors file"):
-        weights.verify(folder)
+        verify(folder)
 
 
 def test_a_preset_from_before_there_were_ranks_has_none() -> None:
@@ -163,38 +167,38 @@ def test_a_preset_from_before_there_were_ranks_has_none() -> None:
 def test_a_manifest_that_makes_no_sense_is_refused(folder, changes, words):
     edit_manifest(folder, **changes)
     with pytest.raises(OasisVQError, match=words) as caught:
-        weights.verify(folder)
+        verify(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_manifest_that_is_not_json_is_refused(folder):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(OasisVQError, match=r"manifest\.json cannot be read"):
-        weights.verify(folder)
+        verify(folder)
 
 
 def test_the_manifest_of_unfinished_weights_is_not_written(tmp_path):
     with pytest.raises(OasisVQError, match=r"vqvae\.safetensors is missing"):
-        weights.write_manifest(tmp_path, TINY, DATA, TRAINING)
+        write_manifest(tmp_path, TINY, DATA, TRAINING)
 
 
 def test_results_of_other_weights_are_left_out(folder):
-    assert "results.json" in weights.verify(folder)["files"]
+    assert "results.json" in verify(folder)["files"]
     state = load_file(folder / "prior.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, folder / "prior.safetensors")
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
-    assert "results.json" not in weights.verify(folder)["files"]
+    write_manifest(folder, TINY, DATA, TRAINING)
+    assert "results.json" not in verify(folder)["files"]
     (folder / "results.json").write_text("{}")
     with pytest.raises(OasisVQError, match="delete it"):
-        weights.write_manifest(folder, TINY, DATA, TRAINING)
+        write_manifest(folder, TINY, DATA, TRAINING)
 
 
 def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, monkeypatch):
-    made = [folder / weights.CARD, folder / weights.FIGURES / next(iter(PICTURES))]
+    made = [folder / CARD, folder / FIGURES / next(iter(PICTURES))]
     for path in made:
         path.parent.mkdir(exist_ok=True)
         path.write_text("of these weights")
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    write_manifest(folder, TINY, DATA, TRAINING)
     assert all(path.is_file() for path in made)
 
     def killed(*_):
@@ -204,7 +208,7 @@ def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, mon
     old = (folder / "manifest.json").read_bytes()
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        weights.write_manifest(folder, TINY, DATA | {"name": "another"}, TRAINING)
+        write_manifest(folder, TINY, DATA | {"name": "another"}, TRAINING)
     assert (folder / "manifest.json").read_bytes() == old
 
 
@@ -221,85 +225,94 @@ def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_without_any_wish_the_bundled_weights_are_used(bundled):
-    assert weights.resolve() == weights.Resolved(bundled, "bundled")
+    assert sources.resolve() == sources.Resolved(bundled, load(bundled), "bundled")
 
 
 def test_bundled_weights_go_by_name_the_default_first(bundled):
     for name in ("clear", "abacus"):
         write_weights(bundled.parent / name)
     (bundled.parent / "notes").mkdir()
-    assert weights.bundled() == ["base", "abacus", "clear"]
-    assert weights.resolve("clear") == weights.Resolved(bundled.parent / "clear", "bundled")
+    assert sources.bundled() == ["base", "abacus", "clear"]
+    assert sources.resolve("clear") == sources.Resolved(
+        bundled.parent / "clear", load(bundled.parent / "clear"), "bundled"
+    )
     with pytest.raises(OasisVQError, match=r"notes: no such folder, not bundled \(base, abacus, clear\)"):
-        weights.resolve("notes")
+        sources.resolve("notes")
     with pytest.raises(OasisVQError, match="has no revisions"):
-        weights.resolve("clear", "main")
+        sources.resolve("clear", "main")
 
 
 def test_damaged_bundled_weights_give_way_to_the_next_but_not_when_named(bundled):
     other = write_weights(bundled.parent / "clear")
     (bundled / "prior.safetensors").write_bytes(b"")
-    found = weights.resolve()
+    found = sources.resolve()
     assert found.folder == other
     assert "prior.safetensors: 0 bytes" in found.notes[0]
     with pytest.raises(OasisVQError, match="0 bytes"):
-        weights.resolve("base")
+        sources.resolve("base")
+
+
+def test_weights_are_read_and_hashed_once(folder, monkeypatch):
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    OasisVQ.from_pretrained(folder)
+    assert sorted(path.name for path in read if path.suffix == ".safetensors") == sorted(MODELS)
 
 
 def test_a_folder_is_used_or_refused_but_never_replaced(folder, bundled):
-    assert weights.resolve(folder).source == "folder"
+    assert sources.resolve(folder).source == "folder"
     (folder / "prior.safetensors").unlink()
     with pytest.raises(OasisVQError, match="prior"):
-        weights.resolve(folder)
+        sources.resolve(folder)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "a/b/c"])
 def test_what_is_neither_folder_nor_hub_id_is_an_error(source, bundled):
     with pytest.raises(OasisVQError, match="no such folder"):
-        weights.resolve(source)
+        sources.resolve(source)
 
 
 def test_a_revision_without_repository_is_an_error(bundled):
     with pytest.raises(OasisVQError, match="OASISVQ_HUB_REPO"):
-        weights.resolve(revision="main")
+        sources.resolve(revision="main")
 
 
 def test_missing_bundled_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "none")
+    monkeypatch.setattr(sources, "BUNDLED", tmp_path / "none")
     with pytest.raises(OasisVQError, match="no bundled weights at"):
-        weights.resolve()
+        sources.resolve()
 
 
 def test_a_pinned_commit_comes_from_the_hub_once_and_then_from_the_cache(hub, folder):
     commit = serve(hub, folder)
-    first = weights.resolve(REPO, commit)
+    first = sources.resolve(REPO, commit)
     assert (first.source, first.repo, first.revision, first.notes) == ("hub", REPO, commit, [])
     asked = len(hub.requests)
-    second = weights.resolve(REPO, commit)
+    second = sources.resolve(REPO, commit)
     assert (second.source, second.revision, second.folder) == ("cache", commit, first.folder)
     assert len(hub.requests) == asked, "a pinned commit in the cache needs no Hub"
 
 
 def test_a_branch_follows_the_hub_and_falls_back_to_the_cache(hub, folder, tmp_path, monkeypatch):
     serve(hub, folder)
-    old = weights.resolve(REPO)
-    assert weights.resolve(REPO).source == "cache"
+    old = sources.resolve(REPO)
+    assert sources.resolve(REPO).source == "cache"
     new = serve(hub, write_weights(tmp_path / "newer", seed=5))
-    found = weights.resolve(REPO, "main")
+    found = sources.resolve(REPO, "main")
     assert (found.source, found.revision) == ("hub", new)
     assert found.revision != old.revision
     point_at(monkeypatch, "http://127.0.0.1:9")
-    offline = weights.resolve(REPO, "main")
+    offline = sources.resolve(REPO, "main")
     assert (offline.source, offline.revision) == ("cache", new)
     assert "failed" in offline.notes[0]
 
 
 def test_a_damaged_cache_is_fetched_again(hub, folder):
     commit = serve(hub, folder)
-    path = weights.resolve(REPO, commit).folder / "prior.safetensors"
+    path = sources.resolve(REPO, commit).folder / "prior.safetensors"
     blob = path.resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
-    found = weights.resolve(REPO, commit)
+    found = sources.resolve(REPO, commit)
     assert found.source == "hub"
     assert "cached copy" in found.notes[0]
     assert (found.folder / "prior.safetensors").read_bytes() == (folder / "prior.safetensors").read_bytes()
@@ -340,19 +353,19 @@ def test_bad_weights_on_the_hub_are_refused_with_the_reason_and_the_next_source_
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
     monkeypatch.setenv("OASISVQ_HUB_REVISION", serve(hub, folder))
     for _ in range(2):  # from the Hub, then from the cache and the Hub again
-        found = weights.resolve()
+        found = sources.resolve()
         assert (found.source, found.folder) == ("bundled", bundled)
         assert reason in found.notes[0]
-    assert weights.resolve(wait=False).source == "bundled"
+    assert sources.resolve(wait=False).source == "bundled"
     with pytest.raises(OasisVQError, match=reason):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
 
 
 def test_a_lost_connection_is_resumed_where_it_broke(hub, folder, monkeypatch):
-    monkeypatch.setattr(weights, "PIECE", 100)
+    monkeypatch.setattr(client, "PIECE", 100)
     commit = serve(hub, folder)
     hub.cut = 1000
-    assert weights.resolve(REPO, commit).source == "hub"
+    assert sources.resolve(REPO, commit).source == "hub"
     assert hub.ranges == ["bytes=1000-"]
     downloads = [line for line in hub.requests if line.startswith("GET /cdn/")]
     assert len(downloads) == 3, "two files, one of them in two parts"
@@ -369,24 +382,24 @@ def test_a_lost_connection_is_resumed_where_it_broke(hub, folder, monkeypatch):
 def test_what_the_hub_lacks_is_named(hub, folder, bundled, monkeypatch, repo, revision, words):
     serve(hub, folder)
     with pytest.raises(OasisVQError, match=words):
-        weights.resolve(repo, revision)
+        sources.resolve(repo, revision)
     monkeypatch.setenv("OASISVQ_HUB_REPO", repo)
-    assert weights.resolve(revision=revision).source == "bundled"
+    assert sources.resolve(revision=revision).source == "bundled"
 
 
 def test_a_repository_of_something_else_is_named(hub, tmp_path):
     hub.repos[REPO] = Repository()
     hub.repos[REPO].commit({"pytorch_model.bin": b"no"})
     with pytest.raises(OasisVQError, match="holds no complete oasisvq weights"):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
 
 
 def test_a_private_repository_opens_to_a_token_alone(hub, folder, monkeypatch):
     serve(hub, folder, private=True)
     with pytest.raises(OasisVQError, match="or it is private"):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert weights.resolve(REPO).source == "hub"
+    assert sources.resolve(REPO).source == "hub"
 
 
 @pytest.mark.parametrize("revision", [None, "0" * 40])
@@ -395,7 +408,7 @@ def test_a_hub_that_never_answers_is_given_up_in_time(bundled, monkeypatch, revi
         point_at(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
         started = time.monotonic()
-        found = weights.resolve(revision=revision)
+        found = sources.resolve(revision=revision)
         assert time.monotonic() - started < 5
     assert found.source == "bundled"
     assert len(found.notes) == 1
@@ -404,7 +417,7 @@ def test_a_hub_that_never_answers_is_given_up_in_time(bundled, monkeypatch, revi
 def test_a_hub_that_is_down_is_named_at_once(bundled):
     started = time.monotonic()
     with pytest.raises(OasisVQError, match=r"127\.0\.0\.1:9 failed"):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
     assert time.monotonic() - started < 2
 
 
@@ -412,22 +425,22 @@ def test_a_broken_hub_is_given_up_without_retries(hub, bundled):
     hub.status = 503
     started = time.monotonic()
     with pytest.raises(OasisVQError, match="answered 503"):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
     assert time.monotonic() - started < 2
 
 
 def test_a_slow_hub_goes_on_in_the_background(hub, folder, bundled, monkeypatch):
-    monkeypatch.setattr(weights, "PATIENCE", 0.5)
+    monkeypatch.setattr(client, "PATIENCE", 0.5)
     commit = serve(hub, folder)
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
     monkeypatch.setenv("OASISVQ_HUB_REVISION", commit)
     hub.delay = 0.2
-    found = weights.resolve()
+    found = sources.resolve()
     assert found.source == "bundled"
     assert "still being downloaded" in found.notes[0]
     hub.delay = 0.0
     deadline = time.monotonic() + 5
-    while (found := weights.resolve()).source != "cache" and time.monotonic() < deadline:
+    while (found := sources.resolve()).source != "cache" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert (found.source, found.revision) == ("cache", commit)
 
@@ -437,9 +450,9 @@ def test_a_slow_hub_goes_on_in_the_background(hub, folder, bundled, monkeypatch)
 
 @pytest.fixture
 def wished(monkeypatch):
-    monkeypatch.setattr(weights, "FIRST_PAUSE", 0.1)
-    monkeypatch.setattr(weights, "PATIENCE", 0.5)
-    monkeypatch.setattr(weights, "PIECE", 100)
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    monkeypatch.setattr(client, "PIECE", 100)
     monkeypatch.setenv("OASISVQ_HUB_REPO", REPO)
 
 
@@ -454,13 +467,13 @@ def test_without_waiting_what_is_at_hand_is_used_and_the_hub_never_asked(hub, fo
     commit = serve(hub, folder)
     hub.delay = 30
     started = time.monotonic()
-    assert weights.resolve(wait=False) == weights.Resolved(bundled, "bundled")
+    assert sources.resolve(wait=False) == sources.Resolved(bundled, load(bundled), "bundled")
     assert time.monotonic() - started < 1
     assert not hub.requests
     hub.delay = 0
-    weights.resolve(REPO)
+    sources.resolve(REPO)
     hub.requests.clear()
-    found = weights.resolve(wait=False)
+    found = sources.resolve(wait=False)
     assert (found.source, found.revision) == ("cache", commit)
     assert not hub.requests
 
@@ -468,7 +481,7 @@ def test_without_waiting_what_is_at_hand_is_used_and_the_hub_never_asked(hub, fo
 def test_a_dead_hub_is_asked_again_until_its_weights_are_here(hub, folder, bundled, wished):
     hub.status = 500
     arrived = threading.Event()
-    waiting = weights.fetch(None, arrived.set)
+    waiting = fetch(None, arrived.set)
     until(lambda: "the Hub answered 500 for lab/brains" in waiting.status and "Next try within" in waiting.status)
     hub.status, hub.hold = 0, threading.Event()
     commit = serve(hub, folder)
@@ -477,32 +490,32 @@ def test_a_dead_hub_is_asked_again_until_its_weights_are_here(hub, folder, bundl
     hub.hold.set()
     assert arrived.wait(10)
     until(lambda: waiting.status == "")
-    found = weights.resolve(wait=False)
+    found = sources.resolve(wait=False)
     assert (found.source, found.revision) == ("cache", commit)
 
 
 def test_a_branch_in_use_is_exchanged_only_when_it_moved(hub, folder, wished, tmp_path):
     commit = serve(hub, folder)
-    weights.resolve()
+    sources.resolve()
     arrived = threading.Event()
-    same = weights.fetch(commit, arrived.set)
+    same = fetch(commit, arrived.set)
     until(lambda: same.status == "")
     assert not arrived.is_set()
     serve(hub, write_weights(tmp_path / "newer", seed=5))
-    weights.fetch(commit, arrived.set)
+    fetch(commit, arrived.set)
     assert arrived.wait(10)
 
 
 def test_nothing_is_fetched_where_nothing_is_missing(wished, monkeypatch):
     monkeypatch.setenv("OASISVQ_HUB_REVISION", "a" * 40)
-    assert weights.fetch("a" * 40, pytest.fail) is None
+    assert fetch("a" * 40, pytest.fail) is None
     monkeypatch.delenv("OASISVQ_HUB_REPO")
-    assert weights.fetch(None, pytest.fail) is None
+    assert fetch(None, pytest.fail) is None
 
 
 def test_describe_says_what_is_in_use(hub, folder):
     commit = serve(hub, folder)
-    info = weights.describe(weights.resolve(REPO, commit))
+    info = sources.describe(sources.resolve(REPO, commit))
     assert (info["source"], info["repo"], info["revision"]) == ("hub", REPO, commit)
     assert info["results"].items() >= RESULTS.items()
     assert [line["epoch"] for line in info["history"]["vqvae"]] == [1, 2]
@@ -516,12 +529,12 @@ def test_describe_says_what_is_in_use(hub, folder):
 
 def test_what_is_published_comes_back_byte_for_byte(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    commit = weights.publish(folder, REPO, private=True)
+    commit = publish(folder, REPO, private=True)
     repo = hub.repos[REPO]
     assert repo.private
     assert len(repo.commits) == 2, "one commit on top of the empty repository"
-    assert repo.commits[commit]["README.md"].decode() == weights.model_card(folder)
-    found = weights.resolve(REPO, commit)
+    assert repo.commits[commit]["README.md"].decode() == model_card(folder)
+    found = sources.resolve(REPO, commit)
     for path in folder.iterdir():
         assert (found.folder / path.name).read_bytes() == path.read_bytes()
 
@@ -531,28 +544,28 @@ def test_figures_travel_with_the_weights_and_the_card_shows_them(hub, folder, mo
     for name, picture in sheets(OasisVQ.from_pretrained(folder)).items():
         (folder / "figures").mkdir(exist_ok=True)
         (folder / "figures" / name).write_bytes(picture)
-    commit = weights.publish(folder, REPO)
+    commit = publish(folder, REPO)
     files = hub.repos[REPO].commits[commit]
     names = {"draws.png", "reconstructions.png", "training.png"}
     assert {name for name in files if name.endswith(".png")} == {f"figures/{name}" for name in names}
     for name in names:
         assert f"](figures/{name})" in files["README.md"].decode()
         assert Image.open(io.BytesIO(files[f"figures/{name}"])).width > 300
-    assert weights.resolve(REPO, commit).source == "hub"
+    assert sources.resolve(REPO, commit).source == "hub"
 
 
 def test_a_space_holds_all_that_its_dockerfile_copies(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    commit = weights.publish_space("lab/brains-app", private=True)
+    commit = publish_space("lab/brains-app", private=True)
     repo = hub.repos["lab/brains-app"]
     assert (repo.kind, repo.private) == ("space docker", True)
     files = repo.commits[commit]
     front = yaml.safe_load(files["README.md"].decode().split("---\n")[1])
     assert (front["sdk"], front["app_port"]) == ("docker", 8501)
-    root = weights.BUNDLED.parent
+    root = sources.BUNDLED.parent
     for name in ("Dockerfile", "app.py", "requirements.txt", ".streamlit/config.toml", "pages/home.py"):
         assert files[name] == (root / name).read_bytes()
-    for name in weights.bundled():
+    for name in sources.bundled():
         stated = json.loads(files[f"checkpoints/{name}/manifest.json"])["files"]
         for file, stamp in stated.items():
             assert hashlib.sha256(files[f"checkpoints/{name}/{file}"]).hexdigest() == stamp["sha256"]
@@ -563,7 +576,7 @@ def test_a_space_holds_all_that_its_dockerfile_copies(hub, monkeypatch):
 
 def test_publishing_needs_a_token(hub, folder):
     with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*HF_TOKEN"):
-        weights.publish(folder, REPO)
+        publish(folder, REPO)
     assert not hub.repos
 
 
@@ -571,9 +584,9 @@ def test_a_token_that_is_no_good_is_named(hub, folder, monkeypatch):
     serve(hub, folder, private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_stolen")
     with pytest.raises(OasisVQError, match=r"or it is private.*HF_TOKEN"):
-        weights.resolve(REPO)
+        sources.resolve(REPO)
     with pytest.raises(OasisVQError, match=r"refused access to lab/brains.*token that may do this"):
-        weights.publish(folder, REPO)
+        publish(folder, REPO)
     assert len(hub.repos[REPO].commits) == 1
 
 
@@ -581,26 +594,26 @@ def test_a_connection_lost_while_publishing_leaves_no_half_and_goes_on(hub, fold
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's pauses between its tries
     hub.lose = 1
-    weights.publish(folder, REPO)
+    publish(folder, REPO)
     (folder / "results.json").unlink()
     save_file({k: t + 1 for k, t in load_file(folder / "prior.safetensors").items()}, folder / "prior.safetensors")
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
+    write_manifest(folder, TINY, DATA, TRAINING)
     hub.lose = 100
     with pytest.raises(OasisVQError, match="failed"):
-        weights.publish(folder, REPO)
+        publish(folder, REPO)
     assert len(hub.repos[REPO].commits) == 2, "the old ones are whole, the new ones are not there"
     hub.lose = 0
     hub.requests.clear()
-    commit = weights.publish(folder, REPO)
+    commit = publish(folder, REPO)
     assert len([line for line in hub.requests if line.startswith("PUT")]) == 1, "one file is new to the Hub"
-    assert weights.resolve(REPO, commit).source == "hub"
+    assert sources.resolve(REPO, commit).source == "hub"
 
 
 def test_damaged_weights_are_not_published(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (folder / "results.json").write_text("{}")
     with pytest.raises(OasisVQError, match=r"results\.json"):
-        weights.publish(folder, REPO)
+        publish(folder, REPO)
     assert not hub.requests
 
 
@@ -608,7 +621,7 @@ def test_damaged_weights_are_not_published(hub, folder, monkeypatch):
 
 
 def test_the_card_carries_results_for_people_and_for_the_hub(folder):
-    _, front, text = weights.model_card(folder).split("---\n", 2)
+    _, front, text = model_card(folder).split("---\n", 2)
     data = yaml.safe_load(front)
     assert data["library_name"] == "oasisvq"
     assert data["license"] == "other"
@@ -617,7 +630,7 @@ def test_the_card_carries_results_for_people_and_for_the_hub(folder):
         metric["type"]: metric["value"] for result in data["model-index"][0]["results"] for metric in result["metrics"]
     }
     assert index == {"ssim_mean": 0.93125, "nll_bits_per_code": 2.5}
-    for result in ModelCard(weights.model_card(folder)).data.eval_results:  # as the Hub itself reads it
+    for result in ModelCard(model_card(folder)).data.eval_results:  # as the Hub itself reads it
         assert result.dataset_type == "phantom-cohort"
         assert result.dataset_split == "test"
         assert result.metric_value == index[result.metric_type]
@@ -630,7 +643,7 @@ def test_the_card_carries_results_for_people_and_for_the_hub(folder):
 
 def test_the_card_of_unmeasured_weights_claims_nothing(folder):
     (folder / "results.json").unlink()
-    weights.write_manifest(folder, TINY, DATA, TRAINING)
-    card = weights.model_card(folder)
+    write_manifest(folder, TINY, DATA, TRAINING)
+    card = model_card(folder)
     assert "Nothing has been measured yet" in card
     assert "model-index" not in card

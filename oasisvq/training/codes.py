@@ -1,0 +1,77 @@
+"""What a prior learns from: every slice of a split, as it lies and mirrored, encoded once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from oasisvq.data.layout import SliceSet, on_disk, reader
+from oasisvq.data.slices import FOREGROUND
+from oasisvq.models.tokenizer import Tokenizer
+
+BATCH = 32
+
+
+class CodeSet(Dataset[dict[str, Tensor]]):
+    """Codes of a split, read from a file as they are asked for.
+
+    Attributes:
+        records: (N,), mapped, with the fields `codes`, uint16 (2, codes), as the slice lies and mirrored; `brightness`
+            as `brightness` gives it; `level` and `grade` as in `SliceSet`.
+    """
+
+    def __init__(self, records: np.memmap) -> None:
+        self.records = records
+        self._read = reader(records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        """dict of codes, int64 (2, codes); brightness, level and grade, numbers."""
+        record = self._read(i)
+        return {
+            "codes": torch.from_numpy(record["codes"].astype(np.int64)),
+            "brightness": torch.tensor(float(record["brightness"])),
+            "level": torch.tensor(int(record["level"])),
+            "grade": torch.tensor(int(record["grade"])),
+        }
+
+
+def brightness(slices: Tensor) -> Tensor:
+    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 where there is none."""
+    grey = slices.flatten(1) + 0.5
+    brain = grey > FOREGROUND
+    return (grey * brain).sum(1) / brain.sum(1).clamp_min(1)
+
+
+def encode_split(
+    tokenizer: Tokenizer, slices: SliceSet, folder: Path, name: str, stamp: str, device: torch.device
+) -> CodeSet:
+    """Encode a split, unless `folder` holds its codes under this stamp: sha256 of all that they follow from.
+
+    In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
+    """
+    codes = ("codes", np.uint16, (2, tokenizer.preset.codes))
+    kind = np.dtype([codes, ("brightness", np.float32), ("level", np.int16), ("grade", np.int8)])
+
+    def records() -> Iterator[NDArray[np.void]]:
+        for batch in tqdm(DataLoader(slices, BATCH), f"encoding {name}", disable=None, leave=False):
+            pictures = batch["slice"].to(device)
+            both = [tokenizer.encode(one).flatten(1) for one in (pictures, pictures.flip(3))]
+            part = np.empty(len(pictures), kind)
+            part["codes"] = torch.stack(both, 1).cpu().numpy()
+            part["brightness"] = brightness(pictures).cpu().numpy()
+            part["level"], part["grade"] = batch["level"], batch["grade"]
+            yield part
+
+    with torch.no_grad():
+        path = on_disk(folder, f"{name}_codes", stamp, "records", records())
+    return CodeSet(np.memmap(path, kind, "r"))
