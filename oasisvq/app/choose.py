@@ -175,8 +175,7 @@ def _forget() -> None:
     """Let go of the upload, of codes that came from a file, and of draws begun from one."""
     st.session_state.pop(_KEPT, None)
     st.session_state.pop(_REFUSED, None)
-    if code_grid.origin() is None:
-        code_grid.close()
+    code_grid.forget_private()
     if kept := {key: one for key, one in belongings().pop(GALLERY, {}).items() if one.origin is not None}:
         belongings()[GALLERY] = kept
 

@@ -40,8 +40,7 @@ def below(preset: Preset, rows: int) -> NDArray[np.bool_]:
 
 def most(preset: Preset) -> Codes:
     """(h, w): how many codes the codebook of each place has."""
-    sizes = zip(preset.parts, preset.codebook_sizes, strict=True)
-    return join(preset, [np.full(grid, size) for grid, size in sizes])
+    return join(preset, [np.full(stage.grid, stage.codebook_size) for stage in preset.stages])
 
 
 def depth(part: Codes) -> int:

@@ -122,9 +122,7 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
         return f" Mean of the test slices: {results[held_out]:.3f}." if held_out in results else ""
 
     inside = "–" if math.isnan(examined.ssim_foreground) else f"{examined.ssim_foreground:.3f}"
-    plain = sum(
-        math.prod(grid) * math.log2(size) for grid, size in zip(preset.parts, preset.codebook_sizes, strict=True)
-    )
+    plain = sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in preset.stages)
     figures = [
         Figure("SSIM", f"{examined.ssim:.3f}", GLOSSARY["SSIM"] + standing("ssim", "ssim_mean")),
         Figure(

@@ -57,6 +57,10 @@ class Guarded:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if any(name == b"accept" and b"text/html" in value for name, value in scope.get("headers", ())):
+            # A page, in plain text: it is small, and the script goes into it.
+            plain = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+            scope = {**scope, "headers": plain}
         begun: MutableMapping[str, Any] | None = None  # the start of a page, held back until its first piece is here
 
         async def guarded(message: MutableMapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def player(
             "play": True,
             "low": low,
             "parts": _parts(model, drawn),
-            "most": round(math.log2(max(model.preset.codebook_sizes))),
+            "most": round(math.log2(max(stage.codebook_size for stage in model.preset.stages))),
             "codesName": names[0],
             "pictureName": names[1],
             "strip": None
@@ -92,7 +92,7 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
     parts = split(model.preset, drawn.indices)
     palettes = load_palettes(model)
     first, told = 0, []
-    for part, palette, size, name in zip(parts, palettes, model.preset.codebook_sizes, _NAMES[len(parts)], strict=True):
+    for part, palette, stage, name in zip(parts, palettes, model.preset.stages, _NAMES[len(parts)], strict=True):
         entropy = drawn.entropy[first : first + part.size].reshape(part.shape)
         told.append(
             {
@@ -101,7 +101,7 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
                 "columns": part.shape[1],
                 "first": first,
                 "colours": _packed(code_colours(part, palette.rank)),
-                "entropy": _packed(entropy_colours(entropy, math.log2(size))),
+                "entropy": _packed(entropy_colours(entropy, math.log2(stage.codebook_size))),
             }
         )
         first += part.size
