@@ -38,7 +38,7 @@ with stage:
 with told, st.container(key="sentences"):
     st.html(
         f"<p>This slice belongs to nobody: a model is drawing it. Each cell of the grid is a {term('code')}, a small "
-        f"patch of brain from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned itself.</p>"
+        f"patch of brain from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned.</p>"
         f"<p>The {term('prior')} draws the codes one by one, each to fit those before it, as it learned from "
         f"{info['data']['slices'].get('train', 0):,} slices of {info['data']['people'].get('train', 0):,} people.</p>"
         f"<p>The {term('decoder')} paints the slice from the codes alone. It works on scans, too: any slice can be "

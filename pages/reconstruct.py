@@ -6,13 +6,13 @@ import streamlit as st
 
 from oasisvq.app import figures, wording
 from oasisvq.app.choose import choose_slice, remarks, uploaded
-from oasisvq.app.codes import split
+from oasisvq.app.codes import PARTS, split
 from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, rank, report, told
 from oasisvq.app.frame import model_in_frame
 from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import RECONSTRUCTION, code_colours, marked, png
 from oasisvq.app.terms import in_one_line
-from oasisvq.app.viewer import viewer
+from oasisvq.app.viewer import DIFFERENCE, SIMILARITY, code_overlay, viewer
 from oasisvq.measure import metrics
 
 model = model_in_frame()
@@ -27,11 +27,20 @@ kept = uploaded()
 [examined] = examine(model, chosen.picture[None])
 again = examined.reconstruction
 
+parts = split(model.preset, examined.indices)
+codes = zip(PARTS[len(parts)], parts, load_palettes(model), strict=True)
 viewer(
+    "Reconstruct",
     chosen,
     again,
-    metrics.ssim_map(chosen.picture, again),
-    code_colours(split(model.preset, examined.indices)[-1], load_palettes(model)[-1].rank),
+    (
+        DIFFERENCE,
+        SIMILARITY,
+        *(code_overlay(name, code_colours(part, palette.rank)) for name, part, palette in codes),
+    ),
+    ("Original", "Reconstruction"),
+    RECONSTRUCTION,
+    similarity=metrics.ssim_map(chosen.picture, again),
 )
 st.html(in_one_line(told(examined, results, model.preset)))
 if examined.unlike is not None and examined.unlike.unlike:

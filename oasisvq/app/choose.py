@@ -16,7 +16,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from oasisvq.app import address, code_grid
 from oasisvq.app.drawing import GALLERY
 from oasisvq.app.models import belongings, reading
-from oasisvq.data.examples import examples
+from oasisvq.data.examples import examples, level_in, with_lesion
 from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
 
@@ -79,14 +79,16 @@ class Chosen:
 def bundled() -> dict[str, NDArray[np.float32]]:
     """The examples that ship, for all sessions: read-only."""
     pictures = examples()
+    name, painted = with_lesion()
+    pictures[name] = painted
     for picture in pictures.values():
         picture.setflags(write=False)
     return pictures
 
 
-def choose_slice(size: int, row: DeltaGenerator) -> Chosen | None:
+def choose_slice(size: int, row: DeltaGenerator, key: str = SLICE_NAME, first: str = SHOWN_FIRST) -> Chosen | None:
     """Widgets, in a row, to choose a slice; None until there is one. An upload lives in the memory of its session
-    alone."""
+    alone. `key` is that of the examples, `first` the one to begin with."""
     with row:
         source = st.segmented_control(
             "Slice",
@@ -100,11 +102,11 @@ def choose_slice(size: int, row: DeltaGenerator) -> Chosen | None:
     if source == UPLOAD:
         return _uploaded(size, row)
     pictures = bundled()
-    address.follow(SLICE_NAME, SHOWN_FIRST, address.one_of(pictures))
+    address.follow(key, first, address.one_of(pictures))
     name = row.selectbox(
-        "Example", list(pictures), key=SLICE_NAME, persist_state="session", label_visibility="collapsed", width=330
+        "Example", list(pictures), key=key, persist_state="session", label_visibility="collapsed", width=330
     )
-    address.tell({SLICE_NAME: (name, SHOWN_FIRST)})
+    address.tell({key: (name, first)})
     return in_model_size(name, pictures[name], size)
 
 
@@ -125,7 +127,7 @@ def uploaded() -> Kept | None:
 
 def in_model_size(name: str, picture: NDArray[np.floating], size: int) -> Chosen:
     """A slice (H, W) in [0, 1] of any size as the model takes it."""
-    return Chosen(name, shrunk(picture[None], size)[0], name)
+    return Chosen(name, shrunk(picture[None], size)[0], name, level=level_in(name))
 
 
 def shrunk(pictures: NDArray[np.floating], size: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from oasisvq.app import editor
-from oasisvq.app.codes import Codes, most, split
+from oasisvq.app.codes import PARTS, Codes, most, split
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
 from oasisvq.app.models import belongings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from oasisvq.models.presets import Preset
 
 _KEY = "code grid"
-LAYERS = {1: ["Codes"], 2: ["Coarse", "Fine"]}
 _EDITOR, _ORIGIN, _BEFORE, _BESIDE = "editor", "origin", "picture before", "beside the grid"
 _COPIED = "copied cells"
 PATH = "start of the path"  # where the page keeps it
@@ -195,7 +194,7 @@ def code_grid(
             "height": height,
             "offset": sum(rows * columns for rows, columns in preset.parts[:layer]),
             "layer": layer,
-            "layers": LAYERS[len(palettes)],
+            "layers": PARTS[len(palettes)],
             "indices": grids[0].ravel().tolist(),
             "original": grids[1].ravel().tolist(),
             "selection": np.flatnonzero(selection).tolist(),

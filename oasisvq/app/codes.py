@@ -12,10 +12,11 @@ if TYPE_CHECKING:  # torch takes longer to import than a first visitor should wa
     from oasisvq.models.presets import Preset
 
 Codes = NDArray[np.int64]
+PARTS = {1: ("Codes",), 2: ("Coarse codes", "Fine codes")}  # what to call them, by how many there are
 
 
-def split(preset: Preset, indices: Codes) -> list[Codes]:
-    """All codes of a slice, (h, w) -> the grid of each part, in the order in which they are drawn."""
+def split(preset: Preset, indices: NDArray) -> list[NDArray]:
+    """What is known of all codes of a slice, (h, w) -> the grid of each part, in the order in which they are drawn."""
     import torch
 
     return [part[0].numpy() for part in preset.split(torch.from_numpy(indices)[None])]

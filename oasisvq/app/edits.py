@@ -45,13 +45,13 @@ def wider_ventricles(picture: Picture) -> Places:
     rows, columns = _nowhere(picture) - np.reshape(ndimage.center_of_mass(brain), (2, 1, 1))
     near = np.hypot(rows, columns) < 0.2 * len(picture)
     fluid: NDArray[np.bool_] = inside & near & (picture < DARK * bright)
-    return _towards(fluid) if fluid.any() else _nowhere(picture)
+    return _towards(np.asarray(fluid)) if fluid.any() else _nowhere(picture)
 
 
 def thinner_cortex(picture: Picture) -> Places:
     """The surface moves inward, and the layer below it is pressed together."""
     brain = _brain(picture)
-    return _towards(~brain) if brain.any() else _nowhere(picture)
+    return _towards(np.asarray(~brain)) if brain.any() else _nowhere(picture)
 
 
 def halves(preset: Preset, left: Codes, right: Codes) -> Codes:

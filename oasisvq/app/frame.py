@@ -43,7 +43,8 @@ PAGES = (
         ("model", "seed", "level", "temperature", "top_k", "grade"),
     ),
     PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice", "weights")),
-    PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "slice", "map")),
+    PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "case", "map")),
+    PageOf("pages/real_or_drawn.py", "Real or drawn?", ":material/quiz:"),
     PageOf("pages/model_card.py", "Model card", ":material/description:"),
 )
 

@@ -15,6 +15,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 Picture = NDArray[np.floating]
 
 SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
+REGION = (54, 197, 240, 255)  # blue: drawn again
 SIDE = 320  # pixels, about: of a picture on the screen or to take home
 
 
@@ -78,6 +79,28 @@ def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8
     steps = np.clip(np.nan_to_num(of_cells) / most * 255, 0, 255).astype(np.uint8)
     opacity = np.where(np.isnan(of_cells), 0, 255)
     return np.rint(np.dstack([scale[steps], opacity])).astype(np.uint8)
+
+
+def heat(values: NDArray[np.floating], most: float, region: NDArray[np.bool_], cell: int = 16) -> Image.Image:
+    """A map of cells (n, n) to lay over a picture: transparent 0 to yellow `most`, a region of it outlined in blue."""
+    share = np.clip(values / most, 0, 1)
+    scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
+    colours = np.dstack([scale[(share * 255).astype(int)], np.clip(2.5 * share, 0, 1) * 255])
+    image = Image.fromarray(np.rint(colours).astype(np.uint8), "RGBA")
+    image = image.resize((len(values) * cell, len(values) * cell), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(image)
+    inside = np.pad(region, 1)
+    for row, column in np.argwhere(region):
+        left, top, right, bottom = column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1
+        for (down, across), line in {
+            (0, 1): (left, top, right, top),
+            (2, 1): (left, bottom, right, bottom),
+            (1, 0): (left, top, left, bottom),
+            (1, 2): (right, top, right, bottom),
+        }.items():
+            if not inside[row + down, column + across]:
+                draw.line(line, fill=REGION, width=2)
+    return image
 
 
 @cache

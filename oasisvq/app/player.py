@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from oasisvq.app.codes import split
+from oasisvq.app.codes import PARTS, split
 from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import code_colours, entropy_colours
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
 SECONDS = 4.0  # that a part takes to grow
-_NAMES = {1: ["Codes"], 2: ["Coarse codes", "Fine codes"]}
 
 _HERE = Path(__file__)
 _mount = st.components.v2.component(
@@ -92,7 +91,7 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
     parts = split(model.preset, drawn.indices)
     palettes = load_palettes(model)
     first, told = 0, []
-    for part, palette, stage, name in zip(parts, palettes, model.preset.stages, _NAMES[len(parts)], strict=True):
+    for part, palette, stage, name in zip(parts, palettes, model.preset.stages, PARTS[len(parts)], strict=True):
         entropy = drawn.entropy[first : first + part.size].reshape(part.shape)
         told.append(
             {

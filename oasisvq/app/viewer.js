@@ -1,22 +1,21 @@
-// The slice viewer: original and reconstruction side by side or under one slider, with the difference, the SSIM map or the
-// codes laid over the reconstruction; one zoom, one window and level, one cursor for both. Scrolling is Python's business:
-// this file asks for a slice and shows what comes, never more than one question at a time, always the latest.
+// The slice viewer: a slice and what a model makes of it side by side or under one slider, with a map laid over one of
+// them; one zoom, one window and level, one cursor for both. Scrolling is Python's business: this file asks for a slice and
+// shows what comes, never more than one question at a time, always the latest.
 
 const ASK_AGAIN_MS = 3000;
 const WHEEL_STEP = 50; // pixels of wheel a slice
 const FADE_MS = 350;
-const DIMMED = 0.6; // of the grey under an overlay at full strength
+const DIMMED = 0.45; // of the grey under an overlay at full strength
 const DARKER = [77, 163, 255];
 const BRIGHTER = [255, 146, 46];
 const LESS_ALIKE = [255, 196, 77];
 const LEAST_ALIKE = 0.4; // SSIM at which the overlay is opaque
-const MARK = "RECONSTRUCTION";
 const PRESETS = { whole: [1, 0.5], brain: [0.7, 0.55], cortex: [0.4, 0.65], fluid: [0.4, 0.25] }; // window, level
-const OVERLAYS = ["none", "difference", "similarity", "codes"];
+const NONE = { key: "none", label: "Plain", title: "Nothing over the pictures" };
 
 const fresh = () => ({ zoom: 1, x: 0.5, y: 0.5, window: 1, level: 0.5 });
 // Kept across pages. `fade` runs from 0 to 1 after an overlay was chosen.
-const settings = { view: "side", overlay: "none", strength: 0.9, fade: 1, line: 0.5, ...fresh() };
+const settings = { view: "side", overlay: {}, strength: 0.75, fade: 1, line: 0.5, ...fresh() };
 const viewers = new WeakMap();
 
 export default function (component) {
@@ -41,8 +40,9 @@ class Viewer {
     this.listen();
   }
 
-  // What Python says: data = {source, index, count, size, original, reconstruction, similarity, codes, limit, edges, name};
-  // codes = {rgba, width, height}.
+  // What Python says: data = {source, index, count, size, original, reconstruction, similarity, limit, edges, name, page,
+  // names, mark, over, first, overlays}. An overlay has a key, a label, a title, the words low and high beside its colours,
+  // and a picture as source, but for "difference" and "similarity", which are made here.
 
   receive(data) {
     if (data.source !== this.source) {
@@ -65,17 +65,48 @@ class Viewer {
     const tint = (colour, share) => [...colour, 255 * Math.min(Math.max(share, 0), 1)];
     const differs = (i) => (reconstruction[i] - original[i]) / 255 / data.limit;
     const unlike = (i) => (1 - similarity[i] / 255) / (1 - LEAST_ALIKE);
-    this.overlays = {
-      difference: coloured(data.size, data.size, (i) => tint(differs(i) > 0 ? BRIGHTER : DARKER, Math.abs(differs(i)))),
-      similarity: coloured(data.size, data.size, (i) => tint(LESS_ALIKE, unlike(i))),
-      codes: (({ rgba, width, height }) => {
-        const values = bytes(rgba);
-        return coloured(width, height, (i) => values.subarray(4 * i, 4 * i + 4));
-      })(data.codes),
+    const made = {
+      difference: (i) => tint(differs(i) > 0 ? BRIGHTER : DARKER, Math.abs(differs(i))),
+      similarity: (i) => tint(LESS_ALIKE, unlike(i)),
     };
+    this.choices = [NONE, ...data.overlays];
+    this.overlays = Object.fromEntries(
+      data.overlays.map(({ key, source }) => {
+        if (!source) return [key, coloured(data.size, data.size, made[key])];
+        const image = new Image();
+        image.onload = () => this.show();
+        image.src = source;
+        return [key, image];
+      }),
+    );
+    if (!this.choices.some(({ key }) => key === this.overlay)) this.overlay = data.first;
+    this.buildOverlays();
     this.pictures = {};
     this.grey();
     this.show();
+  }
+
+  // The overlay chosen on this page.
+  get overlay() {
+    return settings.overlay[this.data.page];
+  }
+
+  set overlay(key) {
+    settings.overlay[this.data.page] = key;
+  }
+
+  buildOverlays() {
+    const told = JSON.stringify(this.choices.map(({ key, label }) => [key, label]));
+    if (told === this.built) return;
+    this.built = told;
+    this.find(".overlays").replaceChildren(
+      ...this.choices.map(({ key, label, title }) => {
+        const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, title });
+        button.dataset.overlay = key;
+        button.addEventListener("click", () => this.lay(key));
+        return button;
+      }),
+    );
   }
 
   go(index) {
@@ -122,13 +153,13 @@ class Viewer {
   }
 
   lay(overlay) {
-    if (overlay === settings.overlay) return;
-    settings.overlay = overlay;
+    if (overlay === this.overlay) return;
+    this.overlay = overlay;
     this.say(this.find(`[data-overlay="${overlay}"]`).textContent);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const began = performance.now();
     const step = (now) => {
-      if (settings.overlay !== overlay) return;
+      if (this.overlay !== overlay) return;
       settings.fade = still ? 1 : Math.min((now - began) / FADE_MS, 1);
       this.show();
       if (settings.fade < 1) requestAnimationFrame(step);
@@ -152,9 +183,8 @@ class Viewer {
     for (const figure of this.figures) this.listenTo(figure.querySelector("canvas"), figure.dataset.panel === "slider");
     for (const button of this.all("button"))
       button.addEventListener("click", () => {
-        const { view, overlay, preset, zoom, step } = button.dataset;
+        const { view, preset, zoom, step } = button.dataset;
         if (view) this.look(view);
-        else if (overlay) this.lay(overlay);
         else if (preset) this.expose(...PRESETS[preset]);
         else if (zoom) this.zoomTo(settings.zoom * (zoom === "in" ? 1.5 : 1 / 1.5));
         else if (step) this.go(this.wanted + Number(step));
@@ -233,8 +263,10 @@ class Viewer {
     else if (key === "-") this.zoomTo(settings.zoom / 1.5);
     else if (exposures[key]) this.expose(settings.window + exposures[key][0], settings.level + exposures[key][1]);
     else if ("1234".includes(key)) this.expose(...Object.values(PRESETS)[key - 1]);
-    else if (key === "o") this.lay(OVERLAYS[(OVERLAYS.indexOf(settings.overlay) + 1) % OVERLAYS.length]);
-    else if (key === "v") {
+    else if (key === "o") {
+      const now = this.choices.findIndex((choice) => choice.key === this.overlay);
+      this.lay(this.choices[(now + 1) % this.choices.length].key);
+    } else if (key === "v") {
       this.look(settings.view === "side" ? "slider" : "side");
       this.figures.find((figure) => !figure.hidden).querySelector("canvas").focus();
     } else if (key === "0") this.reset();
@@ -282,7 +314,7 @@ class Viewer {
     const pressed = (button) => {
       const { view, overlay, preset } = button.dataset;
       if (view) return view === settings.view;
-      if (overlay) return overlay === settings.overlay;
+      if (overlay) return overlay === this.overlay;
       const [window, level] = PRESETS[preset];
       return window === settings.window && level === settings.level;
     };
@@ -290,7 +322,7 @@ class Viewer {
       button.setAttribute("aria-pressed", String(pressed(button)));
     this.find('[data-zoom="out"]').disabled = settings.zoom === 1;
     this.find(".zoom").textContent = `${settings.zoom.toFixed(1)} ×`;
-    this.find(".strength").hidden = settings.overlay === "none";
+    this.find(".strength").hidden = this.overlay === "none";
     this.find(".strength input").value = Math.round(settings.strength * 100);
     this.find(".line").value = Math.round(settings.line * 100);
     this.find(".scroll").hidden = data.count < 2;
@@ -314,25 +346,24 @@ class Viewer {
   }
 
   scale() {
-    const css = ([r, g, b], alpha = 1) => `rgb(${r} ${g} ${b} / ${alpha})`;
-    const told = {
-      difference: [`−${this.data.limit} darker`, `${css(DARKER)}, #000, ${css(BRIGHTER)}`, `brighter +${this.data.limit}`],
-      similarity: ["SSIM 1, equal", `#000, ${css(LESS_ALIKE)}`, `${LEAST_ALIKE} or less`],
-      codes: ["dark code", "#440154, #21918c, #fde725", "bright code"],
-    }[settings.overlay];
+    const told = this.choices.find(({ key }) => key === this.overlay);
     for (const scale of this.all(".scale")) {
-      scale.hidden = !told;
-      if (!told) continue;
-      scale.querySelector(".low").textContent = told[0];
-      scale.querySelector("i").style.background = `linear-gradient(to right, ${told[1]})`;
-      scale.querySelector(".high").textContent = told[2];
+      const { panel } = scale.closest("figure").dataset;
+      scale.hidden = !told.colours || (panel !== "slider" && panel !== this.data.over);
+      if (scale.hidden) continue;
+      scale.querySelector(".low").textContent = told.low;
+      scale.querySelector("i").style.background = `linear-gradient(to right, ${told.colours})`;
+      scale.querySelector(".high").textContent = told.high;
     }
+    const [one, other] = this.data.names;
+    const names = { original: one, reconstruction: other, slider: `${one} | ${other}` };
+    for (const figure of this.figures) figure.querySelector("figcaption").textContent = names[figure.dataset.panel];
   }
 
   describe(figure) {
     const { edges, name } = this.data;
     const sides = edges ? `left edge ${edges[0]}, right edge ${edges[1]}, top ${edges[2]}, bottom ${edges[3]}` : "sides unknown";
-    const over = settings.overlay === "none" || figure.dataset.panel === "original" ? "" : ` with overlay: ${settings.overlay}`;
+    const over = this.overlay === "none" || ![this.data.over, "slider"].includes(figure.dataset.panel) ? "" : ` with overlay: ${this.overlay}`;
     return `${figure.querySelector("figcaption").textContent}${over}. ${name}, ${sides}`;
   }
 
@@ -365,13 +396,13 @@ class Viewer {
     context.imageSmoothingEnabled = settings.zoom < 4; // further in, pixels are what one wants to see
     context.imageSmoothingQuality = "high";
     context.drawImage(this.pictures[key], ...place);
-    const overlay = this.overlays[settings.overlay];
-    if (key === "reconstruction" && overlay) {
+    const overlay = this.overlays[this.overlay];
+    if (key === data.over && overlay && overlay.complete !== false) {
       const strength = settings.strength * settings.fade;
       context.globalAlpha = DIMMED * strength;
       context.fillRect(...place);
       context.globalAlpha = strength;
-      context.imageSmoothingEnabled &&= settings.overlay !== "codes";
+      context.imageSmoothingEnabled &&= !(overlay instanceof Image);
       context.drawImage(overlay, ...place);
       context.globalAlpha = 1;
     }
@@ -380,7 +411,7 @@ class Viewer {
       context.lineWidth = 2;
       context.strokeRect(left + this.cursor[0] * scale, top + this.cursor[1] * scale, scale, scale);
     }
-    if (key === "reconstruction") write(context, MARK, side - 12, side - 22, "right");
+    if (key === "reconstruction") write(context, data.mark, side - 12, side - 22, "right");
     if (data.edges) {
       const [l, r, t, b] = data.edges;
       write(context, l, 10, side / 2, "left");
@@ -398,8 +429,8 @@ class Viewer {
     const { original, reconstruction, similarity } = this.values;
     const [before, after] = [original[i] / 255, reconstruction[i] / 255];
     return (
-      `Column ${x}, row ${y}: original ${before.toFixed(2)}, reconstruction ${after.toFixed(2)}, ` +
-      `difference ${signed(after - before)}, SSIM ${(similarity[i] / 255).toFixed(2)}`
+      `Column ${x}, row ${y}: ${this.data.names[0].toLowerCase()} ${before.toFixed(2)}, beside it ${after.toFixed(2)}, ` +
+      `difference ${signed(after - before)}${similarity.length ? `, SSIM ${(similarity[i] / 255).toFixed(2)}` : ""}`
     );
   }
 }
