@@ -6,7 +6,7 @@ import streamlit as st
 
 from oasisvq.app import wording
 from oasisvq.app.drawing import EIGHT, PLAIN, draw_once, fresh, levels_apart
-from oasisvq.app.frame import link, model_in_frame
+from oasisvq.app.frame import link, model_in_frame, start_tour
 from oasisvq.app.models import belongings
 from oasisvq.app.player import player
 from oasisvq.app.terms import term
@@ -44,8 +44,9 @@ with told, st.container(key="sentences"):
         f"<p>The {term('decoder')} paints the slice from the codes alone. It works on scans, too: any slice can be "
         "turned into codes, compared, edited, and searched for what the model did not expect.</p>"
     )
-    buttons = st.container(horizontal=True)
-    buttons.button("Draw another", icon=":material/draw:", type="primary", on_click=draw_another)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Draw another", icon=":material/draw:", type="primary", on_click=draw_another)
+        start_tour("Take the tour: one minute")
 
 with st.container(key="ways"):
     for column, (title, what) in zip(

@@ -67,7 +67,7 @@ def beneath(preset: Preset, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Marked codes (h, w), and in finer parts also those of the cells that lie in a marked cell of the first."""
     first, *finer = split(preset, mask.astype(np.int64))
     wide = depth(first)
-    cells = first.reshape(len(first), -1, wide).any(2)
+    cells: NDArray[np.bool_] = np.asarray(first.reshape(len(first), -1, wide).any(2))
     marked = [first.astype(bool)]
     for part in finer:
         rows, repeat = len(part), depth(part)

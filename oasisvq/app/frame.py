@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from oasisvq.app import address, wording
+from oasisvq.app import address, tour, wording
 from oasisvq.app.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
 from oasisvq.errors import OasisVQError
 
@@ -95,7 +95,29 @@ def frame(page: Page) -> None:
         st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")
         banner = st.empty()
     banner.caption(f":material/science: **{wording.DISCLAIMER}**")
+    guide(page.title)
     st.session_state[_FRAMED] = (banner, models, st.empty(), page_of(page.title))
+
+
+def guide(title: str) -> None:
+    """The line of the tour, on a page that is one of its steps."""
+    number = tour.step_in(st.query_params.get("tour"))
+    if number is None or tour.STEPS[number].page != title:
+        return
+    with st.container(horizontal=True, key="tour", vertical_alignment="center", gap="small"):
+        st.markdown(f"**{number + 1} of {len(tour.STEPS)}** {tour.STEPS[number].say}", width="content")
+        if number + 1 < len(tour.STEPS):
+            start_tour("Next", number + 1)
+        st.page_link(page_of(title).path, label="End the tour", query_params=address.of(page_of(title).keys))
+
+
+def start_tour(label: str, number: int = 0) -> None:
+    """A link to a step of the tour."""
+    title, query = tour.address_of(number)
+    chosen = address.of(("model",))
+    st.page_link(
+        page_of(title).path, label=f"**{label}**", icon=":material/arrow_forward:", query_params=chosen | query
+    )
 
 
 def model_in_frame() -> OasisVQ:

@@ -33,8 +33,8 @@ def make_round(model: OasisVQ, examples: Mapping[str, NDArray[np.floating]], see
     """Ten pictures in random order.
 
     Args:
-        examples: pictures (S, S) in [0, 1] by labels that say what they are, at least EACH of them. Some are mirrored, so that
-            they are not known by heart.
+        examples: pictures (S, S) in [0, 1] by labels that say what they are, at least EACH of them. Some are mirrored,
+            so that they are not known by heart.
     """
     import torch
 
@@ -60,8 +60,8 @@ def _why_real(name: str) -> str:
     what, _, _ = name.partition(",")
     if what.startswith("MNI152"):
         return (
-            "A reconstruction of the MNI152 template. It is the mean of many heads: its cortex is smooth, and its halves "
-            "are nearly mirror images."
+            "A reconstruction of the MNI152 template. It is the mean of many heads: its cortex is smooth, and its "
+            "halves are nearly mirror images."
         )
     return (
         f"A reconstruction of {what}. Phantoms are bent from the template: their grey and white matter differ more, "
