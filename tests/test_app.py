@@ -5,7 +5,6 @@ import json
 import re
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
@@ -18,11 +17,11 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
 from oasisvq.app import figures, models, wording
-from oasisvq.app.choose import in_model_size
+from oasisvq.app.choose import SHOWN_FIRST, in_model_size
 from oasisvq.app.drawing import animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
-from oasisvq.app.pictures import SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, marked, png
+from oasisvq.app.pictures import REGION, SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, heat, marked, png
 from oasisvq.app.turns import Turns
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
@@ -233,49 +232,6 @@ def test_generated_codes_open_in_the_editor():
     np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
 
 
-def select(app: AppTest, rows: slice, columns: slice) -> np.ndarray:
-    """Select cells, as the browser would."""
-    state = mine(app, "editor")
-    selection = np.zeros_like(state.selection)
-    selection[rows, columns] = True
-    app.session_state["belongings"]["editor"] = replace(state, selection=selection)
-    app.run()
-    return selection
-
-
-def test_refill_proposes_several_and_takes_the_one_chosen():
-    app = open_page("edit_codes")
-    assert button(app, "Propose").disabled
-    selection = select(app, slice(8, 11), slice(8, 11))
-    button(app, "Propose").click().run()
-    assert not app.exception
-    assert not mine(app, "editor").changed.any()  # nothing yet
-    _, proposals = mine(app, "proposals")
-    assert len({codes.tobytes() for codes, _ in proposals}) > 1
-    assert {picture.shape for _, picture in proposals} == {(80, 80)}
-    button(app, "Use proposal 2").click().run()
-    state = mine(app, "editor")
-    np.testing.assert_array_equal(state.indices, proposals[1][0])
-    assert not (state.changed & ~selection).any()
-    assert metrics_of(app)["Cells changed"] == str(state.changed.sum())
-    assert len(state.past) == 1
-    assert app.number_input(key="refill seed").value == len(proposals)
-    assert "proposals" not in app.session_state["belongings"]
-
-
-def test_a_proposal_leaves_alone_what_was_painted_meanwhile():
-    app = open_page("edit_codes")
-    select(app, slice(8, 11), slice(8, 11))
-    button(app, "Propose").click().run()
-    state = mine(app, "editor")
-    painted = state.indices.copy()
-    painted[0, 0] = (painted[0, 0] + 1) % 512
-    app.session_state["belongings"]["editor"] = put(state, painted)
-    app.run()
-    button(app, "Use proposal 1").click().run()
-    assert mine(app, "editor").indices[0, 0] == painted[0, 0]
-
-
 def shown_link(app: AppTest) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(app.code[0].value).query))
 
@@ -371,8 +327,7 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    told = next(caption.value for caption in app.caption if "Blue: drawn again" in caption.value)
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", told).groups())
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["Drawn again"]).groups())
     assert 0 < redrawn <= cells / 4
 
 
@@ -391,15 +346,25 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
     assert not app.exception
     assert len(mine(app, "gallery")) == before - 1
     assert not any(one.origin is None for one in mine(app, "gallery").values())
-    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "proposals"}
+    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "beside the grid"}
 
 
 def test_surprise_adds_up(model):
     app = open_page("surprise")
     shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
-    level = app.select_slider[0].set_value(20).run()
-    told = float(metrics_of(level)["Bits for the slice"].replace(",", ""))
-    assert 0 < told != shown > 0
+    untold = app.select_slider[0].set_value(None).run()
+    without = float(metrics_of(untold)["Bits for the slice"].replace(",", ""))
+    assert 0 < without != shown > 0
+
+
+def test_surprise_opens_on_a_painted_lesion_and_finds_it():
+    app = open_page("surprise")
+    assert app.selectbox(key="case").value.endswith("with a painted lesion")
+    assert any("was painted into this slice" in caption.value for caption in app.caption)
+    with_lesion = float(metrics_of(app)["Most unusual cell, standard deviations"])
+    app.selectbox(key="case").set_value(SHOWN_FIRST).run()
+    assert not any("was painted into this slice" in caption.value for caption in app.caption)
+    assert float(metrics_of(app)["Most unusual cell, standard deviations"]) < with_lesion / 2
 
 
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
@@ -412,13 +377,15 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     ranks = [1 + rank / 50 for rank in range(101)]
     monkeypatch.setitem(model.info, "results", model.info["results"] | {"percentiles": {"bits_per_code": ranks}})
     app = open_page("surprise")
+    app.select_slider[0].set_value(None).run()
     assert not app.exception
-    assert "1.10 to 2.90" in app.metric[0].delta
-    assert "held-out slices: 11.5 to 17.2" in app.metric[2].delta
+    told = " ".join(html.proto.body for html in app.get("html"))
+    assert "1.10 to 2.90" in told
+    assert "held-out slices: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
-    app.segmented_control(key="map").set_value("Deviation from what was expected").run()
+    app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
-    assert "standard deviations" in app.metric[2].label
+    assert "Most unusual cell, bits per code" in metrics_of(app)
 
 
 # Behind the pages.
@@ -607,18 +574,17 @@ def test_code_colours_run_from_transparent_dark_to_bright():
     assert picture.size == (320, 320)
 
 
-def test_heat_map_lies_on_the_cells_of_the_slice():
+def test_heat_lies_on_the_cells_and_outlines_the_region():
     bits = np.zeros((20, 20))
     bits[0, 19] = 9
-    panels = figures.surprise(np.zeros((80, 80)), bits, region=bits > 5, again=np.ones((80, 80)))
-    heat = panels["Bits per code"].data[0]
-    row, column = np.unravel_index(np.asarray(heat.z).argmax(), bits.shape)
-    assert (heat.x[column], heat.y[row]) == (77.5, 1.5)  # the middle of the last four columns, the first four rows
-    for figure in panels.values():
-        [outline] = [trace for trace in figure.data if trace.type == "contour" and trace.line.color == figures.REGION]
-        assert np.argwhere(outline.z).tolist() == [[row, column] for row in range(4) for column in range(76, 80)]
-    marks = {title: [note.text for note in figure.layout.annotations] for title, figure in panels.items()}
-    assert marks == {"Slice": [], "Bits per code": [], "The region drawn again": ["SYNTHETIC"]}
+    image = heat(bits, 9, bits > 5, cell=16)
+    assert image.size == (320, 320)
+    pixels = np.asarray(image)
+    rows, columns = np.nonzero(pixels[..., 3])
+    assert (rows.max(), columns.min()) == (15, 304)
+    assert tuple(pixels[8, 312, :3]) != REGION[:3]
+    assert (pixels[15, 304:] == REGION).all()
+    assert (pixels[:16, 304] == REGION).all()
 
 
 def test_entropy_is_black_to_bright_and_transparent_where_nothing_was_drawn():

@@ -18,7 +18,7 @@ from PIL import Image
 
 from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
-from oasisvq.app.models import belongings, load_palette, turn
+from oasisvq.app.models import belongings, load_palette, load_palettes, turn
 from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None
     asked = dict(settings)
     given = mask = None
     entropy = np.full(preset.codes, np.nan)
+    load_palettes(model)  # which would take a turn within the turn
     with turn() as pass_on:
         if upper:
             asked["upper rows"] = upper.rows

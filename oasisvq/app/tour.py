@@ -42,7 +42,7 @@ STEPS = (
 
 def step_in(text: str | None) -> int | None:
     """The step that the address of a page asks for, from 0; None for no tour."""
-    number = int(text) - 1 if text and text.isdecimal() and len(text) < 3 else -1
+    number = int(text) - 1 if text and len(text) < 3 and text.isdecimal() else -1
     return number if 0 <= number < len(STEPS) else None
 
 
