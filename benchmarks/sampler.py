@@ -175,7 +175,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                     f"naive / cached {row['naive_over_cached']:.0f}, {row['cached_us_per_code']:.0f} us a code",
                     flush=True,
                 )
-    if model is None:
+    if model is None or options.grid:
         return rows
     for batch in options.batch:
         for threads in options.threads:

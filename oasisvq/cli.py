@@ -405,6 +405,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = (
         "app",
+        "codes",
         "container",
         "crowd",
         "draws",
