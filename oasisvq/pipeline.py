@@ -292,20 +292,21 @@ class OasisVQ:
             level: as in `sample`; None leaves it to the model.
             proposals: see `oasisvq.models.sampling.refill`.
         """
-        checked = self._checked(indices)
-        if mask.shape != checked.shape[1:]:
-            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
+        self.check_codes(indices)
+        if mask.shape != self.preset.shape:
+            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {self.preset.shape}")
         told = self._level(level)
-        levels = told if isinstance(told, list) else [told] * len(checked)
-        if len(levels) != len(checked):
-            raise OasisVQError(f"{len(levels)} levels for {len(checked)} grids: give one level, or one for each grid")
+        levels = told if isinstance(told, list) else [told] * len(indices)
+        if len(levels) != len(indices):
+            raise OasisVQError(f"{len(levels)} levels for {len(indices)} grids: give one level, or one for each grid")
         settings: dict[str, Any] = {"seed": seed, "grade": self._grade(grade), "proposals": proposals}
+        indices, mask = indices.cpu(), mask.cpu()
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
         fills = [
-            self._refill(grid[None].cpu(), mask.cpu(), first=i, level=one, **settings)
-            for i, (grid, one) in enumerate(zip(checked, levels, strict=True))
+            self._refill(grid[None], mask, first=i, level=one, **settings)
+            for i, (grid, one) in enumerate(zip(indices, levels, strict=True))
         ]
-        filled = torch.cat([checked[:0].cpu(), *fills])
+        filled = torch.cat([indices[:0], *fills])
         return Coded(filled, self.decode(filled))
 
     def _refill(self, indices: Tensor, mask: Tensor, **settings: Any) -> Tensor:
