@@ -125,7 +125,8 @@ def encode(args: argparse.Namespace) -> Figures:
     slices = torch.from_numpy(_read(args.files, model.preset.size))[:, None]
     indices = np.concatenate([model.encode(part).numpy() for part in _progress(slices.split(64), "encoding")])
     _write_npz(args.out, indices=indices, files=np.array([str(file) for file in args.files]))
-    return {"slices": len(indices), "grid": "x".join(map(str, model.preset.grid)), "out": str(args.out)}
+    grids = " + ".join(f"{height}x{width}" for height, width in model.preset.parts)
+    return {"slices": len(indices), "grid": grids, "out": str(args.out)}
 
 
 def reconstruct(args: argparse.Namespace) -> Figures:

@@ -191,6 +191,7 @@ def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
 
     file = min((tiny_cohort / "keras_png_slices_test").iterdir())
     assert run("encode", file, "--out", tmp_path / "codes.npz", "--weights", out) == 0
+    assert "4x4 + 8x8" in capsys.readouterr().out
     with np.load(tmp_path / "codes.npz") as saved:
         assert saved["indices"].shape == (1, 1, 16 + 64)
     assert run("sample", "--count", 2, "--out", tmp_path / "draws", "--weights", out) == 0
