@@ -128,7 +128,7 @@ def keep(state: editor.Editor, now: np.ndarray) -> None:
     )
     codes.download_button(
         "Codes as npz",
-        write_codes(state.indices, sha256),
+        write_codes(state.indices[None], sha256),
         file_name="oasisvq-codes.npz",
         mime="application/octet-stream",
         on_click="ignore",
@@ -170,12 +170,23 @@ with st.expander("Edit another slice, or codes that you saved"):
         with turn():
             codes = model.encode(chosen.tensor)[0].numpy()
         open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
-    saved = st.file_uploader("Saved codes", type=["npz"], max_upload_size=1, key="saved codes")
-    if saved is not None and st.button("Open these codes"):
-        try:
-            open_codes(read_codes(saved.getvalue(), "The file", preset.grid, preset.codebook_size, sha256), None)
-        except OasisVQError as error:
-            st.error(str(error), icon=":material/error:")
+    saved = st.file_uploader(
+        "Saved codes",
+        type=["npz"],
+        max_upload_size=20,
+        key="saved codes",
+        help="From this page, or from `oasisvq encode` and `oasisvq sample`, made with these weights.",
+    )
+    if saved is not None:
+        number = st.number_input("Slice of the file", 1, help="A file of the command line holds many, in their order.")
+        if st.button("Open these codes"):
+            try:
+                found = read_codes(saved.getvalue(), "The file", preset.grid, preset.codebook_size, sha256)
+                if number > len(found):
+                    raise OasisVQError(f"The file holds {len(found)} slices: choose one of them")
+                open_codes(found[number - 1], None)
+            except OasisVQError as error:
+                st.error(str(error), icon=":material/error:")
 if current() is None:
     st.stop()
 studio()

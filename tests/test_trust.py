@@ -64,7 +64,7 @@ model = OasisVQ.from_pretrained(sys.argv[1])
 codes = model.encode(torch.zeros(1, 1, model.preset.size, model.preset.size))
 model.sample(1); model.refill(codes, torch.ones(codes.shape[1:], dtype=torch.bool)); model.surprise(codes)
 p = model.preset
-assert (read_codes(write_codes(codes[0].numpy(), "x"), "f", p.grid, p.codebook_size, "x") == codes[0].numpy()).all()
+assert (read_codes(write_codes(codes.numpy(), "x"), "f", p.grid, p.codebook_size, "x") == codes.numpy()).all()
 print("done")
 """
     sys.path.insert(0, str(ROOT / "tests"))
