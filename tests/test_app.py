@@ -27,6 +27,8 @@ from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 PLAIN = {"seed": 3, "temperature": 1.0, "top_k": None, "level": None, "grade": None}

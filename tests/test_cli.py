@@ -211,6 +211,7 @@ def test_draws_depend_on_seed_and_number_alone(bundled, tmp_path):
         assert "not for diagnosis" in image.text["Synthetic"]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(bundled, tmp_path):
     assert run("sample", "--count", 5, "--first", 3, "--seed", 7, "--out", tmp_path / "one") == 0
     # Without a GPU too, it is --multi_gpu that makes it start more than one process; --cpu starts one.
@@ -303,6 +304,7 @@ def test_publish_then_pull(bundled, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "draws" / "draw_00000.png").is_file()
 
 
+@pytest.mark.slow
 def test_pull_heeds_hf_endpoint_and_shows_progress_on_a_terminal(bundled, tmp_path):
     with HubServer() as hub:
         hub.repos[REPO] = Repository()

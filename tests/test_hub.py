@@ -402,6 +402,7 @@ def test_a_private_repository_opens_to_a_token_alone(hub, folder, monkeypatch):
     assert sources.resolve(REPO).source == "hub"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", [None, "0" * 40])
 def test_a_hub_that_never_answers_is_given_up_in_time(bundled, monkeypatch, revision):
     with socket.create_server(("127.0.0.1", 0)) as silent:
