@@ -464,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
         "crowd",
         "draws",
         "failures",
+        "figures",
         "fuzz",
         "lesions",
         "phantom",

@@ -571,8 +571,10 @@ def test_a_space_holds_all_that_its_dockerfile_copies(hub, monkeypatch):
         for file, stamp in stated.items():
             assert hashlib.sha256(files[f"checkpoints/{name}/{file}"]).hexdigest() == stamp["sha256"]
     assert not [name for name in files if "__pycache__" in name or name.startswith(("tests", "state"))]
-    for link in re.findall(r"\]\((docs/[^)]+)\)", files["README.md"].decode()):
-        assert link in files
+    readme = files["README.md"].decode()
+    assert readme.endswith((root / "README.md").read_text())
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert link.startswith("http") or link in files
 
 
 def test_publishing_needs_a_token(hub, folder):
