@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -332,12 +332,13 @@ def app(args: argparse.Namespace) -> Figures:
 
 
 def benchmark(args: argparse.Namespace) -> Figures:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
-    spec = importlib.util.spec_from_file_location(args.what, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise OasisVQError(f"{path} is missing: benchmarks come with the repository, run this from a clone of it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.import_module(f"benchmarks.{args.what}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", f"benchmarks.{args.what}"):
+            raise
+        path = f"benchmarks/{args.what}.py"
+        raise OasisVQError(f"{path} is missing: it comes with the repository, run this from a clone of it") from error
     module.main(args.options)
     return {}
 
