@@ -71,14 +71,6 @@ def test_help_names_every_command_without_loading_torch():
     assert " torch\n" not in told.stderr
 
 
-def test_every_benchmark_of_the_folder_can_be_named(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["benchmark", "--help"])
-    told = capsys.readouterr().out
-    for path in (Path(cli.__file__).parent.parent / "benchmarks").glob("*.py"):
-        assert path.stem in told.replace("{", ",").replace("}", ",").split(","), path
-
-
 @pytest.mark.parametrize("words", [[], ["fly"], ["sample", "--out", "x", "--count", "0"], ["train", "decoder"]])
 def test_typing_errors_exit_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
