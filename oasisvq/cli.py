@@ -1,4 +1,6 @@
-"""The command line: `python -m oasisvq COMMAND`. One function a command, which returns its figures; `main` shows them.
+"""The command line: `oasisvq COMMAND`, or `python -m oasisvq COMMAND` in a clone.
+
+One function a command, which returns its figures; `main` shows them.
 
 What is heavy (torch, the models, the Hub's client) is imported by the command that needs it, so that help and typing
 errors answer at once.
@@ -12,12 +14,15 @@ import importlib.util
 import io
 import json
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oasisvq import __version__
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -29,7 +34,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, Any]
 
-CODES_A_FILE = 4096  # draws: a million of them do not wait in memory for the end
+TRAINING = ("accelerate", "nilearn", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _write(args.json, (json.dumps(figures, indent=2) + "\n").encode())
     except OasisVQError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING:
+            raise
+        print(f"error: {package} is missing: pip install 'oasisvq[train]'", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
@@ -121,11 +133,31 @@ def encode(args: argparse.Namespace) -> Figures:
     import numpy as np
     import torch
 
+    from oasisvq.data.codes import write_codes
+
     model = _load(args)
     slices = torch.from_numpy(_read(args.files, model.preset.size))[:, None]
     indices = np.concatenate([model.encode(part).numpy() for part in _progress(slices.split(64), "encoding")])
-    _write_npz(args.out, indices=indices, files=np.array([str(file) for file in args.files]))
+    _write(args.out, write_codes(indices, _sha256(model), files=np.array([str(file) for file in args.files])))
     return {"slices": len(indices), "grid": "x".join(map(str, model.preset.grid)), "out": str(args.out)}
+
+
+def decode(args: argparse.Namespace) -> Figures:
+    import torch
+
+    from oasisvq.data.codes import read_codes
+
+    names = _names(args.files)
+    model = _load(args)
+    preset, slices = model.preset, 0
+    most = preset.join([torch.full((1, *stage.grid), stage.codebook_size) for stage in preset.stages])[0].numpy()
+    for file, name in zip(args.files, names, strict=True):
+        found = torch.from_numpy(read_codes(file.read_bytes(), str(file), preset.shape, most, _sha256(model)))
+        for start in _progress(range(0, len(found), 64), f"decoding {file.name}"):
+            for i, picture in enumerate(model.decode(found[start : start + 64])[:, 0].numpy() + 0.5, start):
+                _write_png(args.out / f"{name}_{i:05d}.png", picture, f"decoded by oasisvq from {preset.codes} codes")
+        slices += len(found)
+    return {"slices": slices, "out": str(args.out)}
 
 
 def reconstruct(args: argparse.Namespace) -> Figures:
@@ -210,8 +242,8 @@ def sample(args: argparse.Namespace) -> Figures:
     distances: list[float] = []
     bar = tqdm(total=len(mine) * model.preset.codes, desc="drawing", unit="code", disable=None, leave=False)
     with bar:
-        for start in range(mine.start, mine.stop, CODES_A_FILE):
-            draws = range(start, min(start + CODES_A_FILE, mine.stop))
+        for start in range(mine.start, mine.stop, DRAWS_A_FILE):
+            draws = range(start, min(start + DRAWS_A_FILE, mine.stop))
             indices = _draw(model, args, draws, bar)
             if training is not None:
                 distances += model.nearest(indices, training).tolist()
@@ -226,6 +258,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
     """Writes the pictures of draws, and their codes in one file, which what was drawn reaches whatever happens."""
     import torch
 
+    from oasisvq.data.codes import write_codes
+
     drawn: list[Tensor] = []
     try:
         for start in range(draws.start, draws.stop, args.batch):
@@ -238,7 +272,7 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
                 level=args.level,
                 grade=args.grade,
                 first=start,
-                on_step=lambda *_, n=n: bar.update(n),  # type: ignore[misc]
+                on_step=lambda *_, n=n: bar.update(n),
             )
             for i, picture in enumerate(coded.slices[:, 0].numpy() + 0.5, start):
                 how = f"drawn by oasisvq: seed {args.seed}, draw {i}, temperature {args.temperature:g}, no real person"
@@ -246,8 +280,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
             drawn.append(coded.indices)
     finally:
         if drawn:
-            codes = torch.cat(drawn).numpy()
-            _write_npz(args.out / f"codes_{draws.start:05d}.npz", indices=codes, first=draws.start)
+            codes = write_codes(torch.cat(drawn).numpy(), _sha256(model), first=draws.start)
+            _write(args.out / f"codes_{draws.start:05d}.npz", codes)
     return torch.cat(drawn)
 
 
@@ -290,6 +324,13 @@ def pull(args: argparse.Namespace) -> Figures:
     return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
 
 
+def app(args: argparse.Namespace) -> Figures:
+    # As `streamlit run` does, in this process.
+    sys.argv = ["streamlit", "run", str(HOME / "app.py"), *args.options]
+    runpy.run_module("streamlit", run_name="__main__")
+    return {}
+
+
 def benchmark(args: argparse.Namespace) -> Figures:
     path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
     spec = importlib.util.spec_from_file_location(args.what, path)
@@ -302,7 +343,8 @@ def benchmark(args: argparse.Namespace) -> Figures:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m oasisvq", description="Discrete codes for brain MRI slices.")
+    parser = argparse.ArgumentParser("oasisvq", description="Discrete codes for brain MRI slices.")
+    parser.add_argument("--version", action="version", version=f"oasisvq {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     again = "nothing is half-written; run the same command again"
 
@@ -317,6 +359,14 @@ def _parser() -> argparse.ArgumentParser:
             "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
         )
         sub.add_argument("--revision", help="commit of the Hub repository")
+
+    sub = commands.add_parser(
+        "app",
+        help="open the app in a browser",
+        description="Open the app in a browser. Streamlit's options come after --: oasisvq app -- --server.port 8600",
+    )
+    sub.add_argument("options", nargs="*", metavar="-- OPTION", help="for `streamlit run`")
+    sub.set_defaults(run=app, resume=again, json=None)
 
     sub = command(
         "prepare",
@@ -354,6 +404,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("encode", encode, "turn pictures of slices into codes")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w) and `files`")
+    takes_weights(sub)
+
+    sub = command("decode", decode, "turn files of codes, from encode, sample or the app, into pictures")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets FILE_00000.png and so on")
     takes_weights(sub)
 
     sub = command("reconstruct", reconstruct, "encode and decode pictures of slices, and say what was lost")
@@ -410,6 +465,7 @@ def _parser() -> argparse.ArgumentParser:
         "crowd",
         "draws",
         "failures",
+        "figures",
         "fuzz",
         "lesions",
         "phantom",
@@ -525,12 +581,9 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
-def _write_npz(path: Path, **arrays: Any) -> None:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    _write(path, buffer.getvalue())
+def _sha256(model: OasisVQ) -> str:
+    """Of the VQ-VAE: what files of codes name."""
+    return model.info["files"]["vqvae.safetensors"]["sha256"]
 
 
 def _write_png(path: Path, picture: np.ndarray, how: str) -> None:

@@ -21,6 +21,8 @@ from oasisvq.hub.manifest import write_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
 
+pytestmark = pytest.mark.slow
+
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),
     "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),

@@ -8,7 +8,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, _imaging
 
 from oasisvq.data import dicom, nifti, scan
 from oasisvq.data.scan import Scan
@@ -24,7 +24,7 @@ _MIN_SIDE = 32
 warnings.filterwarnings("ignore", module=r"PIL\.")
 with contextlib.suppress(AttributeError, OSError):
     for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        getattr(ctypes.CDLL(Image.core.__file__), _handler)(None)
+        getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
 
 
 def read(data: bytes, name: str) -> Scan:
