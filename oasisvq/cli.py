@@ -404,6 +404,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
     names = (
+        "align",
         "app",
         "container",
         "crowd",
