@@ -3,8 +3,8 @@
     python -m oasisvq benchmark align HEAD... --copies 50 --json benchmarks/align.json
 
 Each HEAD is a T1 volume that `align` takes. A copy of it is turned (each axis by up to 20 degrees), moved, scaled (by
-up to a tenth along each axis), given a bias field (a quarter up and down), noise (3 % of white), voxels of 0.6 to 2 mm or
-slices of up to 3 mm in a direction of its own, and axes in another order. Measured on every copy:
+up to a tenth along each axis), given a bias field (a quarter up and down), noise (3 % of white), voxels of 0.6 to 2 mm
+or slices of up to 3 mm in a direction of its own, and axes in another order. Measured on every copy:
 
 * turn and shift: the affine found, against the one found for the untouched head and what the copy is known to have gone
   through: the angle of the rotation that is left, and how far the middle of the levels moves;
@@ -162,10 +162,8 @@ def refusal(volume: Volume) -> dict[str, Any]:
     """Why a wrong input was refused; None when it was not."""
     try:
         return {"refused": None, **align(*volume).fit.figures()}
-    except BadFit as error:
-        return {"refused": str(error), **error.fit.figures()}
     except OasisVQError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error)} | (error.fit.figures() if isinstance(error, BadFit) else {})
 
 
 def read(file: Path) -> Volume:
@@ -212,7 +210,7 @@ def main(argv: list[str]) -> None:
         try:
             found, took = timed(*volume)
         except OasisVQError as error:
-            keep(row | {"refused": str(error)})
+            keep(row | {"refused": str(error)} | (error.fit.figures() if isinstance(error, BadFit) else {}))
             continue
         turn, shift = misplaced(found, change, originals[file])
         row |= {"turn": turn, "shift": shift, "back": overlap(found, change, originals[file])}
