@@ -23,11 +23,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import brentq
 from scipy.spatial.transform import Rotation
 
-from oasisvq.data.frame import STEP, as_image, as_matrix, as_transform, canvas, reference
-from oasisvq.data.slices import WHITE, normalise
+from oasisvq.data.appearance import as_in_training
+from oasisvq.data.frame import STEP, as_image, as_matrix, as_transform, averaged, canvas, cut, reference
 from oasisvq.errors import OasisVQError
 
 STEPS = ("Finding the brain", "Turning it into the frame", "Cutting the levels")
@@ -35,12 +34,8 @@ STEPS = ("Finding the brain", "Turning it into the frame", "Cutting the levels")
 # Litres. Adult brains with the water in them hold 1 to 2.1.
 BRAIN = (0.7, 2.5)
 
-# The mean of the brain after `normalise`: nine in ten of the training people lie between. What is brighter or darker
-# gets a gamma that brings it to the nearer end.
-BRIGHTNESS = (0.50, 0.60)
-
 # A good fit, see Fit; chosen by `python -m oasisvq benchmark align`.
-_DICE, _LIKENESS, _STRETCH = 0.9, 0.45, 1.5
+_DICE, _LIKENESS, _STRETCH = 0.9, 0.3, 1.5
 
 _VOXEL = (0.05, 6.0)  # mm
 _COARSE, _MEDIUM = 6.0, 4.0  # mm of the voxels that are compared, before the 2 mm of the reference
@@ -125,7 +120,7 @@ def align(
     if why := _misfit(fit):
         raise BadFit(why, fit)
     on_step(STEPS[2], 0.9)
-    return Aligned(cut(voxels, mask, affine, to_scanner), fit, voxels, mask, affine)
+    return Aligned(levels(voxels, mask, affine, to_scanner), fit, voxels, mask, affine)
 
 
 def _as_needed(
@@ -149,13 +144,10 @@ def _as_needed(
         raise OasisVQError("every voxel is equally bright: choose a scan that shows a brain")
     if len(np.unique(positive[:100_000])) < 16:
         raise OasisVQError("only a few different values: a mask or label map, choose the scan itself")
-    together = [max(1, int(1.0 / mm + 0.25)) for mm in size]
-    if max(together) > 1:
-        smaller = sitk.BinShrink(as_image(voxels, affine), together)
-        affine = affine @ np.diag([*together, 1.0])
-        affine[:3, 3] = smaller.GetOrigin()
-        voxels = sitk.GetArrayFromImage(smaller).T
-    return voxels, affine
+    smaller = averaged(as_image(voxels, affine))
+    affine = affine @ np.diag([*np.array(smaller.GetSpacing()) / size, 1.0])
+    affine[:3, 3] = smaller.GetOrigin()
+    return sitk.GetArrayFromImage(smaller).T, affine
 
 
 def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -254,9 +246,8 @@ def _judge(
     brain: NDArray[np.float32], mask: NDArray[np.bool_], affine: NDArray[np.float64], to_scanner: NDArray[np.float64]
 ) -> Fit:
     whole = reference()
-    grid, place = whole.brain, as_transform(to_scanner)
-    theirs = sitk.GetArrayFromImage(sitk.Resample(as_image(mask.astype(np.float32), affine), grid, place)) > 0.5
-    values = sitk.GetArrayFromImage(sitk.Resample(as_image(brain, affine), grid, place))
+    theirs = cut(as_image(mask.astype(np.float32), affine), whole.brain, to_scanner) > 0.5
+    values = cut(as_image(brain, affine), whole.brain, to_scanner)
     ours = sitk.GetArrayFromImage(whole.outline) > 0
     both = ours & theirs
     deep = ndimage.binary_erosion(both, iterations=5)  # 10 mm: its outline makes anything look like a brain
@@ -287,25 +278,13 @@ def _misfit(fit: Fit) -> str | None:
     return None
 
 
-def cut(
+def levels(
     voxels: NDArray[np.float32],
     mask: NDArray[np.bool_],
     affine: NDArray[np.float64],
     to_scanner: NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """The levels (32, 256, 256) in [0, 1] of a head whose place is known; `to_scanner` leads there from the frame."""
-    grid, place = canvas(), as_transform(to_scanner)
-    inside = sitk.Resample(as_image(mask.astype(np.float32), affine), grid, place) > 0.5
-    shown = (sitk.GetArrayFromImage(inside) > 0) & reference().levels
-    values = sitk.GetArrayFromImage(sitk.Resample(as_image(voxels, affine), grid, place))
-    return _as_bright_as_training(normalise(values * shown))
-
-
-def _as_bright_as_training(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A gamma for brains brighter or darker than those of training people; 0 and the white of `normalise` stay."""
-    brain = levels[levels > 0] / WHITE
-    if not brain.size:
-        return levels
-    wanted = min(max(float(brain.mean()), BRIGHTNESS[0] / WHITE), BRIGHTNESS[1] / WHITE)
-    gamma = brentq(lambda gamma: (brain**gamma).mean() - wanted, 0.2, 5.0)
-    return np.clip(WHITE * (levels / WHITE) ** gamma, 0, 1)
+    inside = cut(as_image(mask.astype(np.float32), affine), canvas(), to_scanner) > 0.5
+    values = cut(as_image(voxels, affine), canvas(), to_scanner)
+    return as_in_training(values, inside & reference().levels)

@@ -39,6 +39,10 @@ FRAME_TO_MNI = np.array(
     ]
 )
 
+# Voxels (column, row from the back of the canvas, level) to frame millimetres.
+FRAME = np.eye(4)
+FRAME[:2, 3] = -(CANVAS - 1) / 2
+
 # The part of the frame that holds a whole brain, in millimetres, and the step of the reference.
 _LOW, _HIGH, STEP = (-80.0, -96.0, -88.0), (80.0, 96.0, 104.0), 2.0
 
@@ -92,12 +96,33 @@ def as_matrix(transform: sitk.AffineTransform) -> NDArray[np.float64]:
     return matrix
 
 
-def canvas() -> sitk.Image:
-    """The empty training slices: levels, rows and columns in the frame."""
-    grid = sitk.Image(CANVAS, CANVAS, LEVELS, sitk.sitkUInt8)
-    grid.SetOrigin((-(CANVAS - 1) / 2, (CANVAS - 1) / 2, 0.0))
+def canvas(
+    levels: int = LEVELS, step: float = 1.0, middle: tuple[float, float] = (0.0, 0.0), lowest: float = 0.0
+) -> sitk.Image:
+    """Empty slices of 256 x 256 pixels of 1 mm, front up; as they are called, those of training in the frame.
+
+    Args:
+        step, lowest: millimetres from one to the next, and where the first lies.
+        middle: millimetres right and front of the middle of the canvas.
+    """
+    grid = sitk.Image(CANVAS, CANVAS, levels, sitk.sitkUInt8)
+    grid.SetSpacing((1.0, 1.0, step))
+    grid.SetOrigin((middle[0] - (CANVAS - 1) / 2, middle[1] + (CANVAS - 1) / 2, lowest))
     grid.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
     return grid
+
+
+def cut(image: sitk.Image, grid: sitk.Image, to_image: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """What a volume shows on a grid, 0 beyond its edge: (levels, rows, columns); `to_image`, (4, 4), leads from the
+    millimetres of the grid to those of the volume."""
+    place = as_transform(np.eye(4) if to_image is None else to_image)
+    return sitk.GetArrayFromImage(sitk.Resample(image, grid, place, sitk.sitkLinear, 0.0))
+
+
+def averaged(image: sitk.Image, axes: int = 3) -> sitk.Image:
+    """Voxels of well under 1 mm along the first axes averaged to about that: else fine detail would turn to noise."""
+    together = [max(1, int(1.0 / mm + 0.25)) if i < axes else 1 for i, mm in enumerate(image.GetSpacing())]
+    return sitk.BinShrink(image, together)
 
 
 @cache
@@ -113,7 +138,7 @@ def reference() -> Reference:
     place = as_transform(FRAME_TO_MNI)
     smooth = sitk.SmoothingRecursiveGaussian(as_image(brain, affine), 0.8)
     outline = as_image(hull, affine)
-    levels = sitk.GetArrayFromImage(sitk.Resample(outline, canvas(), place)) > _CUT
+    levels = cut(outline, canvas(), FRAME_TO_MNI) > _CUT
     levels.setflags(write=False)
     return Reference(sitk.Resample(smooth, grid, place), sitk.Resample(outline, grid, place) > _CUT, levels)
 
