@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch and the readers take longer to import than a first vi
     from oasisvq.data.scan import Scan
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
-SHOWN_FIRST = 2  # of the examples: a level with ventricles, which everybody recognises
+SHOWN_FIRST = 1  # of the examples: a person, at a level with ventricles, which everybody recognises
 SLICE = "slice number"  # key of the slider
 _MEGABYTES = 100  # as oasisvq.data.upload, which is not imported before it is needed
 _KEPT, _REFUSED, _UPLOADS = "uploaded scan", "refused upload", "uploads so far"
