@@ -31,23 +31,31 @@ COLUMNS, GROUPS = 12, 4
 
 
 def draw(
-    model: OasisVQ, like: SliceSet, count: int, seed: int, temperature: float, top_k: int | None
+    model: OasisVQ, like: SliceSet, count: int, seed: int, temperature: float, top_k: int | None, untold: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has."""
-    sources = np.resize(np.random.default_rng(seed).permutation(len(like)), count)
+    """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has.
+
+    Untold, a level is drawn first, as `OasisVQ.sample` does, the grade is left to the model, and slices are of the same
+    level alone.
+    """
+    rng = np.random.default_rng(seed)
+    sources = np.resize(rng.permutation(len(like)), count)
+    grades = like.grades
+    if untold:
+        levels = sampling.draw_levels(model.preset.levels, count, seed).numpy()
+        sources = np.array([rng.choice(np.flatnonzero(like.levels == level)) for level in levels])
+        grades = np.full_like(grades, len(model.preset.grades))
     pictures = []
     for start in tqdm(range(0, count, BATCH), "drawing", disable=None, leave=False):
         rows = sources[start : start + BATCH]
-        indices = sampling.sample(
-            model.prior,
+        indices = model.draw(
             len(rows),
             seed=seed,
             first=start,
             temperature=temperature,
             top_k=top_k,
             level=torch.from_numpy(like.levels[rows]),
-            grade=torch.from_numpy(like.grades[rows]),
-            exact=model.exact_prior,
+            grade=torch.from_numpy(grades[rows]),
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources
@@ -117,9 +125,22 @@ def table(figures: dict[str, Any]) -> str:
     lines += [
         f"  {'draws over training slices':45}{frechet['ratio']:8.2f}",
         "",
-        "AUC of a fresh classifier (0.5: it cannot tell), median of seeds",
-        f"  {'draws against held-out slices':45}{auc['against_held_out']:8.3f}",
-        f"  {'draws against their reconstructions':45}{auc['against_reconstructions']:8.3f}",
+        "AUC of fresh classifiers (0.5: they cannot tell), mean of seeds (least to most)",
+        *(
+            f"  {f'{words}, {kind} at {size}':56}{told[key]:6.3f}  ({min(told[by]):.2f} to {max(told[by]):.2f})"
+            for told, rivals in (
+                (
+                    auc,
+                    {"reconstructions": "draws against reconstructions", "held_out": "draws against held-out slices"},
+                ),
+                (figures.get("auc_full_size"), {"reconstructions": "draws against reconstructions"}),
+                (auc["training"], {"held_out": "training slices against held-out slices"}),
+            )
+            if told
+            for rival, words in rivals.items()
+            for kind, suffix in (("network", ""), ("linear", "_linear"))
+            for key, by, size in [(f"against_{rival}{suffix}", f"against_{rival}{suffix}_by_seed", told["size"])]
+        ),
         "",
         "Distance to the nearest training slice, through the VQ-VAE too (least, median)",
         f"  {'draws':45}{copies['draws_least']:8.4f}{copies['draws_median']:8.4f}",
@@ -138,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
+    parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument(
         "--sheet",
@@ -163,7 +185,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     preset = model.preset
     splits = args.split, "train"
     held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
-    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k)
+    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
     again = reconstruct(model, held_out, "held-out people")
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
@@ -172,17 +194,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             args.sheet
         )
     train_again = reconstruct(model, train, "training people")
+    full_size = {}
     if preset.size != JUDGED:
+        people = np.array(held_out.cases)
+        full_size["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
         shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
         held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
-    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed)
+    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | full_size
     return {
         "count": args.count,
         "judged_at": JUDGED,
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,
+        "untold": args.untold,
         "split": args.split,
         "people": len(set(held_out.cases)),
         "slices": len(held_out),

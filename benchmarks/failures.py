@@ -109,7 +109,7 @@ def elsewhere(size: int) -> dict[str, Slices]:
     import nilearn
 
     def volume(path: Path) -> Slices:
-        image = nibabel.load(path)
+        image = nibabel.Nifti1Image.from_filename(path)
         if image.ndim == 4:  # of a series the first
             image = image.slicer[..., 0]
         return upload.read(nibabel.Nifti1Image.from_image(image).to_bytes(), "volume.nii").stack

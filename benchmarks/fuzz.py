@@ -307,15 +307,15 @@ def _flat_seeds() -> list[bytes]:
 def _dicom_file(picture: np.ndarray, **header: Any) -> bytes:
     import pydicom
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     syntax = {"big": ExplicitVRBigEndian, "implicit": ImplicitVRLittleEndian}
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     order = header.pop("order", "")
     dataset.file_meta.TransferSyntaxUID = syntax.get(order, ExplicitVRLittleEndian)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.4")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
     dataset.PatientName = dataset.SeriesDescription = dataset.StudyDescription = HOSTILE
     dataset.Modality, dataset.SeriesInstanceUID = "MR", "1.2.3"
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1

@@ -171,7 +171,7 @@ def measure(model: nn.Module, held_out: SliceSet, codes: int) -> dict[str, float
         name: float(metrics.by_person([score(o, r) for o, r in zip(originals, pictures, strict=True)], people).mean())
         for name, score in kinds.items()
     }
-    brain = metrics.brain_cells(originals, indices.shape[1])
+    brain = metrics.brain_cells(originals, indices.shape[1:])
     shares = np.bincount(indices[brain], minlength=codes) / brain.sum()
     return figures | {
         "utilisation": float((np.bincount(indices.ravel(), minlength=codes) > 0).mean()),

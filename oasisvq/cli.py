@@ -126,7 +126,7 @@ def package(args: argparse.Namespace) -> Figures:
 
         preset, runs, saw = _trained(args.folder)
         data, training = describe(args.data), instructions(preset, runs)
-        if saw != data["fingerprint"]:
+        if saw.split()[0] != data["fingerprint"]:  # of a cascade it names the coarse stage too
             raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
     else:
         old = read_manifest(args.folder)

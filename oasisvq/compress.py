@@ -5,7 +5,7 @@ processor, batch size or order of additions moves the last digits, and one digit
 into noise. So both sides agree on whole numbers. The prior runs in double precision and its logits are rounded to
 sixteenths of a bit, after a shift by one of 32 amounts that the encoder chooses such that no logit lies within MARGIN
 of where rounding turns. The whole numbers are then the same wherever logits are off by less than MARGIN, and the
-encoder may take one parallel pass where the decoder goes code by code.
+encoder may take one parallel pass where the decoder goes code by code. A cascade writes one stage after the other.
 
 The content of a file: MAGIC; the first 2 bytes of the sha256 of the weights' own; CRC-32 of weights, conditions and
 codes; the level; the grade and the shift in one byte; what the range coder wrote (Martin 1979, in the library
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oasisvq.errors import OasisVQError
+from oasisvq.hub.manifest import COARSE, MODELS
 from oasisvq.models.sampling import Sampler, grids_at_a_time
 from oasisvq.pipeline import OasisVQ
 
@@ -60,26 +61,30 @@ def compress(
     Raises OasisVQError when a shape or a range is wrong.
     """
     preset = model.preset
-    (height, width), unknown = preset.grid, (preset.levels, len(preset.grades))
-    if indices.shape[1:] != preset.grid or ((indices < 0) | (indices >= preset.codebook_size)).any():
-        raise OasisVQError(f"codes must be (B, {height}, {width}) whole numbers from 0 to {preset.codebook_size - 1}")
+    model.check_codes(indices)
+    unknown = preset.levels, len(preset.grades)
     known = [most if told is None else told for told, most in zip((levels, grades), unknown, strict=True)]
     conditions = np.stack([np.broadcast_to(values, len(indices)) for values in known])  # (2, B)
     if ((conditions < 0) | (conditions > np.array(unknown)[:, None])).any():
         raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")
-    prior, signature = model.exact_prior, _signature(model)
+    signature = _signature(model)
     files = []
-    together = min(BATCH, grids_at_a_time(prior))
+    together = min(BATCH, *(grids_at_a_time(stage.prior) for stage in model.stages))
     for start in range(0, len(indices), together):
         some = slice(start, start + together)
         told = torch.from_numpy(conditions[:, some]).long()
+        parts = preset.split(indices[some])
         with torch.inference_mode():
-            logits = prior(indices[some], *told).flatten(2).mT.numpy()  # (b, h * w, K)
-        for grid, (level, grade), table in zip(indices[some].numpy(), told.T.tolist(), logits, strict=True):
-            shift = _safe_shift(table)
+            tables = [  # (b, h * w, K) of each stage
+                stage.exact_prior(own, *told, picture=stage.exact_picture(*before)).flatten(2).mT.numpy()
+                for stage, own, before in zip(model.stages, parts, ([], parts[:1]), strict=False)
+            ]
+        for i, (level, grade) in enumerate(told.T.tolist()):
+            grids, own = [part[i].numpy() for part in parts], [table[i] for table in tables]
+            shift = _safe_shift(own)
             condition = bytes((level, grade * _SHIFTS + shift))
-            header = _HEADER.pack(MAGIC, signature[:2], _checksum(signature, condition, grid), *condition)
-            files.append(header + _write(grid.ravel(), _weights(table, shift)))
+            header = _HEADER.pack(MAGIC, signature[:2], _checksum(signature, condition, grids), *condition)
+            files.append(header + _write([grid.ravel() for grid in grids], [_weights(table, shift) for table in own]))
     return files
 
 
@@ -89,21 +94,26 @@ def decompress(model: OasisVQ, files: Mapping[str, bytes]) -> Tensor:
     The names of the files are for messages only. Raises OasisVQError naming the file when one is something else, was
     made with other weights, or is damaged.
     """
-    prior, signature = model.exact_prior, _signature(model)
+    preset, signature = model.preset, _signature(model)
     opened = [_open(model, signature, name, content) for name, content in files.items()]
-    grids = torch.zeros(len(opened), *model.preset.grid, dtype=torch.int64)
+    grids = [torch.zeros(len(opened), *grid, dtype=torch.int64) for grid in preset.parts]
     for start in range(0, len(opened), BATCH):
-        some, part = opened[start : start + BATCH], grids[start : start + BATCH]
+        some = opened[start : start + BATCH]
         shifts = np.array([[file.shift] for file in some])
-        with torch.inference_mode():
-            sampler = Sampler(prior, part, *torch.tensor([[file.level, file.grade] for file in some]).T)
-            for _, row, column in sampler.walk(0, model.preset.codes):
-                weights = _weights(sampler.logits().numpy(), shifts)
-                part[:, row, column] = torch.tensor([_next(file, w) for file, w in zip(some, weights, strict=True)])
-    for file, grid in zip(opened, grids.numpy(), strict=True):
-        if _checksum(signature, file.condition, grid) != file.checksum:
+        levels, grades = torch.tensor([[file.level, file.grade] for file in some]).T
+        before: list[Tensor] = []
+        for stage, grid in zip(model.stages, grids, strict=True):
+            part = grid[start : start + BATCH]
+            with torch.inference_mode():
+                sampler = Sampler(stage.exact_prior, part, levels, grades, picture=stage.exact_picture(*before))
+                for _, row, column in sampler.walk(0, grid[0].numel()):
+                    weights = _weights(sampler.logits().numpy(), shifts)
+                    part[:, row, column] = torch.tensor([_next(file, w) for file, w in zip(some, weights, strict=True)])
+            before = [part]
+    for i, file in enumerate(opened):
+        if _checksum(signature, file.condition, [grid[i].numpy() for grid in grids]) != file.checksum:
             raise _damaged(file.name)
-    return grids
+    return preset.join(grids)
 
 
 class _Opened(NamedTuple):
@@ -137,20 +147,19 @@ def _damaged(name: str) -> OasisVQError:
 
 
 def _signature(model: OasisVQ) -> bytes:
-    """What stands for the weights: the sha256 over those of both models."""
+    """What stands for the weights: the sha256 over those of all models, own ones first."""
     files = model.info["files"]
-    return hashlib.sha256(
-        b"".join(bytes.fromhex(files[f"{name}.safetensors"]["sha256"]) for name in ("vqvae", "prior"))
-    ).digest()
+    names = [name for name in (*MODELS, *COARSE) if name in files]
+    return hashlib.sha256(b"".join(bytes.fromhex(files[name]["sha256"]) for name in names)).digest()
 
 
-def _checksum(signature: bytes, condition: bytes, grid: NDArray[np.int64]) -> int:
-    return zlib.crc32(signature + condition + grid.astype(">u4").tobytes())
+def _checksum(signature: bytes, condition: bytes, grids: Sequence[NDArray[np.int64]]) -> int:
+    return zlib.crc32(signature + condition + b"".join(grid.astype(">u4").tobytes() for grid in grids))
 
 
-def _safe_shift(logits: NDArray[np.float64]) -> int:
+def _safe_shift(tables: Sequence[NDArray[np.float64]]) -> int:
     """The first shift with which no logit is rounded one way here and could be rounded the other way elsewhere."""
-    steps = logits * (_STEPS / math.log(2))
+    steps = np.concatenate([logits.ravel() for logits in tables]) * (_STEPS / math.log(2))
     margin = MARGIN * _STEPS / math.log(2)
     for shift in range(_SHIFTS):
         moved = steps + shift / _SHIFTS
@@ -167,14 +176,18 @@ def _weights(logits: NDArray[np.float64], shift: int | NDArray[np.int64]) -> NDA
     return np.ascontiguousarray(_WEIGHTS[np.minimum(under, len(_WEIGHTS) - 1).astype(int)])
 
 
-def _write(codes: NDArray[np.int64], weights: NDArray[np.float64]) -> bytes:
-    """What the range coder makes of codes (n,) with weights (n, K): the shortest of what decodes to them."""
+def _write(parts: Sequence[NDArray[np.int64]], weights: Sequence[NDArray[np.float64]]) -> bytes:
+    """What the range coder makes of each stage's codes (n,) with weights (n, K): the shortest that decodes to them."""
     encoder = stream.queue.RangeEncoder()
-    encoder.encode(codes.astype(np.int32), _FAMILY, weights)
+    for codes, own in zip(parts, weights, strict=True):
+        encoder.encode(codes.astype(np.int32), _FAMILY, own)
     whole = encoder.get_compressed().astype(">u4").tobytes()
     for shorter in _cut(whole):
+        decoder = stream.queue.RangeDecoder(_words(shorter))
         try:
-            if np.array_equal(stream.queue.RangeDecoder(_words(shorter)).decode(_FAMILY, weights), codes):
+            if all(
+                np.array_equal(decoder.decode(_FAMILY, own), codes) for codes, own in zip(parts, weights, strict=True)
+            ):
                 return shorter
         except AssertionError:  # what `constriction` raises of bytes that no message makes
             continue

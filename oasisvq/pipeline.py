@@ -91,7 +91,12 @@ class OasisVQ:
     def _exact_tokenizer(self) -> Tokenizer:
         return sampling.in_double(self.tokenizer)
 
-    def exact_picture(self, coarse: Tensor | None) -> Tensor | None:
+    @property
+    def stages(self) -> tuple[OasisVQ, ...]:
+        """The models of a cascade, the coarse one first; of any other, itself alone."""
+        return (self.coarse, self) if self.coarse else (self,)
+
+    def exact_picture(self, coarse: Tensor | None = None) -> Tensor | None:
         """What the prior of a cascade is given: (B, h, w) codes of the coarse stage -> (B, 1, S, S).
 
         In double precision, on the CPU: in float32 it would depend a little on the batch and the processor, and draws
@@ -115,14 +120,17 @@ class OasisVQ:
         Raises OasisVQError when no source holds whole and genuine weights.
         """
         found = sources.resolve(source, revision, wait)
-        preset, vqvae_state, prior_state, _ = found.loaded
-        vqvae, prior = VQVAE(preset), PixelCNN(preset)
-        vqvae.load_state_dict(vqvae_state)
-        prior.load_state_dict(prior_state)
         if device == "auto":
             # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        return cls(preset, vqvae, prior, sources.describe(found), device)
+        info, model = sources.describe(found), None
+        for preset, states in zip(found.loaded.preset.stages, found.loaded.stages, strict=True):
+            vqvae, prior = VQVAE(preset), PixelCNN(preset)
+            vqvae.load_state_dict(states[0])
+            prior.load_state_dict(states[1])
+            model = cls(preset, vqvae, prior, info, device, coarse=model)
+        assert model is not None  # every preset has a stage
+        return model
 
     def leave_gpu(self) -> None:
         """Move both models to the CPU, unless they are there, and say why in `info["notes"]`."""
@@ -250,21 +258,34 @@ class OasisVQ:
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def refill(
-        self, indices: Tensor, mask: Tensor, seed: int = 0, level: int | None = None, grade: float | None = None
+        self,
+        indices: Tensor,
+        mask: Tensor,
+        seed: int = 0,
+        level: Levels = None,
+        grade: float | None = None,
+        proposals: int = 16,
     ) -> Coded:
         """Draw the masked codes again to fit the rest, which is kept exactly.
 
         Args:
             indices: (B, h, w) int64; repeat a grid for several fills of it.
-            mask: (h, w) bool, True where codes are drawn again.
+            mask: (h, w) bool, True where codes are drawn again; `preset.cells` makes one of a region.
             seed: grid i is filled as the seed and i alone say.
+            level: as in `sample`; None leaves it to the model.
+            proposals: see `oasisvq.models.sampling.refill`.
         """
         checked = self._checked(indices)
         if mask.shape != checked.shape[1:]:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
-        settings: dict[str, Any] = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
+        told = self._level(level)
+        levels = told if isinstance(told, list) else [told] * len(checked)
+        settings: dict[str, Any] = {"seed": seed, "grade": self._grade(grade), "proposals": proposals}
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
-        fills = [self._refill(grid[None].cpu(), mask.cpu(), first=i, **settings) for i, grid in enumerate(checked)]
+        fills = [
+            self._refill(grid[None].cpu(), mask.cpu(), first=i, level=one, **settings)
+            for i, (grid, one) in enumerate(zip(checked, levels, strict=True))
+        ]
         filled = torch.cat([checked[:0].cpu(), *fills])
         return Coded(filled, self.decode(filled))
 
@@ -282,8 +303,8 @@ class OasisVQ:
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
-    def surprise(self, indices: Tensor, level: int | None = None, grade: float | None = None) -> Tensor:
-        """-log2 p of each code given those before it, in bits: (B, h, w)."""
+    def surprise(self, indices: Tensor, level: Levels = None, grade: float | None = None) -> Tensor:
+        """-log2 p of each code given those before it, in bits: (B, h, w). `level` as in `sample`; None: unknown."""
         *coarse, own = self.preset.split(self._checked(indices))
         told = {"level": self._level(level), "grade": self._grade(grade)}
         bits = sampling.surprise(self.prior, own, picture=self.tokenizer.picture(*coarse), **told).cpu()
@@ -316,7 +337,8 @@ class OasisVQ:
         grids, masks = ([part[0] for part in self.preset.split(torch.as_tensor(x).cpu()[None])] for x in (given, mask))
         return list(zip(grids, masks, strict=True))
 
-    def _checked(self, indices: Tensor) -> Tensor:
+    def check_codes(self, indices: Tensor) -> None:
+        """Raises OasisVQError when these are not codes of slices, (B, h, w) int64."""
         shape = self.preset.shape
         if indices.ndim != 3 or indices.shape[1:] != shape or indices.dtype != torch.int64:
             raise OasisVQError(
@@ -325,6 +347,9 @@ class OasisVQ:
         for stage, part in zip(self.preset.stages, self.preset.split(indices), strict=True):
             if part.numel() and (part.min() < 0 or part.max() >= stage.codebook_size):
                 raise OasisVQError(f"codes leave the codebook: give integers from 0 to {stage.codebook_size - 1}")
+
+    def _checked(self, indices: Tensor) -> Tensor:
+        self.check_codes(indices)
         return indices.to(self.device)
 
     def _level(self, level: Levels) -> int | list[int]:

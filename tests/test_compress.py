@@ -111,7 +111,7 @@ def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, 
 
 def test_codes_and_conditions_out_of_range_are_refused(model: OasisVQ, drawn: torch.Tensor) -> None:
     for wrong in (drawn[:, 1:], drawn + TINY.codebook_size, -drawn - 1):
-        with pytest.raises(OasisVQError, match="codes must be"):
+        with pytest.raises(OasisVQError, match=r"codes (have shape|leave the codebook)"):
             compress.compress(model, wrong)
     for levels, grades in (([TINY.levels + 1], None), (None, [-1])):
         with pytest.raises(OasisVQError, match="levels go from"):

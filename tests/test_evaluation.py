@@ -1,6 +1,7 @@
 """Figures over a split, against the same worked out by hand."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OasisVQ:
 
 def test_the_rivals_of_the_prior_count_each_place_in_a_cell_apart() -> None:
     rng = np.random.default_rng(0)
-    seen, indices = rng.integers(8, size=(50, 4, 6)), rng.integers(8, size=(3, 4, 6))
+    seen, indices = rng.integers(8, size=(50, 4, 8)), rng.integers(8, size=(3, 4, 8))
     seen[:, :, 1::2] = 7  # refinements are always the same
     indices[:, :, 1::2] = 7
-    bits = evaluation._rivals(seen, indices, 8, depth=2)
+    preset = replace(TINY, depth=2)
+    bits = evaluation._rivals(preset, seen, indices)
     for name in ("table_bits", "histogram_bits"):
         assert bits[name][:, :, 1::2].max() < 0.1
         assert bits[name][:, :, ::2].mean() > 2.5

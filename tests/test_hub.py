@@ -84,7 +84,7 @@ def serve(hub: HubServer, folder: Path, **options) -> str:
 
 
 def test_load_gives_back_what_was_written_as_float32(folder):
-    preset, vqvae, prior, manifest = load(folder)
+    manifest, preset, [(vqvae, prior)] = load(folder)
     assert preset == TINY
     assert manifest["data"] == DATA
     VQVAE(TINY).load_state_dict(vqvae)

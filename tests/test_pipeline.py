@@ -114,7 +114,7 @@ def test_a_numpy_slice_needs_no_ceremony(model: OasisVQ) -> None:
 def test_each_process_on_a_machine_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(OasisVQ, "__init__", lambda self, *made: taken.append(made[-1]))
+    monkeypatch.setattr(OasisVQ, "__init__", lambda self, *made, **_: taken.append(made[-1]))
     folder = write_weights(tmp_path / "weights")
     for rank in (None, "0", "3"):
         monkeypatch.delenv("LOCAL_RANK", raising=False)

@@ -11,6 +11,7 @@ from oasisvq.models.presets import PRESETS, Preset
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 DEEP = replace(TINY, size=16, depth=3)
+FINE = replace(TINY, size=48, channels=(24, 32), coarse=TINY, prior_heads=0)
 
 
 def make(preset: Preset) -> PixelCNN:
@@ -68,14 +69,15 @@ def test_with_several_codes_a_cell_each_sees_those_before_it_in_its_cell_too(dee
     assert (seen[:position] > 0).all(), "blind spot"
 
 
-@pytest.mark.parametrize("preset", [TINY, DEEP, replace(TINY, prior_heads=0)])
+@pytest.mark.parametrize("preset", [TINY, DEEP, replace(TINY, prior_heads=0), FINE])
 def test_the_last_row_alone_is_the_last_row(preset: Preset) -> None:
     prior = make(preset)
     indices = torch.randint(preset.codebook_size, (2, *preset.grid), generator=torch.Generator().manual_seed(0))
-    told = torch.tensor([3, 1]), torch.tensor([1, 2]), torch.tensor([5, 0])
+    picture = torch.rand(2, 1, preset.size, preset.size).double() - 0.5 if preset.coarse else None
+    told = torch.tensor([3, 1]), torch.tensor([1, 2]), torch.tensor([5, 0]), picture
     whole = prior(indices, *told)
     for rows in range(1, preset.side + 1):
-        alone = prior(indices[:, :rows], *told, last_row=True)
+        alone = prior.logits(indices[:, :rows], *prior.told(*told), last_row=True)
         torch.testing.assert_close(alone, whole[:, :, rows - 1 : rows], rtol=1e-12, atol=1e-12)
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.utils.data import RandomSampler
 
-from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
 from oasisvq.models.presets import PRESETS
+from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE
 from oasisvq.training import loop as training
+from oasisvq.training.codes import brightness
 
 TINY = replace(
     PRESETS["smoke"],
@@ -150,18 +151,17 @@ def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Pat
 def test_brightness_is_the_mean_of_the_brain_alone() -> None:
     slices = torch.full((2, 1, 8, 8), -0.5)
     slices[0, 0, :2, :2] = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
-    torch.testing.assert_close(training.brightness(slices), torch.tensor([0.75, 0.0]))
+    torch.testing.assert_close(brightness(slices), torch.tensor([0.75, 0.0]))
 
 
 def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
     preset = replace(TINY, prior_ranks=4, levels=2)
     grey = torch.linspace(0.1, 0.9, 16).repeat(2) * torch.tensor([1.0, 0.5]).repeat_interleave(16)  # level 1 is darker
-    slices = (grey - 0.5)[:, None, None].expand(-1, preset.size, preset.size).numpy()
     levels = np.repeat([0, 1], 16)
-    task = training.PriorTask(preset, VQVAE(preset))
-    task.rank(SliceSet(slices, describe_slices("001", levels, 0)))
+    task = training.PriorTask(preset, Tokenizer(preset, VQVAE(preset)))
+    task.rank(grey.numpy(), levels)
 
-    batch = {"slice": torch.tensor(slices)[:, None], "level": torch.tensor(levels)}
+    batch = {"brightness": grey, "level": torch.tensor(levels)}
     mirrored = torch.arange(32) % 2 == 1
     looks = torch.stack([task.look(batch, mirrored, torch.Generator().manual_seed(i)) for i in range(200)])
     unknown = looks == 8
@@ -170,18 +170,16 @@ def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
     assert torch.equal(looks[~unknown], (ranks + 4 * mirrored).expand(200, 32)[~unknown])
 
     untold = replace(preset, prior_ranks=0)
-    assert training.PriorTask(untold, VQVAE(untold)).look(batch, mirrored, torch.Generator()) is None
+    assert training.PriorTask(untold, Tokenizer(untold, VQVAE(untold))).look(batch, mirrored, torch.Generator()) is None
 
 
 def test_ranks_are_the_quantiles_of_each_level_and_of_all_where_a_level_has_no_slices() -> None:
     preset = replace(TINY, prior_ranks=8, levels=3)
     rng = np.random.default_rng(0)
-    grey = rng.uniform(-0.4, 0.5, (110, 1, 1)).astype(np.float32)
-    slices = np.broadcast_to(grey, (110, preset.size, preset.size)).copy()
+    bright = rng.uniform(0.1, 1, 110).astype(np.float32)
     levels = np.arange(110) % 2  # none of level 2
-    task = training.PriorTask(preset, VQVAE(preset))
-    task.rank(SliceSet(slices, describe_slices("001", levels, 0)))
-    bright = slices[:, 0, 0].astype(np.float64) + 0.5
+    task = training.PriorTask(preset, Tokenizer(preset, VQVAE(preset)))
+    task.rank(bright, levels)
     for level, own in enumerate((bright[levels == 0], bright[levels == 1], bright)):
         ranks = np.searchsorted(task.borders[level].numpy(), own)
         expected = np.searchsorted(np.quantile(own, np.arange(1, 8) / 8), own)

@@ -152,17 +152,14 @@ def test_shapes_range_and_agreement_of_the_verbs(
     ("name", "size", "grid"),
     [
         ("base", 80, (20, 20)),
-        ("clear", 80, (40, 40)),
-        ("medium", 128, (32, 32)),
-        ("large", 256, (32, 32)),
-        ("large-clear", 256, (32, 64)),
+        ("large", 256, (64, 64)),
     ],
 )
 def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: int, grid: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = VQVAE(PRESETS[name]).train()
     slices = torch.rand(1, 1, size, size) - 0.5
-    output, quantised = model(slices)
+    output, quantised = model(slices, torch.rand(1, 1, size, size) - 0.5 if PRESETS[name].coarse else None)
     assert output.shape == slices.shape
     assert quantised.indices.shape == (1, *grid)
     (output - slices).abs().mean().backward()

@@ -1,7 +1,8 @@
 """What a folder of weights holds, and the manifest that names every file of it with size and sha256.
 
-A folder holds `vqvae.safetensors` and `prior.safetensors`, optionally what was measured and the two training logs,
-`manifest.json`, which names all of these beside the preset that shapes them, and a model card with its pictures.
+A folder holds `vqvae.safetensors` and `prior.safetensors`, in a cascade those of the coarse stage in `coarse/`,
+optionally what was measured and the two training logs, `manifest.json`, which names all of these beside the preset that
+shapes them, and a model card with its pictures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 FIGURES = "figures"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
+COARSE = tuple(f"coarse/{name}" for name in MODELS)
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
@@ -62,14 +64,17 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
     Raises OasisVQError when a model is missing.
     """
     files: dict[str, dict[str, Any]] = {}
-    for name in (*MODELS, *RECORDS):
+    models = (*COARSE, *MODELS) if preset.coarse else MODELS
+    for name in (*models, *RECORDS):
         path = folder / name
         if path.is_file():
             content = path.read_bytes()
             if name not in MEASURED or _measured(content, files, path):
                 files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        elif name in MODELS:
-            raise OasisVQError(f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {folder}` first")
+        elif name in models:
+            raise OasisVQError(
+                f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {path.parent}` first"
+            )
     manifest = {
         "format": FORMAT,
         "preset": preset.to_dict(),
@@ -110,9 +115,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if people.keys() != slices.keys() or not all(isinstance(n, int) for n in (*people.values(), *slices.values())):
         raise OasisVQError(f"{path}: its numbers of people and slices make no sense: get the weights again")
     names = set(manifest["files"])
-    if not set(MODELS) <= names <= {*MODELS, *RECORDS}:
+    models = (*COARSE, *MODELS) if manifest["preset"].get("coarse") else MODELS
+    if not set(models) <= names <= {*models, *RECORDS}:
         listed = one_line(", ".join(sorted(names)) or "nothing")
-        raise OasisVQError(f"{path}: lists {listed}: expected {', '.join(MODELS)}")
+        raise OasisVQError(f"{path}: lists {listed}: expected {', '.join(models)}")
     return manifest
 
 
@@ -142,6 +148,6 @@ def _measured(results: bytes, files: Mapping[str, Any], path: Path) -> bool:
     """Whether results are those of the models among `files`."""
     try:
         hashes = json.loads(results)["weights_sha256"]
-        return all(hashes[name] == files[name]["sha256"] for name in MODELS)
+        return all(hashes[name] == files[name]["sha256"] for name in (*COARSE, *MODELS) if name in files)
     except (ValueError, KeyError, TypeError) as error:
         raise OasisVQError(f"{path}: not what `python -m oasisvq evaluate --json` writes: delete it") from error

@@ -17,19 +17,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from oasisvq.errors import OasisVQError, one_line
-from oasisvq.hub.manifest import MANIFEST, MODELS, RECORDS, is_record, read_manifest
+from oasisvq.hub.manifest import COARSE, MANIFEST, MODELS, RECORDS, is_record, read_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
 
 
 class Loaded(NamedTuple):
-    """A checked folder: the preset, the tensors of both models by name (float32), the manifest."""
+    """A checked folder: the manifest, the preset, and the tensors (float32) by name.
 
-    preset: Preset
-    vqvae: dict[str, Tensor]
-    prior: dict[str, Tensor]
+    `stages` holds those of VQ-VAE and prior for each stage of the preset, the coarse one first.
+    """
+
     manifest: dict[str, Any]
+    preset: Preset
+    stages: list[list[dict[str, Tensor]]]
 
 
 def load(folder: Path) -> Loaded:
@@ -45,13 +47,15 @@ def load(folder: Path) -> Loaded:
     try:
         preset = Preset.from_dict(manifest["preset"])
         with torch.device("meta"), _Unfilled():
-            models = VQVAE(preset), PixelCNN(preset)
+            models = [(VQVAE(stage), PixelCNN(stage)) for stage in preset.stages]
     except Exception as error:  # layers of hostile sizes raise almost anything
         raise OasisVQError(f"{folder / MANIFEST}: no model can be made of its preset ({one_line(error)})") from error
-    states = [
-        read_tensors(folder / name, content[name], m.state_dict()) for name, m in zip(MODELS, models, strict=True)
+    names = (COARSE, MODELS)[-len(models) :]
+    stages = [
+        [read_tensors(folder / name, content[name], model.state_dict()) for name, model in zip(own, pair, strict=True)]
+        for own, pair in zip(names, models, strict=True)
     ]
-    return Loaded(preset, states[0], states[1], manifest)
+    return Loaded(manifest, preset, stages)
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from oasisvq.models.sampling import grids_at_a_time
+from oasisvq.models.tokenizer import shrink
 from oasisvq.pipeline import OasisVQ
 
 NEARNESS = 0.06  # variance within which codes count as near, over the median squared distance of two codes
@@ -35,11 +36,13 @@ def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -
         level: of all slices or (B,), 0 to levels - 1. None: unknown.
 
     Returns:
-        (B, h, w * L) float32, the same for all codes of a cell. Its maximum over a slice says how unusual the slice is.
+        (B, h, w * L) float32, the same for all codes of a cell; of a cascade those of its coarse stage.
         The map of a mirrored slice is the mirrored map.
 
     Raises OasisVQError on another shape, range or level.
     """
+    if model.coarse:
+        return unusual(model.coarse, shrink(slices, model.coarse.preset.size), level)
     told = torch.as_tensor(model.preset.levels if level is None else level).long().expand(len(slices))
     some = min(BATCH, grids_at_a_time(model.prior))
     maps = [

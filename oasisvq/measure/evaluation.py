@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.measure import metrics, out_of_distribution
+from oasisvq.models.presets import Preset
 from oasisvq.pipeline import OasisVQ
 
 BATCH = 64
@@ -47,9 +49,11 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         for level in np.unique(held_out.levels)
     }
     figures["ssim_by_grade"] = _by_grade(rows, held_out, preset.grades)
-    brain = metrics.brain_cells(held_out.slices + 0.5, preset.grid)
-    black = metrics.background_cells(held_out.slices + 0.5, preset.grid)
-    figures |= _codebook_figures(indices, brain, black, preset.codebook_size)
+    greys = held_out.slices + 0.5
+    *_, own = preset.split(torch.from_numpy(indices))
+    own_brain, own_black = metrics.brain_cells(greys, preset.grid), metrics.background_cells(greys, preset.grid)
+    figures |= _codebook_figures(own.numpy(), own_brain, own_black, preset.codebook_size)
+    brain = metrics.brain_codes(greys, preset)
 
     nll = _prior_bits(model, indices, held_out)
     untold = out_of_distribution.measure(model, torch.from_numpy(held_out.slices)[:, None])
@@ -60,18 +64,20 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     rivals = {}
     if "train" in about["people"]:
         train = load_split(data, "train", preset.size, preset.levels, preset.grades)
-        rivals = _rivals(_mirrored_codes(model, train), indices, preset.codebook_size, preset.depth)
+        rivals = _rivals(preset, _mirrored_codes(model, train), indices)
     for name, bits in {"nll_bits": nll, **rivals}.items():
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
         on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
         figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
     codes, pixels = preset.codes, preset.size**2
-    figures["bits_per_pixel"] = codes * math.log2(preset.codebook_size) / pixels
+    plain = sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in preset.stages)
+    figures["bits_per_pixel"] = plain / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
     figures["data"] = about
-    hashes = {name: file["sha256"] for name, file in model.info["files"].items()}
-    figures["weights_sha256"] = {name: hashes[name] for name in ("vqvae.safetensors", "prior.safetensors")}
+    figures["weights_sha256"] = {
+        name: file["sha256"] for name, file in model.info["files"].items() if name.endswith(".safetensors")
+    }
     return figures
 
 
@@ -160,15 +166,20 @@ def _mirrored_codes(model: OasisVQ, data: SliceSet) -> np.ndarray:
     return torch.cat([model.encode(part) for part in parts]).numpy()
 
 
-def _rivals(seen: np.ndarray, indices: np.ndarray, codebook_size: int, depth: int) -> dict[str, np.ndarray]:
-    """-log2 p (N, h, w) under what was counted on the codes seen, apart for each place that a code has in its cell."""
-    bits = {name: np.empty(indices.shape) for name in ("table_bits", "histogram_bits")}
-    for place in range(depth):
-        some = np.s_[:, :, place::depth]
-        table = metrics.NeighbourTable(seen[some], codebook_size)
-        bits["table_bits"][some] = table.bits(indices[some])
-        bits["histogram_bits"][some] = table.histogram_bits(indices[some])
-    return bits
+def _rivals(preset: Preset, seen: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """-log2 p (N, h, w) under what was counted on the codes seen, apart for each stage and each place in a cell."""
+    bits: dict[str, list[Tensor]] = {"table_bits": [], "histogram_bits": []}
+    both = (preset.split(torch.from_numpy(codes)) for codes in (seen, indices))
+    for stage, theirs, ours in zip(preset.stages, *both, strict=True):
+        found = {name: np.empty(ours.shape) for name in bits}
+        for place in range(stage.depth):
+            some = np.s_[:, :, place :: stage.depth]
+            table = metrics.NeighbourTable(theirs[some].numpy(), stage.codebook_size)
+            found["table_bits"][some] = table.bits(ours[some].numpy())
+            found["histogram_bits"][some] = table.histogram_bits(ours[some].numpy())
+        for name in bits:
+            bits[name].append(torch.from_numpy(found[name]))
+    return {name: preset.join(parts).numpy() for name, parts in bits.items()}
 
 
 def _prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from oasisvq.data.slices import foreground
+from oasisvq.data.slices import foreground, to_model
+from oasisvq.models.presets import Preset
 
 Picture = NDArray[np.floating]
 Codes = NDArray[np.integer]
@@ -90,6 +91,15 @@ def bootstrap_ci95(per_person: NDArray[np.float64], draws: int = 10_000, seed: i
 def brain_cells(slices01: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Codes in whose cell at least half is brain: (N, S, S) in [0, 1] -> (N, *grid)."""
     return _to_codes(_brain_share(slices01, grid[0]) >= 0.5, grid)
+
+
+def brain_codes(slices01: NDArray[np.floating], preset: Preset) -> NDArray[np.bool_]:
+    """`brain_cells` of every stage of a preset: (N, S, S) in [0, 1] -> (N, *preset.shape)."""
+    parts = []
+    for stage in preset.stages:
+        same = stage.size == slices01.shape[1]
+        parts.append(brain_cells(slices01 if same else to_model(slices01, stage.size) + 0.5, stage.grid))
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1).reshape(-1, *preset.shape)
 
 
 def background_cells(slices01: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.bool_]:

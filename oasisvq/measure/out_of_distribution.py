@@ -129,20 +129,23 @@ def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
 @torch.inference_mode()
 def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> dict[str, NDArray[np.float64]]:
     bits = surprise.numpy()
-    z = model.vqvae.encoder(slices.to(model.device, torch.float32)).cpu()  # (B, D, h, w)
-    codes = model.vqvae.quantiser.lookup(coded.indices.to(model.device)).cpu()
-    distance = (z - codes).square().sum(1).sqrt().numpy()  # (B, h, w)
+    size, depth = model.preset.size, model.preset.depth
+    on_device = slices.to(model.device, torch.float32)
+    seen, indices = model.vqvae.assign(on_device, model.tokenizer.picture_of(on_device))
+    last = slice(depth - 1, None, depth)  # what is left for a cell's last code, and what that code says of it
+    left = seen[:, :, last] - model.vqvae.codebook[indices[:, :, last]]  # (B, h, w, D)
+    distance = left.square().sum(3).sqrt().cpu().numpy()
 
     pictures, again = slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5
     cells = metrics.brain_cells(pictures, model.preset.grid)
-    size, depth = model.preset.size, model.preset.depth
+    codes = metrics.brain_codes(pictures, model.preset)
     columns: dict[str, list[float]] = {name: [] for name in MEASURES}
     for i, (picture, other) in enumerate(zip(pictures, again, strict=True)):
         brain = foreground(picture)
         rows_at, columns_at = np.nonzero(brain)
         values = {
             "bits_per_code": _mean(bits[i]),
-            "bits_per_brain_code": _mean(bits[i][cells[i]]),
+            "bits_per_brain_code": _mean(bits[i][codes[i]]),
             "code_distance": _mean(distance[i][cells[i, :, ::depth]]),
             "ssim_foreground": metrics.foreground_ssim(picture, other),
             "brain_area": float(brain.mean()),
