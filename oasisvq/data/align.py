@@ -37,6 +37,7 @@ BRAIN = (0.7, 2.5)
 # A good fit, see Fit; chosen by `python -m oasisvq benchmark align`.
 _DICE, _LIKENESS, _STRETCH = 0.9, 0.22, 1.6
 
+_DARK = 0.05  # of the brightness: below it is background where a volume is stripped already
 _VOXEL = (0.05, 6.0)  # mm
 _COARSE, _MEDIUM = 6.0, 4.0  # mm of the voxels that are compared, before the 2 mm of the reference
 _TURNS = (-40.0, -20.0, 0.0, 20.0, 40.0), (-25.0, 0.0, 25.0), (-25.0, 0.0, 25.0)  # degrees: nod, tilt, shake
@@ -156,7 +157,7 @@ def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> NDAr
     Raises OasisVQError when there is none.
     """
     litre = abs(np.linalg.det(affine[:3, :3])) / 1e6
-    shown = ndimage.binary_fill_holes(voxels > 0)
+    shown = ndimage.binary_fill_holes(voxels > _DARK * np.percentile(voxels[voxels > 0], 99.5))
     if BRAIN[0] < shown.sum() * litre < BRAIN[1]:
         return shown
     nothing = OasisVQError("no brain was found in it: give a T1 scan of a whole head")
