@@ -457,6 +457,7 @@ def _parser() -> argparse.ArgumentParser:
     names = (
         "align",
         "app",
+        "codes",
         "container",
         "crowd",
         "draws",

@@ -310,6 +310,31 @@ class OasisVQ:
         bits = sampling.surprise(self.prior, own, picture=self.tokenizer.picture(*coarse), **told).cpu()
         return self.preset.join([*(self.coarse.surprise(part, level, grade) for part in coarse if self.coarse), bits])
 
+    @_without_gpu_if_it_is_full
+    @torch.inference_mode()
+    def likely(
+        self, indices: Tensor, place: int, count: int = 5, level: int | None = None, grade: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest codes at one place of a slice, given the codes before it.
+
+        Args:
+            indices: (1, h, w) int64.
+            place: number of the code in the order of drawing, from 0.
+            count: how many codes.
+
+        Returns:
+            Codes, (count,) int64, the likeliest first, and their probabilities, (count,).
+        """
+        *coarse, own = self.preset.split(self._checked(indices))
+        before = sum(part[0].numel() for part in coarse)
+        if place < before and self.coarse:
+            return self.coarse.likely(coarse[0], place, count, level, grade)
+        row, column = divmod(place - before, own.shape[2])
+        told = (torch.tensor([x], device=self.device) for x in (self._level(level), self._grade(grade)))
+        logits = self.prior(own[:, : row + 1], *told, picture=self.tokenizer.picture(*coarse))
+        likely = logits[0, :, row, column].float().softmax(0).topk(count)
+        return likely.indices.cpu(), likely.values.cpu()
+
     def nearest(self, indices: Tensor, training: Tensor) -> Tensor:
         """How far each slice is from the nearest training slice, or its mirror image, both decoded: no copy is near 0.
 

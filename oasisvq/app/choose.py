@@ -13,21 +13,23 @@ from numpy.typing import NDArray
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from oasisvq.app import code_grid
+from oasisvq.app import address, code_grid
 from oasisvq.app.drawing import GALLERY
 from oasisvq.app.models import belongings, reading
-from oasisvq.data.examples import examples
+from oasisvq.data.examples import examples, level_in, with_lesion
 from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:  # torch and the readers take longer to import than a first visitor should wait
+    from streamlit.delta_generator import DeltaGenerator
     from torch import Tensor
 
     from oasisvq.data.scan import Scan
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
-SHOWN_FIRST = 1  # of the examples: a person, at a level with ventricles, which everybody recognises
+SHOWN_FIRST = "Colin 27, level 24"  # of the examples: a person, with ventricles, which everybody recognises
 SLICE = "slice number"  # key of the slider
+SLICE_NAME = "slice"  # key of the examples, in the address too
 _MEGABYTES = 100  # as oasisvq.data.upload, which is not imported before it is needed
 _KEPT, _REFUSED, _UPLOADS = "uploaded scan", "refused upload", "uploads so far"
 
@@ -77,23 +79,45 @@ class Chosen:
 def bundled() -> dict[str, NDArray[np.float32]]:
     """The examples that ship, for all sessions: read-only."""
     pictures = examples()
+    name, painted = with_lesion()
+    pictures[name] = painted
     for picture in pictures.values():
         picture.setflags(write=False)
     return pictures
 
 
-def choose_slice(size: int) -> Chosen | None:
-    """Widgets to choose a slice; None until there is one. An upload lives in the memory of its session alone."""
-    left, right = st.columns([1, 2])
-    source = left.segmented_control(
-        "Slice", [EXAMPLE, UPLOAD], default=EXAMPLE, required=True, key="source", persist_state="session"
+def choose_slice(size: int, row: DeltaGenerator, key: str = SLICE_NAME, first: str = SHOWN_FIRST) -> Chosen | None:
+    """Widgets, in a row, to choose a slice; None until there is one. An upload lives in the memory of its session
+    alone. `key` is that of the examples, `first` the one to begin with."""
+    with row:
+        source = st.segmented_control(
+            "Slice",
+            [EXAMPLE, UPLOAD],
+            default=EXAMPLE,
+            required=True,
+            key="source",
+            persist_state="session",
+            label_visibility="collapsed",
+        )
+    if source == UPLOAD:
+        return _uploaded(size, row)
+    pictures = bundled()
+    address.follow(key, first, address.one_of(pictures))
+    name = row.selectbox(
+        "Example", list(pictures), key=key, persist_state="session", label_visibility="collapsed", width=330
     )
-    with right:
-        if source == UPLOAD:
-            return _uploaded(size)
-        pictures = bundled()
-        name = st.selectbox("Example", list(pictures), index=SHOWN_FIRST, key="example", persist_state="session")
-        return in_model_size(name, pictures[name], size)
+    address.tell({key: (name, first)})
+    return in_model_size(name, pictures[name], size)
+
+
+def remarks() -> None:
+    """Below the picture: what was noticed when the file of this session was read."""
+    if (kept := uploaded()) is None:
+        return
+    for warning in kept.scan.warnings:
+        st.warning(warning, icon=":material/warning:")
+    for note in kept.scan.notes:
+        st.caption(note)
 
 
 def uploaded() -> Kept | None:
@@ -103,7 +127,7 @@ def uploaded() -> Kept | None:
 
 def in_model_size(name: str, picture: NDArray[np.floating], size: int) -> Chosen:
     """A slice (H, W) in [0, 1] of any size as the model takes it."""
-    return Chosen(name, shrunk(picture[None], size)[0], name)
+    return Chosen(name, shrunk(picture[None], size)[0], name, level=level_in(name))
 
 
 def shrunk(pictures: NDArray[np.floating], size: int) -> NDArray[np.float32]:
@@ -123,9 +147,11 @@ def harmless(name: str) -> str:
     return re.sub(r"[^\w .-]", "·", name)[-80:]
 
 
-def _uploaded(size: int) -> Chosen | None:
+def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
     count = st.session_state.setdefault(_UPLOADS, 0)
-    file = st.file_uploader(
+    kept: Kept | None = st.session_state.get(_KEPT)
+    place = st.container() if kept is None else row.popover("Another file")
+    file = place.file_uploader(
         "An axial, skull-stripped T1 slice or volume",
         max_upload_size=_MEGABYTES,
         key=f"upload {count}",
@@ -138,24 +164,21 @@ def _uploaded(size: int) -> Chosen | None:
         st.rerun()
     if refused := st.session_state.get(_REFUSED):
         st.error(refused, icon=":material/error:")
-    kept: Kept | None = st.session_state.get(_KEPT)
     if kept is None:
         return None
-    name, forget = st.columns([3, 1], vertical_alignment="center")
-    name.caption(f"In use: {kept.name}")
-    if forget.button("Forget this file", help="And all that was made from it in this session."):
+    if row.button("Forget this file", help="And all that was made from it in this session."):
         _forget()
         st.rerun()
-    return _slice_of(kept, size)
+    row.caption(f"In use: {kept.name}", width="content")
+    return _slice_of(kept, size, row)
 
 
 def _forget() -> None:
     """Let go of the upload, of codes that came from a file, and of draws begun from one."""
     st.session_state.pop(_KEPT, None)
     st.session_state.pop(_REFUSED, None)
-    if code_grid.origin() is None:
-        code_grid.close()
-    if kept := [one for one in belongings().pop(GALLERY, []) if one.origin is not None]:
+    code_grid.forget_private()
+    if kept := {key: one for key, one in belongings().pop(GALLERY, {}).items() if one.origin is not None}:
         belongings()[GALLERY] = kept
 
 
@@ -178,18 +201,14 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
         context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
 
 
-def _slice_of(kept: Kept, size: int) -> Chosen:
+def _slice_of(kept: Kept, size: int, row: DeltaGenerator) -> Chosen:
     scan = kept.scan
     count = len(scan.stack)
     index = 0
     if count > 1:
         st.session_state.setdefault(SLICE, scan.first + 1)
-        number = st.slider("Slice, from below", 1, count, key=SLICE, persist_state="session")
+        number = row.slider("Slice, from below", 1, count, key=SLICE, persist_state="session", width=260)
         index = number - 1
-    for warning in scan.warnings:
-        st.warning(warning, icon=":material/warning:")
-    for note in scan.notes:
-        st.caption(note)
     name = f"{kept.name}, slice {index + 1} of {count}" if count > 1 else kept.name
     picture = shrunk(scan.stack[index][None], size)[0]
     return Chosen(name, picture, kept.key, index, count, scan.levels[index], scan.edges)

@@ -73,7 +73,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {preset.grid[0]} × {preset.grid[1]} codes"
+    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
@@ -108,12 +108,17 @@ def let_go() -> bool:
 
 
 def load_palette(model: OasisVQ) -> Palette:
-    """Every code of a model as a picture."""
-    return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], model)
+    """Every code of a model as a picture; of a cascade those of its last stage."""
+    return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], len(model.stages), model)
+
+
+def load_palettes(model: OasisVQ) -> list[Palette]:
+    """One for each part of the codes, in the order in which they are drawn."""
+    return [load_palette(stage) for stage in model.stages]
 
 
 @st.cache_resource(show_spinner=False)
-def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
+def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
     from oasisvq.app.palette import make_palette
 
     with turn():

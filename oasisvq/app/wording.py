@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from oasisvq.measure.out_of_distribution import Unlike
@@ -196,9 +197,19 @@ def unlike(verdict: Unlike) -> str:
             "Not unlike the training data: bits, codes, brightness, size and place of the brain lie in the usual range."
         )
     return (
-        f"**Unlike the training data:** {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this "
-        "slice. This says nothing about the person: another plane, contrast, scanner or a shifted head will do."
+        f"Unlike the training data: {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this slice. "
+        "This says nothing about the person: another plane, contrast, scanner or a shifted head has the same effect."
     )
+
+
+def about_slice(name: str, size: int, edges: tuple[str, str, str, str] | None) -> str:
+    """What is on Reconstruct's picture, and on which side."""
+    sides = (
+        "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
+        if edges
+        else "Which side is left is not known: the file does not say."
+    )
+    return f"{name}, at the model's size of {size} × {size} pixels. {sides}"
 
 
 def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:
@@ -240,3 +251,10 @@ def notice() -> str:
 def grade(value: float | None) -> str:
     """A clinical dementia rating in words."""
     return "not given" if value is None else GRADES.get(value, str(value))
+
+
+def redraw_link(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The address that draws the same slice again, wherever these weights are."""
+    told = {name: value for name, value in settings.items() if value is not None}
+    told |= {"weights": info["files"]["vqvae.safetensors"]["sha256"][:12]}
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))

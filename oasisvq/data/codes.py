@@ -21,8 +21,8 @@ def write_codes(indices: NDArray[np.integer], sha256: str) -> bytes:
     return content.getvalue()
 
 
-def read_codes(data: bytes, name: str, grid: tuple[int, int], codebook_size: int, sha256: str) -> NDArray[np.int64]:
-    """Inverse of `write_codes`: codes of shape `grid` in [0, codebook_size). `name` is for messages only.
+def read_codes(data: bytes, name: str, grid: tuple[int, int], most: NDArray | int, sha256: str) -> NDArray[np.int64]:
+    """Inverse of `write_codes`: codes of shape `grid`, from 0 to below `most`. `name` is for messages only.
 
     Nothing is unpacked or allocated before its size is known, and no pickle is loaded. Raises OasisVQError in one
     sentence when the file is anything else, or was made with other weights.
@@ -37,8 +37,8 @@ def read_codes(data: bytes, name: str, grid: tuple[int, int], codebook_size: int
         raise OasisVQError(f"{name}: not an .npz file of codes: save them again") from error
     if weights is not None and str(weights) != sha256:
         raise OasisVQError(f"{name}: these codes were made with other weights, to which they mean something else")
-    if indices.min() < 0 or indices.max() >= codebook_size:
-        raise OasisVQError(f"{name}: has codes outside the codebook of {codebook_size}: save them again")
+    if indices.min() < 0 or (indices >= most).any():
+        raise OasisVQError(f"{name}: has codes outside the codebook of {np.max(most)}: save them again")
     return indices
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 
 _COLIN_LEVELS, _TEMPLATE_LEVELS = (12, 24, 30), (8, 20)
 
+_LESION = (104, 152, 12, 0.25)  # row, column and radius in pixels, grey: in white matter, off the middle
+
 # Numbers far above those of any cohort, so that no training set of seed 0 holds these people.
 _PEOPLE = {100_001: 5, 100_004: 12, 100_005: 19, 100_008: 26}
 
@@ -27,6 +29,22 @@ def examples() -> dict[str, np.ndarray]:
     """Label to slice, float32 (256, 256) in [0, 1], Colin 27 first; labels name level and grade."""
     paths = sorted(_folder().glob("*.png"), key=lambda path: (path.stem.startswith("Phantom"), path.stem))
     return {path.stem: np.asarray(Image.open(path), dtype=np.float32) / 255 for path in paths}
+
+
+def with_lesion() -> tuple[str, np.ndarray]:
+    """Label and picture of a template slice with a dark disc painted into it: something to find, in nobody's brain."""
+    name = f"MNI152 template, level {_TEMPLATE_LEVELS[1]:02d}"
+    picture = examples()[name]
+    row, column, radius, grey = _LESION
+    y, x = np.ogrid[: len(picture), : len(picture)]
+    share = np.clip(radius + 0.5 - np.hypot(y - row, x - column), 0, 1)
+    return f"{name}, with a painted lesion", (picture + share * (grey - picture)).astype(np.float32)
+
+
+def level_in(label: str) -> int | None:
+    """The level that the label of an example names."""
+    _, _, after = label.partition(", level ")
+    return int(after[:2]) if after[:2].isdigit() else None
 
 
 def make(colin: Path) -> None:

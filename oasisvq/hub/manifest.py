@@ -28,7 +28,8 @@ RATE = "rate.json"
 FAILURES = "failures.json"
 DRAWS = "draws.json"
 LESIONS = "lesions.json"
-MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS)
+CODES = "codes.json"
+MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, CODES)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in FIGURES: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template and phantom people, what the codes keep of them, and the difference",
