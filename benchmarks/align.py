@@ -42,10 +42,10 @@ from oasisvq.measure import metrics
 
 AXES = ("RAS", "LPS", "LAS", "PIR", "ASL", "SRP", "IPL", "PSR")
 MIDDLE = np.array([0.0, 0.0, LEVELS / 2, 1.0])  # of the levels, in the frame
-Volume = tuple[NDArray[np.float32], NDArray[np.float64]]
+Volume = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
-def turned(voxels: NDArray[np.float32], affine: NDArray[np.float64], rng: np.random.Generator) -> tuple[Volume, Any]:
+def turned(voxels: NDArray[np.floating], affine: NDArray[np.floating], rng: np.random.Generator) -> tuple[Volume, Any]:
     """A copy of a head, and the affine from the untouched head's millimetres to the copy's."""
     change = np.eye(4)
     change[:3, :3] = Rotation.from_euler("xyz", rng.uniform(-20, 20, 3), degrees=True).as_matrix() @ np.diag(
@@ -76,7 +76,7 @@ def turned(voxels: NDArray[np.float32], affine: NDArray[np.float64], rng: np.ran
     return stored(copy, at, AXES[rng.integers(len(AXES))]), change
 
 
-def stored(voxels: NDArray[np.float32], affine: NDArray[np.float64], axes: str) -> Volume:
+def stored(voxels: NDArray[np.floating], affine: NDArray[np.floating], axes: str) -> Volume:
     """The same volume with its axes in another order."""
     image = nibabel.Nifti1Image(voxels, affine)
     codes = nibabel.orientations.axcodes2ornt(axes)
@@ -121,20 +121,20 @@ def nothing(rng: np.random.Generator) -> Iterator[tuple[str, Volume]]:
     yield "one slice", ((blob * clouds * 100).astype(np.float32)[:, :, 80:81], np.eye(4))
 
 
-def _moved(slices: int) -> NDArray[np.float64]:
+def _moved(slices: int) -> NDArray[np.floating]:
     up = np.eye(4)
     up[2, 3] = slices
     return up
 
 
-def misplaced(found: Aligned, change: NDArray[np.float64], original: Aligned) -> tuple[float, float]:
+def misplaced(found: Aligned, change: NDArray[np.floating], original: Aligned) -> tuple[float, float]:
     """Degrees and millimetres by which a copy's affine misses that of the untouched head."""
     left = found.fit.matrix @ change @ np.linalg.inv(original.fit.matrix)
     rotation, _ = Rotation.align_vectors(left[:3, :3].T, np.eye(3))
     return float(np.degrees(rotation.magnitude())), float(np.linalg.norm((left @ MIDDLE - MIDDLE)[:3]))
 
 
-def overlap(found: Aligned, change: NDArray[np.float64], original: Aligned) -> float:
+def overlap(found: Aligned, change: NDArray[np.floating], original: Aligned) -> float:
     """Dice of a copy's mask, brought back, with the mask of the untouched head."""
     mask = as_image(found.mask.astype(np.float32), found.affine)
     grid = as_image(original.mask.astype(np.float32), original.affine)
@@ -151,7 +151,7 @@ def judged(model: OasisVQ, head: Aligned) -> dict[str, float]:
     return {"ssim": float(np.mean([metrics.ssim(*pair) for pair in pairs])), "bits": float(np.mean(bits))}
 
 
-def timed(voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[Aligned, dict[str, float]]:
+def timed(voxels: NDArray[np.floating], affine: NDArray[np.floating]) -> tuple[Aligned, dict[str, float]]:
     """A head in the frame, and what that took."""
     clock, cpu = time.perf_counter(), time.process_time()
     found = align(voxels, affine)

@@ -62,7 +62,7 @@ class Fit:
     dice: float
     likeness: float
     stretch: float
-    matrix: NDArray[np.float64]
+    matrix: NDArray[np.floating]
 
     def figures(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -93,12 +93,12 @@ class Aligned:
     fit: Fit
     voxels: NDArray[np.float32]
     mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
+    affine: NDArray[np.floating]
 
 
 def align(
     voxels: NDArray[np.floating],
-    affine: NDArray[np.float64],
+    affine: NDArray[np.floating],
     on_step: Callable[[str, float], None] = lambda name, share: None,
 ) -> Aligned:
     """Bring a T1 head into the frame of the training slices.
@@ -125,12 +125,14 @@ def align(
 
 
 def _as_needed(
-    voxels: NDArray[np.floating], affine: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    voxels: NDArray[np.floating], affine: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
     """Axes along right, front and up, finite numbers, fine voxels averaged."""
     size = np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.isfinite(affine).all() and (size > _VOXEL[0]).all() and (size < _VOXEL[1]).all()):
-        raise OasisVQError("the header gives no voxel size of a head in millimetres: convert it again with one")
+        raise OasisVQError(
+            f"the header gives no voxel size from {_VOXEL[0]} to {_VOXEL[1]:.0f} mm: a head needs such voxels"
+        )
     if np.abs((affine[:3, :3] / size).T @ (affine[:3, :3] / size) - np.eye(3)).max() > 0.02:
         raise OasisVQError("the header gives axes that are not at right angles: resample the volume to such axes")
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image(np.asarray(voxels, np.float32), affine))
@@ -151,7 +153,7 @@ def _as_needed(
     return sitk.GetArrayFromImage(smaller).T, affine
 
 
-def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.floating]) -> NDArray[np.bool_]:
     """The brain and the water in it, (X, Y, Z). A volume whose skull is off already is taken at its word.
 
     Raises OasisVQError when there is none.
@@ -182,7 +184,7 @@ def _network() -> Any:
     return BrainExtraction(no_gpu=True)
 
 
-def _register(brain: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _register(brain: NDArray[np.float32], affine: NDArray[np.floating]) -> NDArray[np.floating]:
     """The affine from the frame to the scanner by which a stripped brain is most like the reference, (4, 4)."""
     target = reference().brain
     moving = _shrunk(as_image(brain, affine), STEP)
@@ -217,11 +219,11 @@ def _metric() -> sitk.ImageRegistrationMethod:
 def _improved(
     target: sitk.Image,
     moving: sitk.Image,
-    matrix: NDArray[np.float64],
-    centre: NDArray[np.float64],
+    matrix: NDArray[np.floating],
+    centre: NDArray[np.floating],
     step: float,
     enough: float,
-) -> tuple[float, NDArray[np.float64]]:
+) -> tuple[float, NDArray[np.floating]]:
     """Descend from a matrix, by steps of so many voxels at first: the value there (the lower the better), and where."""
     method, transform = _metric(), as_transform(matrix, centre)
     method.SetOptimizerAsRegularStepGradientDescent(step, enough, 60, 0.6, gradientMagnitudeTolerance=1e-6)
@@ -236,7 +238,7 @@ def _shrunk(image: sitk.Image, millimetres: float) -> sitk.Image:
     return sitk.BinShrink(image, [max(1, round(millimetres / mm)) for mm in image.GetSpacing()])
 
 
-def _middle(brain: sitk.Image) -> tuple[NDArray[np.float64], float]:
+def _middle(brain: sitk.Image) -> tuple[NDArray[np.floating], float]:
     """Centre of what is not background, mm, and its volume, mm3."""
     shown = sitk.LabelShapeStatisticsImageFilter()
     shown.Execute(brain > 0.05 * float(sitk.GetArrayViewFromImage(brain).max()))
@@ -244,7 +246,7 @@ def _middle(brain: sitk.Image) -> tuple[NDArray[np.float64], float]:
 
 
 def _judge(
-    brain: NDArray[np.float32], mask: NDArray[np.bool_], affine: NDArray[np.float64], to_scanner: NDArray[np.float64]
+    brain: NDArray[np.float32], mask: NDArray[np.bool_], affine: NDArray[np.floating], to_scanner: NDArray[np.floating]
 ) -> Fit:
     whole = reference()
     theirs = cut(as_image(mask.astype(np.float32), affine), whole.brain, to_scanner) > 0.5
@@ -259,7 +261,7 @@ def _judge(
         dice=float(2 * both.sum() / max(1, ours.sum() + theirs.sum())),
         likeness=float(np.nan_to_num(likeness)),
         stretch=float(np.linalg.cond(to_scanner[:3, :3])),
-        matrix=np.linalg.inv(to_scanner).astype(np.float64),
+        matrix=np.linalg.inv(to_scanner),
     )
 
 
@@ -282,8 +284,8 @@ def _misfit(fit: Fit) -> str | None:
 def levels(
     voxels: NDArray[np.float32],
     mask: NDArray[np.bool_],
-    affine: NDArray[np.float64],
-    to_scanner: NDArray[np.float64],
+    affine: NDArray[np.floating],
+    to_scanner: NDArray[np.floating],
 ) -> NDArray[np.float32]:
     """The levels (32, 256, 256) in [0, 1] of a head whose place is known; `to_scanner` leads there from the frame."""
     inside = cut(as_image(mask.astype(np.float32), affine), canvas(), to_scanner) > 0.5

@@ -66,7 +66,7 @@ class Reference:
     levels: NDArray[np.bool_]
 
 
-def as_image(voxels: NDArray, affine: NDArray[np.float64]) -> sitk.Image:
+def as_image(voxels: NDArray, affine: NDArray[np.floating]) -> sitk.Image:
     """A volume (X, Y, Z) for SimpleITK, in the millimetres of its affine (right, front, up), whose axes must be at
     right angles. SimpleITK itself counts to the left and back; it never needs to know."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
@@ -77,7 +77,7 @@ def as_image(voxels: NDArray, affine: NDArray[np.float64]) -> sitk.Image:
     return image
 
 
-def as_transform(matrix: NDArray[np.float64], centre: NDArray[np.float64] | None = None) -> sitk.AffineTransform:
+def as_transform(matrix: NDArray[np.floating], centre: NDArray[np.floating] | None = None) -> sitk.AffineTransform:
     """A 4x4 matrix as a transform that turns round a centre."""
     transform = sitk.AffineTransform(3)
     centre = np.zeros(3) if centre is None else centre
@@ -87,7 +87,7 @@ def as_transform(matrix: NDArray[np.float64], centre: NDArray[np.float64] | None
     return transform
 
 
-def as_matrix(transform: sitk.AffineTransform) -> NDArray[np.float64]:
+def as_matrix(transform: sitk.AffineTransform) -> NDArray[np.floating]:
     """What `as_transform` was given."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
@@ -112,7 +112,7 @@ def canvas(
     return grid
 
 
-def cut(image: sitk.Image, grid: sitk.Image, to_image: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+def cut(image: sitk.Image, grid: sitk.Image, to_image: NDArray[np.floating] | None = None) -> NDArray[np.float32]:
     """What a volume shows on a grid, 0 beyond its edge: (levels, rows, columns); `to_image`, (4, 4), leads from the
     millimetres of the grid to those of the volume."""
     place = as_transform(np.eye(4) if to_image is None else to_image)
@@ -143,14 +143,21 @@ def reference() -> Reference:
     return Reference(sitk.Resample(smooth, grid, place), sitk.Resample(outline, grid, place) > _CUT, levels)
 
 
-def _template() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def reference_at(points: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether points of the frame, (3, ...) mm, lie inside the reference's outline."""
+    low = np.array(_LOW).reshape(3, *[1] * (points.ndim - 1))
+    outline = sitk.GetArrayViewFromImage(reference().outline).T.astype(np.float32)
+    return ndimage.map_coordinates(outline, (points - low) / STEP, order=1) > 0.5
+
+
+def _template() -> tuple[NDArray[np.float32], NDArray[np.floating]]:
     from nilearn.datasets import load_mni152_template
 
     template = load_mni152_template(resolution=1)
     return template.get_fdata(dtype=np.float32), template.affine
 
 
-def find_frame(mean: NDArray[np.floating]) -> NDArray[np.float64]:
+def find_frame(mean: NDArray[np.floating]) -> NDArray[np.floating]:
     """FRAME_TO_MNI from the mean of people, (32, 256, 256): correlation with the template, by gradient descent."""
     fixed = sitk.GetImageFromArray(mean.astype(np.float32))
     fixed.CopyInformation(canvas())

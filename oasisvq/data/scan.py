@@ -22,6 +22,7 @@ _PLANES = ("sagittal", "coronal", "axial")
 _COARSE = 4.0  # mm within a slice; more leaves nothing to recognise at any size of the models
 _VOXEL = (0.05, 20.0)  # mm
 _MOST = 512  # axial slices
+_SHOWN = 20  # of the levels, the first: ventricles, which everybody recognises
 _DEPTH = 0.375
 _TILT = 12.0  # degrees from which it is worth a word
 
@@ -57,6 +58,12 @@ def single(picture: NDArray[np.float32], notes: list[str]) -> Scan:
     """One picture (H, H) in [0, 1] that tells nothing about itself."""
     unknown = "The file does not say which side is left: no letters are shown. It is taken as axial, front up."
     return Scan(picture[None], None, None, (None,), 0, (*notes, unknown), tuple(_warnings(picture)))
+
+
+def in_the_frame(levels: NDArray[np.float32], oriented: bool, notes: list[str]) -> Scan:
+    """The levels (32, 256, 256) of a head that was brought into the frame."""
+    edges = ("L", "R", "A", "P") if oriented else None
+    return Scan(levels, (1.0, 1.0, 1.0), edges, tuple(range(LEVELS)), _SHOWN, tuple(notes), ())
 
 
 def axial(voxels: NDArray[np.floating], affine: NDArray[np.float64], oriented: bool, notes: list[str]) -> Scan:

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import io
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -81,11 +80,16 @@ def as_it_lies(volume: Volume) -> Scan:
     return scan.axial(volume.voxels, volume.affine, volume.oriented, volume.notes)
 
 
-def in_the_frame(volume: Volume, on_step: Callable[[str, float], None] = lambda name, share: None) -> Aligned:
-    """The 32 levels of a volume of a T1 head. Raises OasisVQError as `align.align`, and for a single slice."""
+def check_head(volume: Volume) -> NDArray[np.float64]:
+    """The affine of a volume that may be a head. Raises OasisVQError for a single slice."""
     if volume.affine is None or 1 in volume.voxels.shape:
         raise OasisVQError("one slice: a head is brought into the frame as a whole, give its volume or series")
-    return align.align(volume.voxels, volume.affine, on_step)
+    return volume.affine
+
+
+def in_the_frame(volume: Volume) -> Aligned:
+    """The 32 levels of a volume of a T1 head. Raises OasisVQError as `align.align`, and for a single slice."""
+    return align.align(volume.voxels, check_head(volume))
 
 
 def read_image(data: bytes, name: str) -> np.ndarray:
