@@ -203,9 +203,9 @@ def _register(brain: NDArray[np.float32], affine: NDArray[np.floating]) -> NDArr
         starts.append((metric.MetricEvaluate(coarse_target, coarse), matrix))
     best = sorted(starts, key=lambda start: start[0])[:_TRIED]
     tried = [_improved(coarse_target, coarse, matrix, centre, 4.0, 0.05) for _, matrix in best]
-    _, matrix = min(tried, key=lambda found: found[0])
-    _, matrix = _improved(_shrunk(target, _MEDIUM), _shrunk(moving, _MEDIUM), matrix, centre, 1.5, 0.01)
-    return _improved(target, moving, matrix, centre, 0.5, 0.01)[1]
+    _, rough = min(tried, key=lambda found: found[0])
+    _, better = _improved(_shrunk(target, _MEDIUM), _shrunk(moving, _MEDIUM), rough, centre, 1.5, 0.01)
+    return _improved(target, moving, better, centre, 0.5, 0.01)[1]
 
 
 def _metric() -> sitk.ImageRegistrationMethod:
