@@ -295,7 +295,7 @@ def _flat_seeds() -> list[bytes]:
         ((head / 4).astype(np.uint8)[..., None], np.diag([3.0, 3, 3, 1]), nibabel.Nifti2Image),
         (np.where(head > 0, head, np.nan).astype(np.float64), np.diag([4.0, 4, 4, 1]), nibabel.Nifti1Image),
     ):
-        image: Any = kind(values, affine)
+        image = kind(values, affine)  # type: ignore[no-untyped-call]
         image.header["descrip"] = HOSTILE.encode()
         seeds.append(image.to_bytes())
     billion, below = bytearray(seeds[0]), bytearray(seeds[0])
