@@ -35,11 +35,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from oasisvq import OasisVQ, OasisVQError
+from oasisvq.app.head import planes
 from oasisvq.data.align import Aligned, BadFit, align
 from oasisvq.data.frame import LEVELS, as_image, as_transform
 from oasisvq.data.slices import to_model
@@ -190,6 +192,22 @@ def alone(volume: Volume) -> dict[str, float]:
     return {"alone_seconds": seconds, "alone_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6}
 
 
+def figure(model: OasisVQ, head: Aligned, level: int = 20) -> Image.Image:
+    """A head as it came, with mask and frame over it; one of its levels; what the model makes of that."""
+    size = model.preset.size
+    slices = torch.from_numpy(to_model(head.levels[level][None], size))[:, None]
+    pictures = [Image.fromarray(plane) for plane in planes(head)]
+    for grey in (head.levels[level], model.reconstruct(slices).slices[0, 0].numpy() + 0.5):
+        whole = Image.fromarray(np.round(np.clip(grey, 0, 1) * 255).astype(np.uint8)).resize((256, 256))
+        pictures.append(whole.crop((48, 24, 208, 232)))
+    sheet = Image.new("RGB", (sum(picture.width + 8 for picture in pictures), max(p.height for p in pictures)))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, (sheet.height - picture.height) // 2))
+        left += picture.width + 8
+    return sheet
+
+
 def read(file: Path) -> Volume:
     image = nibabel.load(file)
     return np.asarray(image.dataobj, np.float32), image.affine  # type: ignore[attr-defined]
@@ -203,6 +221,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="base", metavar="DIR|NAME")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the last head: as it came, found, rebuilt")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
 
@@ -221,6 +240,8 @@ def main(argv: list[str]) -> None:
         found, took = timed(*read(file))
         originals[file] = found
         keep({"kind": "head", "name": file.name, **found.fit.figures(), **judged(model, found), **took})
+    if args.figure:
+        figure(model, found).save(args.figure, optimize=True)
     for file in args.wrong:
         keep({"kind": "wrong", "name": file.name, **refusal(read(file))})
     keep({"kind": "alone", "name": args.heads[0].name, **alone(read(args.heads[0]))})
