@@ -74,8 +74,8 @@ MORE_UNUSUAL = """
 """
 
 LIMITS = """
-- The model knows axial T1 slices of the brain, without the skull, like those it was trained on. It turns anything else into the
-  nearest thing that it knows, without complaint.
+- The model knows axial T1 slices of the brain, without the skull, like those of its training. It turns anything else
+  into the nearest thing that it knows, without complaint.
 - A reconstruction is a drawing made from codes. A small finding may vanish in it, and detail may appear that was
   never there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
