@@ -20,7 +20,7 @@ from oasisvq.data.align import Aligned, BadFit, Fit, align
 from oasisvq.errors import OasisVQError
 
 _SECONDS = 300  # of the clock, on a busy machine
-_MODEST = 10  # how much nicer it is than its parent
+_MODEST = 5  # how much nicer it is than its parent
 
 
 def align_apart(
