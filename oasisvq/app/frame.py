@@ -169,7 +169,6 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         format_func=lambda option: known[option].label,
         key="model",
         label_visibility="collapsed",
-        persist_state="session",
         help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
     )
     address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
