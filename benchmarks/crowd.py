@@ -35,8 +35,11 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
+from oasisvq.app.drawing import EIGHT, levels_apart
+
 ROOT = Path(__file__).parent.parent
 STROKES = 6
+LEVEL = levels_apart(32)[EIGHT // 2]  # on which Generate opens
 PATIENCE = 90.0  # seconds for one answer
 GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
@@ -221,7 +224,7 @@ async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict
         await tab.visit("generate")
         tab.values[tab.elements["number_input Seed"].id] = {"double_value": number}
         began = time.perf_counter()
-        await tab.click("Draw")
+        await tab.ask()
         figures["draw"].append(time.perf_counter() - began)
         await tab.click("Edit codes")
         assert (tab.codes("original") == expected).all(), f"the draw of seed {number} is not that of the seed"
@@ -273,7 +276,7 @@ def draws(seeds: range) -> list[np.ndarray]:
 
     torch.set_num_threads(1)  # as the app
     model = OasisVQ.from_pretrained(device="cpu")
-    return [model.sample(1, seed=seed).indices[0].numpy() for seed in seeds]
+    return [model.sample(1, seed=seed, level=LEVEL).indices[0].numpy() for seed in seeds]
 
 
 def main(arguments: list[str] | None = None) -> None:
