@@ -86,7 +86,7 @@ class Visitor:
 
     def __init__(self, socket: ClientConnection, host: str, token: str, cookie: str) -> None:
         self.socket, self.host, self.token, self.cookie = socket, host, token, cookie
-        self.page = self.hash = self.session = ""
+        self.page = self.hash = self.session = self.query = ""
         self.elements: dict[str, Any] = {}  # by kind and label, or kind alone
         self.fragments: dict[str, str] = {}  # by the same
         self.values: dict[str, dict[str, Any]] = {}  # by the widget's id, as fields of WidgetState
@@ -97,6 +97,7 @@ class Visitor:
         request = BackMsg()
         run = request.rerun_script
         run.page_name, run.page_script_hash, run.fragment_id = "" if self.hash else self.page, self.hash, fragment
+        run.query_string = self.query
         run.context_info.url = f"http://{self.host}/{self.page}"
         for widget, value in self.values.items():
             run.widget_states.widgets.add(id=widget, **value)
@@ -127,6 +128,8 @@ class Visitor:
         kind = message.WhichOneof("type")
         if kind == "new_session":
             self.session = message.new_session.initialize.session_id or self.session
+        if kind == "page_info_changed":  # what the page writes into its address
+            self.query = message.page_info_changed.query_string
         if kind == "navigation":
             self.hash = message.navigation.page_script_hash
         if kind == "delta" and message.delta.WhichOneof("type") == "new_element":
@@ -141,7 +144,7 @@ class Visitor:
         return message
 
     async def visit(self, page: str) -> None:
-        self.page, self.hash = page, ""
+        self.page, self.hash, self.query = page, "", ""
         await self.ask()
 
     async def click(self, label: str) -> None:
