@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # From data to verified weights, measured results and a model card. Run again after an interruption, it goes on.
 #
-# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke]
+# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--coarse DIR]
 #   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
 #   --out DIR       where the weights go (default runs/PRESET)
 #   --preset NAME   base (default) or large: see oasisvq/models/presets.py
 #   --smoke         everything small, to see that it works
+#   --coarse DIR    finished weights of the coarse stage of a cascade such as large (default: it is trained first)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-data="" out="" preset=base people=(302 35 17)
+data="" out="" coarse="" preset=base people=(302 35 17)
 while [ $# -gt 0 ]; do
   case $1 in
-    --data | --out)
+    --data | --out | --coarse)
       [ $# -ge 2 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
       declare "${1#--}=$(realpath -m "$2")"
       shift 2
@@ -27,7 +28,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,8s/^# \{0,1\}//p' "$here/train_all.sh"
+      sed -n '2,9s/^# \{0,1\}//p' "$here/train_all.sh"
       exit
       ;;
     *)
@@ -48,6 +49,17 @@ if [ -z "$data" ]; then
   data=data/phantom
   [ "$preset" != smoke ] || data=data/phantom-smoke
   oasisvq prepare --out "$data" --people "${people[@]}"
+fi
+stage=$("$python" -c "
+import sys
+from oasisvq.models.presets import PRESETS
+preset = PRESETS.get(sys.argv[1])
+print(preset.coarse.name if preset and preset.coarse else '')" "$preset")
+if [ -n "$stage" ] && [ -n "$coarse" ]; then
+  mkdir -p "$out/coarse"
+  cp "$coarse"/{vqvae.safetensors,prior.safetensors,manifest.json} "$out/coarse"
+elif [ -n "$stage" ]; then
+  PYTHON=$python bash "$here/train_all.sh" --preset "$stage" --data "$data" --out "$(realpath -m "$out")/coarse"
 fi
 oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
 oasisvq train prior --preset "$preset" --data "$data" --out "$out"

@@ -23,6 +23,7 @@ from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
+from oasisvq.models import sampling
 
 JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
@@ -30,10 +31,20 @@ COLUMNS, GROUPS = 12, 4
 
 
 def draw(
-    model: OasisVQ, like: SliceSet, count: int, seed: int, temperature: float, top_k: int | None
+    model: OasisVQ, like: SliceSet, count: int, seed: int, temperature: float, top_k: int | None, untold: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has."""
-    sources = np.resize(np.random.default_rng(seed).permutation(len(like)), count)
+    """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has.
+
+    Untold, a level is drawn first, as `OasisVQ.sample` does, the grade is left to the model, and slices are of the same
+    level alone.
+    """
+    rng = np.random.default_rng(seed)
+    sources = np.resize(rng.permutation(len(like)), count)
+    grades = like.grades
+    if untold:
+        levels = sampling.draw_levels(model.preset.levels, count, seed).numpy()
+        sources = np.array([rng.choice(np.flatnonzero(like.levels == level)) for level in levels])
+        grades = np.full_like(grades, len(model.preset.grades))
     pictures = []
     for start in tqdm(range(0, count, BATCH), "drawing", disable=None, leave=False):
         rows = sources[start : start + BATCH]
@@ -44,7 +55,7 @@ def draw(
             temperature=temperature,
             top_k=top_k,
             level=torch.from_numpy(like.levels[rows]),
-            grade=torch.from_numpy(like.grades[rows]),
+            grade=torch.from_numpy(grades[rows]),
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources
@@ -148,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
+    parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument(
         "--sheet",
@@ -173,7 +185,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     preset = model.preset
     splits = args.split, "train"
     held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
-    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k)
+    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
     again = reconstruct(model, held_out, "held-out people")
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
@@ -196,6 +208,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,
+        "untold": args.untold,
         "split": args.split,
         "people": len(set(held_out.cases)),
         "slices": len(held_out),

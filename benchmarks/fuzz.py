@@ -295,7 +295,7 @@ def _flat_seeds() -> list[bytes]:
         ((head / 4).astype(np.uint8)[..., None], np.diag([3.0, 3, 3, 1]), nibabel.Nifti2Image),
         (np.where(head > 0, head, np.nan).astype(np.float64), np.diag([4.0, 4, 4, 1]), nibabel.Nifti1Image),
     ):
-        image = kind(values, affine)
+        image = kind(values, affine)  # type: ignore[no-untyped-call]
         image.header["descrip"] = HOSTILE.encode()
         seeds.append(image.to_bytes())
     billion, below = bytearray(seeds[0]), bytearray(seeds[0])
@@ -448,14 +448,14 @@ def _codes_seeds() -> list[bytes]:
     np.save(objects, np.full((1, *_GRID), None, object), allow_pickle=True)
     np.lib.format.write_array_header_1_0(huge, {"descr": "<i8", "fortran_order": False, "shape": (1, 31_623, 31_623)})
     packed = [_zipped([("indices.npy", inside.getvalue())]) for inside in (objects, huge)]
-    return [write_codes(codes, "0" * 64), *packed]
+    return [write_codes(codes[None], "0" * 64), *packed]
 
 
 def _read_codes(file: bytes) -> None:
     from oasisvq.data.codes import read_codes
 
     codes = read_codes(file, "theirs", _GRID, _CODES, "0" * 64)
-    assert codes.shape == _GRID
+    assert codes.shape[1:] == _GRID
     assert 0 <= codes.min() <= codes.max() < _CODES
 
 

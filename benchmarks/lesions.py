@@ -32,7 +32,6 @@ from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
 from oasisvq.measure.atypical import unusual
-from oasisvq.models import sampling
 
 KINDS = ("bright", "dark", "displaced", "missing")
 SIZES = (3, 4, 6, 9, 12)  # pixels across, of a slice of 80
@@ -90,7 +89,8 @@ def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str
     told = torch.from_numpy(levels)
     parts = list(zip(shown.split(BATCH), told.split(BATCH), strict=True))
     for part, at in tqdm(parts, name, disable=None, leave=False):
-        rows["bits"].append(sampling.surprise(model.prior, model.encode(part), at).cpu().numpy())
+        *_, bits = model.preset.split(model.surprise(model.encode(part), at.tolist()))
+        rows["bits"].append(bits.numpy())
         rows["unusual"].append(unusual(model, part, at).numpy())
     return {key: np.concatenate(values) for key, values in rows.items()}
 

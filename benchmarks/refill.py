@@ -29,7 +29,6 @@ from tqdm import tqdm
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.measure import metrics
-from oasisvq.models import sampling
 
 REACH = 2  # rows below and columns right whose codes are asked
 EDGES = ("top", "left", "bottom", "right")
@@ -84,17 +83,18 @@ def run(model: OasisVQ, data: SliceSet, slices: int, proposals: list[int], seed:
         found: dict[str, list[np.ndarray]] = {"excess": [], "before": [], "after": [], "change": []}
         seconds = 0.0
         for picks, (row, column, side) in cases:
-            level = torch.from_numpy(data.levels[picks])
+            level = data.levels[picks].tolist()
             indices = model.encode(torch.from_numpy(data.slices[picks])[:, None])
-            mask = torch.zeros(model.preset.grid, dtype=torch.bool)
-            mask[row : row + side, column * depth : (column + side) * depth] = True
-            started = time.perf_counter()
-            filled = sampling.refill(model.prior, indices, mask, seed=seed, proposals=number, level=level)
-            seconds += time.perf_counter() - started
-            more = sampling.surprise(model.prior, filled, level) - sampling.surprise(model.prior, indices, level)
-            before, after = model.decode(indices)[:, 0], model.decode(filled)[:, 0]
             inside = (slice(None), slice(row * cell, (row + side) * cell), slice(column * cell, (column + side) * cell))
-            in_cells = more.cpu().unflatten(2, (cells, depth)).mean(3)  # (N, h, w), of a code
+            region = torch.zeros(model.preset.size, model.preset.size, dtype=torch.bool)
+            region[inside[1:]] = True
+            started = time.perf_counter()
+            filled, *_ = model.refill(indices, model.preset.cells(region), seed, level, proposals=number)
+            seconds += time.perf_counter() - started
+            bits = (model.preset.split(model.surprise(codes, level))[-1] for codes in (filled, indices))
+            more = next(bits) - next(bits)
+            before, after = model.decode(indices)[:, 0], model.decode(filled)[:, 0]
+            in_cells = more.unflatten(2, (cells, depth)).mean(3)  # (N, h, w), of a code
             found["excess"].append(excess(in_cells, row, column, side))
             found["before"].append(edges(before, row, column, side, cell))
             found["after"].append(edges(after, row, column, side, cell))

@@ -49,20 +49,22 @@ def measure(
     height, width = prior.grid
     indices = torch.randint(preset.codebook_size, (batch, height, width), device=device)
     level = torch.zeros(batch, dtype=torch.long, device=device)
+    size = height * preset.cell
+    picture = torch.zeros(batch, 1, size, size, device=device) if preset.coarse else None
 
     @torch.inference_mode()
     def forward() -> None:
-        prior(indices, level, level)
+        prior(indices, level, level, picture=picture)
 
     @torch.inference_mode()
     def naive_step() -> None:
-        torch.multinomial(prior(indices, level, level)[:, :, 0, 0].softmax(1), 1)
+        torch.multinomial(prior(indices, level, level, picture=picture)[:, :, 0, 0].softmax(1), 1)
 
     seeds = itertools.count()
     exact = in_double(prior)  # as `OasisVQ` keeps it
 
     def cached() -> None:
-        sample(prior, batch, seed=next(seeds), level=preset.levels // 2, grade=0, exact=exact)
+        sample(prior, batch, seed=next(seeds), level=preset.levels // 2, grade=0, picture=picture, exact=exact)
 
     forward_s, cached_s, step_s = medians([forward, cached, naive_step], repeats)
     naive_s = step_s * height * width
@@ -78,6 +80,31 @@ def measure(
         "cached_over_forward": cached_s / forward_s,
         "naive_over_cached": naive_s / cached_s,
         "cached_us_per_code": cached_s / (batch * height * width) * 1e6,
+        "repeats": repeats,
+    }
+
+
+def measure_whole(model: OasisVQ, batch: int, threads: int, repeats: int = 7) -> dict[str, Any]:
+    """Seconds for `batch` slices from the first code to the picture, and for one forward pass of all that is run."""
+    torch.set_num_threads(threads)
+    preset, seeds = model.preset, itertools.count()
+    codes = model.sample(batch, level=preset.levels // 2, grade=0.0).indices
+
+    def forward() -> None:
+        model.surprise(codes, preset.levels // 2, 0.0)
+        model.decode(codes)
+
+    def draw() -> None:
+        model.sample(batch, seed=next(seeds), level=preset.levels // 2, grade=0.0)
+
+    forward_s, draw_s = medians([forward, draw], repeats)
+    return {
+        "grid": " + ".join(f"{height}x{width}" for height, width in preset.parts),
+        "batch": batch,
+        "threads": threads,
+        "forward_s": forward_s,
+        "draw_s": draw_s,
+        "draw_over_forward": draw_s / forward_s,
         "repeats": repeats,
     }
 
@@ -148,6 +175,17 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                     f"naive / cached {row['naive_over_cached']:.0f}, {row['cached_us_per_code']:.0f} us a code",
                     flush=True,
                 )
+    if model is None or options.grid:
+        return rows
+    for batch in options.batch:
+        for threads in options.threads:
+            row = measure_whole(model, batch, threads, options.repeats)
+            rows.append(row)
+            print(
+                f"whole slices, {row['grid']}, batch {batch}, {threads} threads: {row['draw_s']:.3f} s, "
+                f"{row['draw_over_forward']:.2f} times one forward pass of all that is run ({row['forward_s']:.3f} s)",
+                flush=True,
+            )
     return rows
 
 
@@ -159,6 +197,7 @@ def growth(rows: list[dict[str, Any]]) -> go.Figure:
         "cached": ("cached_s", "#d55e00"),
         "one forward pass": ("forward_s", "#0f7d74"),
     }
+    rows = [row for row in rows if "naive_s" in row]
     for batch in sorted({row["batch"] for row in rows}):
         chosen = [row for row in rows if row["batch"] == batch]
         codes = [math.prod(map(int, row["grid"].split("x"))) for row in chosen]

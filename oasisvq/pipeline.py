@@ -258,21 +258,34 @@ class OasisVQ:
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
     def refill(
-        self, indices: Tensor, mask: Tensor, seed: int = 0, level: int | None = None, grade: float | None = None
+        self,
+        indices: Tensor,
+        mask: Tensor,
+        seed: int = 0,
+        level: Levels = None,
+        grade: float | None = None,
+        proposals: int = 16,
     ) -> Coded:
         """Draw the masked codes again to fit the rest, which is kept exactly.
 
         Args:
             indices: (B, h, w) int64; repeat a grid for several fills of it.
-            mask: (h, w) bool, True where codes are drawn again.
+            mask: (h, w) bool, True where codes are drawn again; `preset.cells` makes one of a region.
             seed: grid i is filled as the seed and i alone say.
+            level: as in `sample`; None leaves it to the model.
+            proposals: see `oasisvq.models.sampling.refill`.
         """
         checked = self._checked(indices)
         if mask.shape != checked.shape[1:]:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
-        settings: dict[str, Any] = {"seed": seed, "level": self._level(level), "grade": self._grade(grade)}
+        told = self._level(level)
+        levels = told if isinstance(told, list) else [told] * len(checked)
+        settings: dict[str, Any] = {"seed": seed, "grade": self._grade(grade), "proposals": proposals}
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
-        fills = [self._refill(grid[None].cpu(), mask.cpu(), first=i, **settings) for i, grid in enumerate(checked)]
+        fills = [
+            self._refill(grid[None].cpu(), mask.cpu(), first=i, level=one, **settings)
+            for i, (grid, one) in enumerate(zip(checked, levels, strict=True))
+        ]
         filled = torch.cat([checked[:0].cpu(), *fills])
         return Coded(filled, self.decode(filled))
 
@@ -290,8 +303,8 @@ class OasisVQ:
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
-    def surprise(self, indices: Tensor, level: int | None = None, grade: float | None = None) -> Tensor:
-        """-log2 p of each code given those before it, in bits: (B, h, w)."""
+    def surprise(self, indices: Tensor, level: Levels = None, grade: float | None = None) -> Tensor:
+        """-log2 p of each code given those before it, in bits: (B, h, w). `level` as in `sample`; None: unknown."""
         *coarse, own = self.preset.split(self._checked(indices))
         told = {"level": self._level(level), "grade": self._grade(grade)}
         bits = sampling.surprise(self.prior, own, picture=self.tokenizer.picture(*coarse), **told).cpu()

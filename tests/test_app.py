@@ -28,6 +28,8 @@ from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 PLAIN = {"seed": 3, "temperature": 1.0, "top_k": None, "level": None, "grade": None}
@@ -278,11 +280,16 @@ def test_nothing_of_an_upload_is_put_in_a_link():
 
 def test_codes_are_saved_and_opened_again(model):
     app = open_page("edit_codes")
-    codes = model.sample(1, seed=4).indices[0].numpy()
+    codes = model.sample(2, seed=4).indices.numpy()
     sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
     app.file_uploader(key="saved codes").upload("codes.npz", write_codes(codes, sha256), "").run()
+    for number in (1, 2):
+        next(field for field in app.number_input if field.label == "Slice of the file").set_value(number).run()
+        button(app, "Open these codes").click().run()
+        np.testing.assert_array_equal(mine(app, "editor").indices, codes[number - 1])
+    next(field for field in app.number_input if field.label == "Slice of the file").set_value(3).run()
     button(app, "Open these codes").click().run()
-    np.testing.assert_array_equal(mine(app, "editor").indices, codes)
+    assert ["holds 2 slices" in error.value for error in app.error] == [True]
     assert not app.code
     app.file_uploader(key="saved codes").upload("codes.npz", b"PK", "").run()
     button(app, "Open these codes").click().run()

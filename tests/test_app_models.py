@@ -21,6 +21,8 @@ from oasisvq.hub.manifest import write_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
 
+pytestmark = pytest.mark.slow
+
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),
     "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),
@@ -130,7 +132,7 @@ def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
         assert len(code_grid.beside().likely[1]) == 5
     for kind in TRIES:
         studio.ask({"kind": "try", "name": kind})
-    studio.walk("MNI152 template, level 11", 0.5)
+    studio.walk("MNI152 template, level 20", 0.5)
     model.decode(torch.from_numpy(code_grid.current().indices)[None])
     st.session_state.pop("belongings", None)
 

@@ -103,8 +103,8 @@ def test_refused_in_one_sentence(data, said):
 
 def test_bundled_examples():
     shipped = examples()
-    assert len(shipped) == 8
-    assert next(iter(shipped)).startswith("MNI152 template")
+    assert len(shipped) == 9
+    assert next(iter(shipped)).startswith("Colin 27")
     for name, image in shipped.items():
         assert image.shape == (256, 256), name
         assert image.dtype == np.float32

@@ -233,6 +233,7 @@ def opened(tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_do_not_go_off(name, opened):
     said, grew, apart, seconds, seconds_apart = opened[name]

@@ -48,6 +48,7 @@ def test_no_pickle_is_loaded(path: Path) -> None:
         assert "trust_remote_code" not in {key.arg for key in call.keywords}
 
 
+@pytest.mark.slow
 def test_a_whole_life_unpickles_nothing(tmp_path: Path) -> None:
     """Read, encode, draw, save and open codes while every unpickler is gone: none of it is missed."""
     script = """
@@ -64,7 +65,7 @@ model = OasisVQ.from_pretrained(sys.argv[1])
 codes = model.encode(torch.zeros(1, 1, model.preset.size, model.preset.size))
 model.sample(1); model.refill(codes, torch.ones(codes.shape[1:], dtype=torch.bool)); model.surprise(codes)
 p = model.preset
-assert (read_codes(write_codes(codes[0].numpy(), "x"), "f", p.grid, p.codebook_size, "x") == codes[0].numpy()).all()
+assert (read_codes(write_codes(codes.numpy(), "x"), "f", p.grid, p.codebook_size, "x") == codes.numpy()).all()
 print("done")
 """
     sys.path.insert(0, str(ROOT / "tests"))
@@ -156,6 +157,7 @@ def test_readers_write_nothing_to_any_log(capfd: pytest.CaptureFixture[str], cap
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_the_log_of_a_server_holds_nothing_of_an_upload(tmp_path: Path) -> None:
     """Streamlit's own log, at its most talkative, while files with a name in name, header and comment come in."""
     crowd = runpy.run_path(str(ROOT / "benchmarks" / "crowd.py"))

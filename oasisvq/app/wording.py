@@ -95,8 +95,8 @@ The weights come under the terms of the data that they were trained on. For slic
 [OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to find out who took
 part, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
 Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910,
-P20 MH071616, U24 RR021382." No slice of anybody is in the weights' files or in this app: the examples are a
-template and phantoms.
+P20 MH071616, U24 RR021382." No slice of anybody in that data is in the weights' files or in this app: the
+examples are Colin 27 (one man, free for any use with his notice), a template and phantoms.
 """
 
 COPIES = """

@@ -75,8 +75,7 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
         front=front.to_yaml().strip(),
         name=name,
         size=preset["size"],
-        codes=preset["codebook_size"],
-        grid=_grid(Preset.from_dict(preset)),
+        codes=" and ".join(_grid(stage) for stage in Preset.from_dict(preset).stages),
         data_name=data["name"],
         description=data["description"],
         amounts="\n".join(f"| {s} | {n} | {data['slices'][s]} |" for s, n in data["people"].items()),
@@ -91,8 +90,9 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
 
 
 def _grid(preset: Preset) -> str:
-    grid = "x".join(map(str, preset.grid))
-    return grid if preset.depth == 1 else f"{grid} ({preset.depth} to a cell)"
+    height, width = preset.grid
+    to_a_cell = f" ({preset.depth} to a cell)" if preset.depth > 1 else ""
+    return f"{height}x{width} indices{to_a_cell} into a codebook of {preset.codebook_size}"
 
 
 def _slug(name: str) -> str:
@@ -118,8 +118,8 @@ _CARD = """---
 
 # {name}
 
-Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into {grid} indices
-into a codebook of {codes}, and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says
+Discrete codes for axial slices of T1-weighted brain MRI. A VQ-VAE turns a {size}x{size} slice into
+{codes}, and back; a gated PixelCNN prior over such grids draws new slices, completes them, and says
 which codes it finds unusual. Research and teaching only, not for diagnosis.
 
 ```python

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from oasisvq.errors import OasisVQError
@@ -36,6 +36,7 @@ class Preset:
     foreground_weight: float = 3.0
     ssim_weight: float = 0.5
     commitment_weight: float = 0.25
+    rate_weight: float = 0.0  # how much a code's bits count against its distance when codes are chosen
     codebook_decay: float = 0.99
     codebook_warmup: int = 200
 
@@ -112,6 +113,17 @@ class Preset:
 
         return torch.cat([part.flatten(1) for part in parts], 1).unflatten(1, self.shape)
 
+    def cells(self, region: Tensor) -> Tensor:
+        """The codes whose cells have their middle in a region of the slice: bool (S, S) -> bool `shape`."""
+        import torch
+
+        parts = []
+        for height, width in self.parts:
+            rows = ((torch.arange(height) + 0.5) * (self.size / height)).long()
+            cells = region[rows][:, rows]  # (h, h): a cell's codes lie side by side
+            parts.append(cells.repeat_interleave(width // height, 1)[None])
+        return self.join(parts)[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
@@ -121,7 +133,7 @@ class Preset:
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
         # Weights from before these existed say nothing of them.
-        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, **values}
+        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, "rate_weight": 0.0, **values}
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -158,6 +170,17 @@ def _plausible(value: Any, example: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
+_SMOKE = Preset(
+    name="smoke",
+    channels=(24, 32),
+    blocks=(1, 1),
+    prior_channels=32,
+    prior_layers=4,
+    codebook_warmup=20,
+    vqvae_epochs=4,
+    prior_epochs=3,
+)
+
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
@@ -165,28 +188,24 @@ PRESETS: dict[str, Preset] = {
     "large": Preset(
         name="large",
         size=256,
-        codebook_size=128,
+        codebook_size=64,
         code_dim=8,
         coarse=Preset(name="base"),
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,
+        rate_weight=0.08,
         prior_channels=64,
-        prior_layers=8,
+        prior_layers=6,
         prior_heads=0,
-        vqvae_epochs=8,
+        vqvae_epochs=5,
         vqvae_batch=16,
         vqvae_crop=160,
-        prior_epochs=6,
+        prior_epochs=5,
     ),
-    "smoke": Preset(
-        name="smoke",
-        channels=(24, 32),
-        blocks=(1, 1),
-        prior_channels=32,
-        prior_layers=4,
-        codebook_warmup=20,
-        vqvae_epochs=4,
-        prior_epochs=3,
+    # Everything small, to see that it works: one stage, and a cascade.
+    "smoke": _SMOKE,
+    "smoke-large": replace(
+        _SMOKE, name="smoke-large", size=160, codebook_size=64, code_dim=8, coarse=_SMOKE, blocks=(0, 1), vqvae_crop=96
     ),
 }

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from oasisvq.data.slices import FOREGROUND
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
 
@@ -34,8 +35,12 @@ def shrink(slices: Tensor, size: int) -> Tensor:
 
 
 def enlarge(pictures: Tensor, size: int) -> Tensor:
-    """(B, 1, s, s) in [-0.5, 0.5] -> (B, 1, size, size) in the same range, bicubic."""
-    return F.interpolate(pictures, (size, size), mode="bicubic").clamp(-0.5, 0.5)
+    """(B, 1, s, s) in [-0.5, 0.5] -> (B, 1, size, size) in the same range, bicubic, the background black.
+
+    The haze that a decoder leaves on the background would otherwise cost the finer stage codes to remove.
+    """
+    large = F.interpolate(pictures, (size, size), mode="bicubic").clamp(-0.5, 0.5)
+    return large.masked_fill(large < FOREGROUND - 0.5, -0.5)
 
 
 class Tokenizer(nn.Module):

@@ -150,9 +150,10 @@ class VectorQuantiser(nn.Module):
 
     DEAD = 0.5  # moving average of uses per step under which a code restarts
 
-    def __init__(self, size: int, dim: int, depth: int, decay: float, warmup: int) -> None:
+    def __init__(self, size: int, dim: int, depth: int, decay: float, warmup: int, rate_weight: float = 0.0) -> None:
         super().__init__()
         self.depth = depth
+        self.rate_weight = rate_weight
         self.decay = decay
         # Steps over which quantisation is blended in: at first no moving average keeps up with the encoder.
         self.warmup = warmup
@@ -163,10 +164,25 @@ class VectorQuantiser(nn.Module):
         self.register_buffer("steps", torch.zeros(()))
 
     def nearest(self, z: Tensor) -> Tensor:
-        """(N, D) vectors -> (N,) index of the nearest code, the lowest one among equals."""
+        """(N, D) vectors -> (N,) index of the nearest code, the lowest one among equals.
+
+        With a rate weight, distance is traded for bits: rarer codes count as farther (entropy-constrained vector
+        quantisation, Chou, Lookabaugh and Gray 1989, doi:10.1109/29.17498).
+        """
         # |z - c|^2 less the term |z|^2, which is the same for every code.
-        distances = torch.addmm(self.codebook.square().sum(1), z, self.codebook.t(), alpha=-2)  # (N, K)
+        distances = torch.addmm(self.codebook.square().sum(1) + self.rate(), z, self.codebook.t(), alpha=-2)  # (N, K)
         return distances.argmin(1)
+
+    def rate(self) -> Tensor:
+        """What a code's bits add to its squared distance, (K,): the weight times the spacing of codes, for each bit."""
+        if not self.rate_weight:
+            return torch.zeros_like(self.counts)
+        size = len(self.codebook)
+        apart = torch.cdist(self.codebook, self.codebook).square()
+        spacing = apart.topk(2, largest=False).values[:, 1].mean()  # to the nearest other code
+        # A restarted code has hardly been used: charged for all its bits it would never be.
+        share = (self.counts / self.counts.sum().clamp_min(1e-5)).clamp_min(0.25 / size)
+        return self.rate_weight * (self.steps / self.warmup).clamp(max=1.0) * spacing * -share.log2()
 
     def assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) vectors -> what each of the L codes stands for, (L, N, D), and its index, (L, N)."""
@@ -243,7 +259,12 @@ class VQVAE(nn.Module):
         super().__init__()
         self.encoder = Encoder(preset)
         self.quantiser = VectorQuantiser(
-            preset.codebook_size, preset.code_dim, preset.depth, preset.codebook_decay, preset.codebook_warmup
+            preset.codebook_size,
+            preset.code_dim,
+            preset.depth,
+            preset.codebook_decay,
+            preset.codebook_warmup,
+            preset.rate_weight,
         )
         self.decoder = Decoder(preset)
 
