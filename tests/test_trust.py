@@ -122,17 +122,17 @@ SECRET = "Jane-Doe-1931-secret"
 def secret_files() -> dict[str, bytes]:
     """Files whose name, header or comment holds a name: good ones, and bad ones of which the readers complain."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from test_hostile import FUZZ
+    from readers import dicom_file, flat_niftis, picture
 
-    picture = Image.fromarray(FUZZ["_picture"](64))
+    shown = Image.fromarray(picture(64))
     words = PngImagePlugin.PngInfo()
     words.add_text("Patient", SECRET)
     png, tiff = io.BytesIO(), io.BytesIO()
-    picture.save(png, "PNG", pnginfo=words)
-    picture.save(tiff, "TIFF", description=SECRET, artist=SECRET)
-    nifti = FUZZ["_flat_seeds"]()[0]
+    shown.save(png, "PNG", pnginfo=words)
+    shown.save(tiff, "TIFF", description=SECRET, artist=SECRET)
+    nifti = flat_niftis()[0]
     nifti = nifti[:148] + SECRET.encode().ljust(80, b"\0") + nifti[228:]
-    dicom = FUZZ["_dicom_file"](FUZZ["_picture"](64), PatientName=SECRET, StudyDate=SECRET, PatientAge=SECRET)
+    dicom = dicom_file(picture(64), PatientName=SECRET, StudyDate=SECRET, PatientAge=SECRET)
     odd_tiff = bytearray(tiff.getvalue())
     odd_tiff[len(odd_tiff) // 2 :] = SECRET.encode() * 9
     good = {"png": png.getvalue(), "tiff": tiff.getvalue(), "nii": nifti, "dcm": dicom}
