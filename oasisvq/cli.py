@@ -233,8 +233,6 @@ def reconstruct(args: argparse.Namespace) -> Figures:
 
 
 def compress(args: argparse.Namespace) -> Figures:
-    import math
-
     import numpy as np
 
     from oasisvq.compress import SUFFIX, compress
@@ -251,8 +249,8 @@ def compress(args: argparse.Namespace) -> Figures:
         for one, content in zip(batch, compress(model, indices, levels), strict=True):
             _write(args.out / f"{one.name}{SUFFIX}", content)
             sizes.append(len(content))
-    plain = preset.codes * math.log2(preset.codebook_size) / 8
-    return {"slices": len(sizes), "bytes_mean": float(np.mean(sizes)), "bytes_plain": plain, "out": str(args.out)}
+    means = {"bytes_mean": float(np.mean(sizes)), "bytes_plain": preset.plain_bits / 8}
+    return {"slices": len(sizes), **means, "out": str(args.out)}
 
 
 def decompress(args: argparse.Namespace) -> Figures:
@@ -626,6 +624,7 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
     """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
     from safetensors import safe_open
 
+    from oasisvq.hub.manifest import MODELS, read_manifest
     from oasisvq.training.reproducibility import circumstances
 
     found = []
@@ -647,10 +646,20 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
         model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
         for model, metadata in zip(("vqvae", "prior"), found, strict=True)
     }
-    codes = hashlib.sha256((folder / "vqvae.safetensors").read_bytes()).hexdigest()
-    if found[1]["saw"] != f"{found[0]['saw']} {codes}":
+    own, coarse = _sha256(folder / "vqvae.safetensors"), folder / "coarse"
+    if found[1]["saw"] != f"{found[0]['saw']} {own}":
         raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
+    if presets[1].coarse:
+        if found[0]["saw"].split()[1:] != [_sha256(coarse / "vqvae.safetensors")]:
+            raise OasisVQError(f"{coarse}: not the stage that {folder} was trained on: put that one back")
+        stated = read_manifest(coarse)["files"]
+        if any(_sha256(coarse / name) != stated[name]["sha256"] for name in MODELS):
+            raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: package that folder first")
     return presets[1], runs, found[0]["saw"]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _measured_again(folder: Path, data: Path) -> Figures:
