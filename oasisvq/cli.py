@@ -176,7 +176,7 @@ def encode(args: argparse.Namespace) -> Figures:
         files += [str(one.file) for one in batch]
         levels += [_told(one, model.preset, model.preset.levels) for one in batch]
     beside = {"files": np.array(files), "levels": np.array(levels)}
-    _write(args.out, write_codes(np.concatenate(indices), _sha256(model), **beside))
+    _write(args.out, write_codes(np.concatenate(indices), _vqvae_sha256(model), **beside))
     grids = " + ".join(f"{height}x{width}" for height, width in model.preset.parts)
     return {"slices": len(files), "grid": grids, "out": str(args.out)}
 
@@ -191,7 +191,7 @@ def decode(args: argparse.Namespace) -> Figures:
     preset, slices = model.preset, 0
     most = preset.join([torch.full((1, *stage.grid), stage.codebook_size) for stage in preset.stages])[0].numpy()
     for file, name in zip(args.files, names, strict=True):
-        found = torch.from_numpy(read_codes(file.read_bytes(), str(file), preset.shape, most, _sha256(model)))
+        found = torch.from_numpy(read_codes(file.read_bytes(), str(file), preset.shape, most, _vqvae_sha256(model)))
         for start in _progress(range(0, len(found), 64), f"decoding {file.name}"):
             for i, picture in enumerate(model.decode(found[start : start + 64])[:, 0].numpy() + 0.5, start):
                 _write_png(args.out / f"{name}_{i:05d}.png", picture, f"decoded by oasisvq from {preset.codes} codes")
@@ -318,7 +318,7 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
             drawn.append(coded.indices)
     finally:
         if drawn:
-            codes = write_codes(torch.cat(drawn).numpy(), _sha256(model), first=draws.start)
+            codes = write_codes(torch.cat(drawn).numpy(), _vqvae_sha256(model), first=draws.start)
             _write(args.out / f"codes_{draws.start:05d}.npz", codes)
     return torch.cat(drawn)
 
@@ -691,7 +691,7 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
-def _sha256(model: OasisVQ) -> str:
+def _vqvae_sha256(model: OasisVQ) -> str:
     """Of the VQ-VAE: what files of codes name."""
     return model.info["files"]["vqvae.safetensors"]["sha256"]
 
