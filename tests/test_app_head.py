@@ -46,8 +46,6 @@ def test_a_head_shows_its_levels_and_how_it_was_found():
     assert app.slider(key="slice number").max > 60
     button(app, "Use in the frame").click().run(timeout=100)
     assert app.slider(key="slice number").max == LEVELS
-    button(app, "Forget this file").click().run(timeout=100)
-    assert "uploaded scan" not in app.session_state
 
 
 def test_another_contrast_is_refused_and_shown_only_when_asked():
