@@ -1,61 +1,80 @@
 """Generate: new slices from the prior, code by code."""
 
-import math
+import secrets
+from functools import partial
 
 import streamlit as st
 
-from oasisvq.app import code_grid, wording
+from oasisvq.app import address, code_grid, wording
 from oasisvq.app.choose import bundled, choose_slice
-from oasisvq.app.drawing import GALLERY, Drawn, Growing, Upper, draw, known_grades
-from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import belongings, load_palette, turn, waiting
-from oasisvq.app.pictures import SIDE, SYNTHETIC, code_map, entropy_map, marked, mosaic
+from oasisvq.app.drawing import (
+    EIGHT,
+    GALLERY,
+    Drawn,
+    Upper,
+    animation,
+    draw_once,
+    fresh,
+    known_grades,
+    levels_apart,
+)
+from oasisvq.app.frame import go_to, model_in_frame
+from oasisvq.app.models import belongings, turn
+from oasisvq.app.pictures import SYNTHETIC, marked, png
+from oasisvq.app.player import Strip, player
+from oasisvq.app.terms import GLOSSARY
 
-KEPT, COLUMNS = 24, 4
+LARGEST_SEED = 2**31 - 1
 UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
+TOP_K = [5, 10, 20, 50, 100, None]
+TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+KIND = "kind of strip"
+KINDS = {"fresh": "Fresh", "level": "Levels", "temperature": "Temperatures", "grade": "Grades", "seen": "Seen"}
 
 model = model_in_frame()
-palette = load_palette(model)
-preset = model.preset
+preset, grades = model.preset, known_grades(model)
+levels = levels_apart(preset.levels)
+first = fresh(model, EIGHT // 2).settings  # what a bare address shows
 
 
-def settings() -> tuple[int, dict]:
-    """Controls: how many, and what `OasisVQ.sample` is asked."""
-    first, second, third = st.columns(3)
-    count = first.slider("How many", 1, 8, 1, key="count", persist_state="session")
-    seed = first.number_input(
-        "Seed", 0, 2**31 - 1, 0, key="seed", persist_state="session", help="Same seed, same slice."
-    )
-    temperature = second.slider(
-        "Temperature",
-        0.5,
-        1.5,
-        1.0,
-        0.05,
-        key="temperature",
+def new_seed() -> None:
+    """Another slice, by chance."""
+    st.session_state["seed"] = secrets.randbelow(LARGEST_SEED)
+
+
+def settings() -> dict:
+    """Controls: what `OasisVQ.sample` is asked."""
+    address.follow("seed", first["seed"], address.number(int, 0, LARGEST_SEED))
+    address.follow("level", first["level"], address.one_of([None, *range(preset.levels)]))
+    address.follow("temperature", 1.0, address.number(float, 0.5, 1.5))
+    address.follow("top_k", None, address.one_of(TOP_K))
+    address.follow("grade", UNKNOWN, address.one_of([UNKNOWN, *grades]))
+    new.button("Draw a new slice", icon=":material/draw:", type="primary", on_click=new_seed)
+    level = new.select_slider(
+        "Level of the slice",
+        [None, *range(preset.levels)],
+        format_func=lambda level: "any level" if level is None else f"level {level}",
+        key="level",
         persist_state="session",
-        help="Below 1: safer. Above 1: bolder.",
+        label_visibility="collapsed",
+        width=300,
+        help=f"0 is the lowest, {preset.levels - 1} the highest.",
     )
-    top_k = second.select_slider(
+    seed = more.number_input("Seed", 0, LARGEST_SEED, key="seed", persist_state="session", help=GLOSSARY["seed"])
+    temperature = more.slider(
+        "Temperature", 0.5, 1.5, step=0.05, key="temperature", persist_state="session", help=GLOSSARY["temperature"]
+    )
+    top_k = more.select_slider(
         "Top-k",
-        [5, 10, 20, 50, 100, None],
-        value=None,
+        TOP_K,
         format_func=lambda k: "all codes" if k is None else f"{k} likeliest",
         key="top_k",
         persist_state="session",
-        help="At each step only so many codes may be drawn.",
-    )
-    level = third.select_slider(
-        "Level of the slice",
-        [None, *range(preset.levels)],
-        format_func=lambda level: "not given" if level is None else str(level),
-        key="level",
-        persist_state="session",
-        help=f"0 is the lowest, {preset.levels - 1} the highest.",
+        help=GLOSSARY["top-k"],
     )
     grade = UNKNOWN
-    if grades := known_grades(model):
-        grade = third.selectbox(
+    if grades:
+        grade = more.selectbox(
             "Clinical dementia rating",
             [UNKNOWN, *grades],
             format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
@@ -63,111 +82,87 @@ def settings() -> tuple[int, dict]:
             persist_state="session",
             help="Only ratings that people came with whom the weights saw. Few had the highest.",
         )
+    told = {
+        "seed": (seed, first["seed"]),
+        "level": (level, first["level"]),
+        "temperature": (temperature, 1.0),
+        "top_k": (top_k, None),
+        "grade": (grade, UNKNOWN),
+    }
+    address.tell(told)
     grade = None if grade == UNKNOWN else grade
-    return count, {"seed": seed, "temperature": temperature, "top_k": top_k, "level": level, "grade": grade}
+    return {"temperature": temperature, "top_k": top_k, "grade": grade, "seed": seed, "level": level}
 
 
 def upper_part() -> Upper | None:
     """What to begin from, if not from nothing."""
-    if not st.toggle("Begin with the upper part of a slice", key="begin", persist_state="session"):
+    if not st.session_state.get("begin"):
         return None
-    chosen = choose_slice(preset.size)
+    line = st.container(horizontal=True, vertical_alignment="center")
+    chosen = choose_slice(preset.size, line)
     if chosen is None:
         return None
-    rows = st.slider(
-        "Rows of codes to keep",
-        1,
-        preset.side - 1,
-        preset.side // 2,
-        key=f"rows of {preset.side}",
-        help="The model sees these and draws what lies below.",
-    )
+    side = preset.parts[0][0]
+    rows = line.slider("Rows of codes to keep", 1, side - 1, side // 2, key=f"rows of {side}", width=260)
     with turn():
         indices = model.encode(chosen.tensor)[0].numpy()
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None)
 
 
-def studio() -> None:
-    """Controls, the draw under way, and the gallery."""
-    count, wanted = settings()
-    upper = upper_part()
-    left, right = st.columns([1, 5])
-    stop, stage = right.empty(), st.empty()
-    mine = belongings()
-    if left.button("Draw", icon=":material/draw:", width="stretch"):
-        # Any click ends a draw at its next picture: the button needs no code of its own. (Not so inside a fragment,
-        # whose reruns wait for the run under way.)
-        stop.button("Stop", icon=":material/stop:")
-        with stage.container():
-            drawn = live(count, wanted, upper)
-        mine[GALLERY] = (drawn + mine.get(GALLERY, []))[:KEPT]
-        stop.empty()
-        stage.empty()
-    gallery(mine.get(GALLERY, []))
+def strip(shown: Drawn, wanted: dict) -> Strip:
+    """Draws to compare with."""
+    kinds = {kind: label for kind, label in KINDS.items() if kind != "grade" or grades}
+    kind = st.session_state.get(KIND, "fresh")
+    if kind == "seen":
+        seen = [*belongings().get(GALLERY, {}).values()]
+        return Strip(kinds, kind, [(one, f"seed {one.settings['seed']}") for one in reversed(seen)])
+    if kind == "fresh":
+        draws = [fresh(model, number) for number in range(EIGHT)]
+        return Strip(kinds, kind, [(one, f"level {one.settings['level']}") for one in draws])
+    choices = {"level": levels, "temperature": TEMPERATURES, "grade": [None, *grades]}[kind]
+    with st.spinner(f"Drawing the same seed {len(choices)} times …"):
+        draws = [draw_once(model, wanted | {kind: choice}) for choice in choices]
+    return Strip(kinds, kind, [(one, f"{kind} {one.settings[kind]}") for one in draws])
 
 
-def live(count: int, wanted: dict, upper: Upper | None) -> list[Drawn]:
-    """Picture, codes and entropy as they grow."""
-    most_open = math.log2(preset.codebook_size)
-    progress = st.progress(0.0, text="Waiting for a free place …" if waiting() else "The first code …")
-    places = [column.empty() for column in st.columns(3)]
-
-    def show(now: Growing) -> None:
-        row, column = divmod(int(now.known.sum()) - 1, preset.grid[1])
-        others = f" Taking turns with {waiting()} more." if waiting() else ""
-        progress.progress(
-            now.done / now.total,
-            text=f"{now.done} of {now.total} codes, {now.seconds_left:.1f} s left. Entropy of the code at row "
-            f"{row + 1}, column {column + 1}: {now.entropy[:, row, column].mean():.1f} bits.{others}",
-        )
-        places[0].image(
-            mosaic([marked(picture, SYNTHETIC, SIDE) for picture in now.pictures]),
-            width="stretch",
-            caption="The slice so far",
-            alt="Synthetic slice under construction, row by row from the top",
-        )
-        places[1].image(
-            mosaic([code_map(indices, palette.rank, now.known) for indices in now.indices]),
-            width="stretch",
-            caption="Its codes so far. Violet: dark, yellow: bright",
-            alt="Grid of codes under construction; codes not drawn yet are grey",
-        )
-        places[2].image(
-            mosaic([entropy_map(bits, most_open) for bits in now.entropy]),
-            width="stretch",
-            caption=f"How open each code was: entropy, black 0 to yellow {most_open:.0f} bits",
-            alt="Entropy of each code before it was drawn; codes not drawn are grey",
-        )
-
-    return draw(model, count, wanted, show, upper)
+def pick(drawn: dict[str, Drawn], wanted: dict[str, str]) -> None:
+    """Another strip, or a draw of this one: its settings become those of the page."""
+    if kind := wanted.get("kind"):
+        st.session_state[KIND] = kind
+    elif one := drawn.get(wanted.get("id", "")):
+        st.session_state["begin"] = False
+        for name in ("seed", "level", "temperature", "top_k", "grade"):
+            value = one.settings[name]
+            st.session_state[name] = UNKNOWN if name == "grade" and value is None else value
 
 
-def gallery(drawn: list[Drawn]) -> None:
-    """Finished draws, newest first."""
-    if not drawn:
-        st.caption("Nothing drawn yet.")
-        return
-    st.subheader("Drawn in this session")
-    for start in range(0, len(drawn), COLUMNS):
-        row = drawn[start : start + COLUMNS]
-        for place, (column, one) in enumerate(zip(st.columns(COLUMNS), row, strict=False), start):
-            asked = ", ".join(f"{name} {value}" for name, value in one.settings.items() if value is not None)
-            column.image(
-                one.file, width="stretch", caption=f"{asked}; {one.bits:,.0f} bits", alt=f"Synthetic slice: {asked}"
-            )
-            column.download_button(
-                "PNG",
-                one.file,
-                file_name=f"oasisvq-synthetic-seed{one.settings['seed']}-{one.settings['draw']}.png",
-                mime="image/png",
-                on_click="ignore",
-                key=f"png {place}",
-                icon=":material/download:",
-            )
-            if column.button("Edit codes", key=f"edit {place}", icon=":material/grid_on:"):
-                code_grid.open_codes(one.indices, one.origin)
-                st.switch_page("pages/edit_codes.py")
-    st.button("Empty the gallery", icon=":material/delete:", on_click=lambda: belongings().pop(GALLERY, None))
+def keep(shown: Drawn) -> None:
+    """What can be taken along."""
+    fields = wording.provenance(model.info, SYNTHETIC) | dict(shown.settings)
+    name = f"oasisvq-synthetic-seed{shown.settings['seed']}"
+    if row.button("Edit codes", icon=":material/grid_on:"):
+        code_grid.open_codes(shown.indices, shown.origin)
+        go_to("Edit codes")
+    take = row.popover("Take it home", icon=":material/download:")
+    take.download_button(
+        "Picture, PNG",
+        lambda: png(marked(shown.picture / 255, SYNTHETIC), fields),
+        file_name=f"{name}.png",
+        mime="image/png",
+        on_click="ignore",
+        width="stretch",
+    )
+    take.download_button(
+        "How it grew, WebP",
+        lambda: animation(shown),
+        file_name=f"{name}.webp",
+        mime="image/webp",
+        on_click="ignore",
+        width="stretch",
+    )
+    if shown.origin is not None and "rows" not in shown.origin:
+        take.caption("Whoever opens this link sees it drawn again:")
+        take.code(wording.redraw_link(st.context.url or "", model.info, shown.settings), language=None, wrap_lines=True)
 
 
 def measured() -> None:
@@ -186,9 +181,18 @@ def measured() -> None:
     )
 
 
-st.markdown(
-    "The PixelCNN draws a slice that nobody has, one code after the other from the top left; the decoder paints what "
-    "is there so far. Every picture carries the mark **SYNTHETIC**."
+row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
+new, more = row.container(horizontal=True, width="content"), row.popover("More", icon=":material/tune:")
+wanted = settings()
+more.toggle("Begin with the upper part of a slice", key="begin", persist_state="session")
+upper = upper_part()
+with st.spinner("Drawing …"):
+    shown = draw_once(model, wanted, upper)
+others = strip(shown, wanted)
+player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
+keep(shown)
+st.caption(
+    f"The prior draws a slice that nobody has, one code after the other; the decoder paints it. {shown.name}: "
+    f"{shown.bits:,.0f} bits under the prior. Every picture carries the mark **SYNTHETIC**."
 )
-studio()
 measured()

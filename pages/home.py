@@ -1,59 +1,70 @@
-"""Home: what this is, what the weights saw, what was measured."""
+"""Home: a slice is drawn as one arrives, and what stands behind it in three sentences."""
+
+import secrets
 
 import streamlit as st
 
 from oasisvq.app import wording
-from oasisvq.app.choose import SHOWN_FIRST, bundled, in_model_size
-from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import load_palette, turn
-from oasisvq.app.pictures import RECONSTRUCTION, code_map, enlarge, marked
+from oasisvq.app.drawing import EIGHT, PLAIN, draw_once, fresh, levels_apart
+from oasisvq.app.frame import link, model_in_frame, start_tour
+from oasisvq.app.models import belongings
+from oasisvq.app.player import player
+from oasisvq.app.terms import term
+
+SHOWN = "draw on Home"
 
 model = model_in_frame()
 info, preset = model.info, model.preset
 
-st.markdown(wording.WHAT)
 
-name, picture = list(bundled().items())[SHOWN_FIRST]
-chosen = in_model_size(name, picture, preset.size)
-with turn():
-    coded = model.reconstruct(chosen.tensor)
-indices = coded.indices[0].numpy()
-original, codes, again = st.columns(3)
-original.image(enlarge(chosen.picture), width="stretch", caption=f"1. A slice: {name}", alt=f"Example slice: {name}")
-codes.image(
-    code_map(indices, load_palette(model).rank, indices >= 0),
-    width="stretch",
-    caption=f"2. Its {preset.grid[0]} × {preset.grid[1]} codes of {preset.codebook_size}. Violet: dark, yellow: bright",
-    alt="The grid of codes as coloured cells: the outline of the brain can be made out",
-)
-again.image(
-    marked(coded.slices[0, 0].numpy() + 0.5, RECONSTRUCTION),
-    width="stretch",
-    caption="3. Painted again from the codes alone",
-    alt="The slice as the decoder paints it from its codes",
-)
+def draw_another() -> None:
+    """A live draw in the place of the one that was ready."""
+    settings = PLAIN | {"seed": secrets.randbelow(2**31), "level": secrets.choice(levels_apart(preset.levels))}
+    belongings()[SHOWN] = draw_once(model, settings)
+
+
+drawn = belongings().get(SHOWN) or fresh(model, EIGHT // 2)
+stage, told = st.columns([13, 7], gap="medium", vertical_alignment="center")
+with stage:
+    player(
+        model,
+        drawn,
+        names=(
+            "1. Codes, drawn by the prior",
+            f"2. The slice, painted by the decoder: level {drawn.settings['level']}",
+        ),
+        low=True,
+    )
+with told, st.container(key="sentences"):
+    st.html(
+        f"<p>This slice belongs to nobody: a model is drawing it. Each cell of the grid is a {term('code')}, a small "
+        f"patch of brain from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned.</p>"
+        f"<p>The {term('prior')} draws the codes one by one, each to fit those before it, as it learned from "
+        f"{info['data']['slices'].get('train', 0):,} slices of {info['data']['people'].get('train', 0):,} people.</p>"
+        f"<p>The {term('decoder')} paints the slice from the codes alone. It works on scans, too: any slice can be "
+        "turned into codes, compared, edited, and searched for what the model did not expect.</p>"
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Draw another", icon=":material/draw:", type="primary", on_click=draw_another)
+        start_tour("Take the tour: one minute")
+
+with st.container(key="ways"):
+    for column, (title, what) in zip(
+        st.columns(4),
+        (
+            ("Reconstruct", "What do codes keep of a slice, and what do they lose?"),
+            ("Generate", "Draw slices of any level, and watch them grow."),
+            ("Edit codes", "Paint with codes, and widen a ventricle."),
+            ("Surprise", "Find what the model did not expect."),
+        ),
+        strict=True,
+    ):
+        with column.container(border=True, height="stretch"):
+            link(title, label=f"**{title}**")
+            st.caption(what)
+
 with st.expander("More: the mathematics in four lines"):
     st.markdown(wording.MORE)
-
-st.header("What you can do here")
-for column, (path, title, what) in zip(
-    st.columns(5),
-    (
-        (
-            "pages/reconstruct.py",
-            "Reconstruct",
-            "See what the codes keep of a slice and what they lose: an example, or a picture, NIfTI or DICOM of yours.",
-        ),
-        ("pages/generate.py", "Generate", "Watch the PixelCNN draw a slice, code by code."),
-        ("pages/edit_codes.py", "Edit codes", "Paint with codes and see the slice change."),
-        ("pages/surprise.py", "Surprise", "See which parts of a slice the model did not expect."),
-        ("pages/model_card.py", "Model card", "Data, curves, results, limits, how to cite."),
-    ),
-    strict=True,
-):
-    with column.container(border=True, height="stretch"):
-        st.page_link(path, label=f"**{title}**")
-        st.caption(what)
 
 st.header("What the weights saw")
 st.markdown(f"{wording.saw(info['data'])} {info['data']['description']}")
@@ -72,14 +83,14 @@ if results:
             column.metric(
                 measure.label,
                 measure.value(results),
-                delta=f"95 % interval {interval}" if interval else None,
+                delta=f"95 %: {interval}" if interval else None,
                 delta_color="off",
                 delta_arrow="off",
                 help=measure.meaning,
                 border=True,
                 height="stretch",
             )
-    st.page_link("pages/model_card.py", label="All results and how they were measured")
+    link("Model card", label="All results and how they were measured")
 else:
     st.info("Nothing was measured yet with these weights.")
 st.caption(f"Computed on: {info['device']}.")

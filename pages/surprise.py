@@ -4,10 +4,15 @@ import numpy as np
 import streamlit as st
 import torch
 
-from oasisvq.app import figures, wording
-from oasisvq.app.choose import choose_slice
+from oasisvq.app import address, edits, figures, wording
+from oasisvq.app.choose import choose_slice, remarks
+from oasisvq.app.codes import depth, join, split
 from oasisvq.app.frame import model_in_frame
 from oasisvq.app.models import turn
+from oasisvq.app.pictures import SYNTHETIC, heat
+from oasisvq.app.terms import GLOSSARY, Figure, in_one_line
+from oasisvq.app.viewer import Overlay, viewer
+from oasisvq.data.examples import with_lesion
 from oasisvq.measure.atypical import unusual
 
 BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
@@ -18,97 +23,106 @@ MOST = 0.25  # of the cells may be drawn again: what is left must say what belon
 model = model_in_frame()
 results, lesions = model.info["results"] or {}, model.info.get("lesions")
 
-st.markdown(wording.UNUSUAL)
-
-chosen = choose_slice(model.preset.size)
+row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
+chosen = choose_slice(model.preset.size, row, key="case", first=with_lesion()[0])
 if chosen is None:
     st.stop()
-left, right = st.columns(2)
-level = left.select_slider(
+level = row.select_slider(
     "Level of the slice",
     [None, *range(model.preset.levels)],
     value=chosen.level,
-    format_func=lambda level: "not given" if level is None else str(level),
+    format_func=lambda level: "level not given" if level is None else f"level {level}",
     key=f"level of {chosen.source} {chosen.index}",
+    label_visibility="collapsed",
+    width=180,
     help="0 is the lowest. What is expected depends on the level; without it the model goes by the codes alone.",
 )
-measure = right.segmented_control(
-    "Map", list(MEASURES), default=BITS, required=True, key="map", persist_state="session"
-)
+more = row.popover("More", icon=":material/tune:")
+address.follow("map", DEVIATIONS, address.one_of(MEASURES))
+measure = more.segmented_control("Map", list(MEASURES), required=True, key="map", persist_state="session")
+address.tell({"map": (measure, DEVIATIONS)})
 with turn():
     indices = model.encode(chosen.tensor)
     bits = model.surprise(indices, level=level)[0].numpy()
-    depth = model.preset.depth
-    of_cells = bits.reshape(len(bits), -1, depth).mean(2).repeat(depth, 1)  # those of a cell alike
-    values = of_cells if measure == BITS else unusual(model, chosen.tensor, level)[0].numpy()
+    # Of a cascade its coarse stage is shown, which holds the anatomy.
+    first = split(model.preset, bits)[0]
+    cells = first.reshape(len(first), -1, depth(first)).mean(2)
+    if measure == DEVIATIONS:
+        cells = unusual(model, chosen.tensor, level)[0].numpy()[:, :: depth(first)]
 
-columns = st.columns(3)
-# Held-out slices were measured both ways: what compares depends on whether the level is told.
-beside, percentiles = None, results.get("percentiles", {}).get("bits_per_code")
-if level is None and percentiles:
-    beside = f"nine of ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f}"
-elif level is not None and "nll_bits_per_code" in results:
-    beside = f"held-out {results['nll_bits_per_code']:.2f}, level and rating known"
-columns[0].metric(
-    "Bits per code",
-    f"{bits.mean():.2f}",
-    delta=beside,
-    delta_color="off",
-    delta_arrow="off",
-    border=True,
-    height="stretch",
-)
-columns[1].metric("Bits for the slice", f"{bits.sum():,.0f}", border=True, height="stretch")
 label, limit = MEASURES[measure]
-usual = lesions["scores"][SCORES[measure]]["untouched_percentiles"] if lesions else None
-columns[2].metric(
-    f"Most unusual cell, {label}",
-    f"{values.max():.1f}",
-    delta=f"held-out slices: {usual['5']:.1f} to {usual['95']:.1f}" if usual else None,
-    delta_color="off",
-    delta_arrow="off",
-    help="Unusual for this model. The range is that of the highest cell in nine of ten slices of held-out people, "
-    "their level told.",
-    border=True,
-    height="stretch",
-)
-
-least, seed_column = st.columns([3, 1], vertical_alignment="bottom")
-ordinary = float(np.quantile(values, 1 - MOST))
-mark = least.slider(
+ordinary = float(np.quantile(cells, 1 - MOST))
+mark = more.slider(
     f"Draw again where the map is above ({label})",
     0.0,
     limit,
-    round(float(np.quantile(values, 0.97).clip(0, limit)), 1),
+    round(float(np.quantile(cells, 0.97).clip(0, limit)), 1),
     0.1,
     key=f"mark {measure} {chosen.source} {chosen.index}",
     help=f"At most a quarter of the cells: here, those above {ordinary:.1f}.",
 )
-seed = seed_column.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region")
-region = (values > mark) & (values >= ordinary)
-again = None
+seed = more.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region", help=GLOSSARY["seed"])
+region = (cells > mark) & (cells >= ordinary)
+again = chosen.picture
 if region.any():
+    marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in model.preset.parts[1:])]
+    mask = edits.beneath(model.preset, join(model.preset, marked))
     with turn(), st.spinner("Drawing the region again …"):
-        filled = model.refill(indices, torch.from_numpy(region), seed=seed, level=level)
+        filled = model.refill(indices, torch.from_numpy(mask), seed=seed, level=level)
     again = filled.slices[0, 0].numpy() + 0.5
 
-panels = figures.surprise(chosen.picture, values, label, limit, region, again)
-told = (
-    chosen.name,
-    f"Heat map of {label} over the slice, bright where unusual for this model",
-    "The slice with the outlined region drawn again; synthetic",
+viewer(
+    "Surprise",
+    chosen,
+    again,
+    [
+        Overlay(
+            "unusual",
+            "Unusual cells",
+            "Bright where the slice is unusual for this model, blue where it was drawn again",
+            "0",
+            "#000, #781c6d, #ed6925, #fcffa4",
+            f"{limit:.0f} {label}",
+            heat(cells, limit, region),
+        )
+    ],
+    ("Slice", "What the model expected instead"),
+    SYNTHETIC,
+    over="original",
+    first="unusual",
 )
-for column, (title, figure), alt in zip(st.columns(len(panels)), panels.items(), told, strict=False):
-    column.markdown(f"**{title}**")
-    column.plotly_chart(figure, key=title, config={"displaylogo": False}, alt=alt)
-st.caption(
-    f"{chosen.name}. The scale is the same for every slice, 0 to {limit:.0f} {label}; more shows as the brightest "
-    "colour. When a code is scored only those above and to the left of it are known, so something new scores highest "
-    "where it begins. The white line is the outline of the slice. **Blue: drawn again** by the PixelCNN to fit the "
-    f"rest, {region.sum()} of {region.size} cells: what this model would have expected there, nobody's anatomy."
+
+percentiles = results.get("percentiles", {}).get("bits_per_code")
+beside = ""
+# Held-out slices were measured both ways: what compares depends on whether the level is told.
+if level is None and percentiles:
+    beside = f" Nine of ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f}."
+elif level is not None and "nll_bits_per_code" in results:
+    beside = f" Held-out slices: {results['nll_bits_per_code']:.2f}, level and grade known."
+usual = lesions["scores"][SCORES[measure]]["untouched_percentiles"] if lesions else None
+st.html(
+    in_one_line(
+        (
+            Figure("Bits per code", f"{bits.mean():.2f}", GLOSSARY["bits"] + beside),
+            Figure("Bits for the slice", f"{bits.sum():,.0f}", "All its codes together."),
+            Figure(
+                f"Most unusual cell, {label}",
+                f"{cells.max():.1f}",
+                "Unusual for this model."
+                + (
+                    f" Nine of ten held-out slices: {usual['5']:.1f} to {usual['95']:.1f}, their level told."
+                    if usual
+                    else ""
+                ),
+            ),
+            Figure("Drawn again", f"{region.sum()} of {region.size} cells", "To fit the rest. Nobody's anatomy."),
+        )
+    )
 )
-if depth > 1:
-    st.caption(f"{wording.SIDE_BY_SIDE.format(depth=depth)} The map shows their mean.")
+if chosen.source == with_lesion()[0]:
+    st.caption("The dark disc was painted into this slice: nobody has this lesion. Does the map find it?")
+remarks()
+st.markdown(wording.UNUSUAL)
 with st.expander("More: the two maps"):
     st.markdown(wording.MORE_UNUSUAL)
 

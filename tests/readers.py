@@ -206,12 +206,10 @@ def read_volume(suffix: str) -> Callable[[bytes], None]:
             path.with_suffix(".img").write_bytes(file[348:])
             file = file[:348]
         path.write_bytes(file)
-        volume, voxel = volumes.read_volume(path)
+        volume, affine = volumes.read_volume(path)
         assert volume.ndim == 3
         assert volume.dtype == np.float32
-        assert np.isfinite(volume).all()
-        assert voxel.shape == (3,)
-        assert (voxel > 0).all()
+        assert affine.shape == (4, 4)
 
     return read
 

@@ -1,11 +1,12 @@
 """Every page through Streamlit's own test runner, and the parts behind the pages, on the bundled weights."""
 
 import io
+import json
 import re
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -15,12 +16,12 @@ from PIL import Image
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from oasisvq.app import drawing, figures, models, wording
-from oasisvq.app.choose import in_model_size
-from oasisvq.app.drawing import draw, known_grades
+from oasisvq.app import figures, models, wording
+from oasisvq.app.choose import SHOWN_FIRST, in_model_size
+from oasisvq.app.drawing import animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
-from oasisvq.app.pictures import SYNTHETIC, code_map, enlarge, entropy_map, marked, mosaic, png
+from oasisvq.app.pictures import REGION, SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, heat, marked, png
 from oasisvq.app.turns import Turns
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
@@ -66,7 +67,16 @@ def button(app: AppTest, label: str):
 
 
 def metrics_of(app: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
+    """Figures by their labels: those in one line, and those in boxes."""
+    line = r'tabindex="0">([^<]+)<span class="meaning"[^>]*>[^<]*</span></span> <b>([^<]*)</b>'
+    told = dict(pair for html in app.get("html") for pair in re.findall(line, html.proto.body))
+    return told | {metric.label: metric.value for metric in app.metric}
+
+
+def player_of(app: AppTest) -> dict:
+    """What the player was told."""
+    [player] = [one.proto for one in app.get("bidi_component") if one.proto.component_name.endswith("player")]
+    return json.loads(player.json)
 
 
 def as_png(picture: np.ndarray, mode: str = "L") -> bytes:
@@ -80,7 +90,7 @@ def test_page_runs_under_the_banner(name, model):
     app = open_page(name)
     assert not app.exception
     assert not app.error
-    banners = [box for box in app.warning if wording.DISCLAIMER in box.value]  # a page may warn of a slice, too
+    banners = [caption for caption in app.caption if wording.DISCLAIMER in caption.value]
     assert len(banners) == 1
     assert wording.saw(model.info["data"]) in banners[0].value
     assert len(app.title) == 1
@@ -118,7 +128,7 @@ def test_an_upload_is_reconstructed_and_stays_in_its_session():
     app = open_page("reconstruct")
     template = metrics_of(app)
     app.segmented_control(key="source").set_value("Your own file").run()
-    assert not app.metric
+    assert not metrics_of(app)
     picture = list(examples().values())[-1]
     app.file_uploader[0].upload("somebody.png", as_png(picture), "image/png").run()
     mine = metrics_of(app)
@@ -130,11 +140,11 @@ def test_an_upload_is_reconstructed_and_stays_in_its_session():
     assert any("somebody.png" in caption.value for caption in app.caption)
     other = open_page("reconstruct")
     other.segmented_control(key="source").set_value("Your own file").run()
-    assert not other.metric
+    assert not metrics_of(other)
     assert not any("somebody.png" in caption.value for caption in other.caption)
 
     next(button for button in app.button if button.label == "Forget this file").click().run()
-    assert not app.metric
+    assert not metrics_of(app)
 
 
 @pytest.mark.parametrize(
@@ -151,72 +161,77 @@ def test_a_bad_upload_gets_one_sentence(content, reason):
     assert reason in app.error[0].value
 
 
-def test_drawing_fills_the_gallery():
+def test_generate_opens_on_eight_draws_of_different_levels():
     app = open_page("generate")
-    app.slider(key="count").set_value(2).run()
-    for seed in (5, 5, 6):
+    assert not app.exception
+    told = player_of(app)
+    assert len({item["id"] for item in told["strip"]["items"]}) == 8
+    assert len({item["label"] for item in told["strip"]["items"]}) == 8
+    assert told["id"] in {item["id"] for item in told["strip"]["items"]}
+    assert "gallery" not in app.session_state["belongings"], "the server drew these for all who come"
+
+
+def test_a_seed_stands_for_a_slice():
+    app = open_page("generate")
+    shown = []
+    for seed in (5, 6, 5):
         app.number_input(key="seed").set_value(seed).run()
-        next(button for button in app.button if button.label == "Draw").click().run()
         assert not app.exception
-    drawn = mine(app, "gallery")
-    assert len(drawn) == 6
-    six, five, again = drawn[0:2], drawn[2:4], drawn[4:6]
-    for one, same, different in zip(five, again, six, strict=True):
-        np.testing.assert_array_equal(one.indices, same.indices)
-        assert (one.indices != different.indices).any()
+        shown.append(player_of(app)["id"])
+    assert shown[0] == shown[2] != shown[1]
+    assert app.query_params["seed"] in ("5", ["5"])
+    assert len(mine(app, "gallery")) == 2
+    button(app, "Draw a new slice").click().run()
+    assert player_of(app)["id"] not in shown
+
+
+def test_the_address_draws_the_slice_again():
+    app = open_page("generate")
+    app.number_input(key="seed").set_value(5).run()
+    app.select_slider(key="level").set_value(9).run()
+    app.slider(key="temperature").set_value(0.7).run()
+    other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    other.switch_page("pages/generate.py")
+    link = dict(parse_qsl(urlsplit(app.code[0].value).query))
+    assert link.keys() == {"seed", "level", "temperature", "weights"}
+    for name, value in link.items():
+        other.query_params[name] = value
+    other.run()
+    assert not other.exception
+    assert player_of(other)["id"] == player_of(app)["id"]
+    assert (other.number_input(key="seed").value, other.select_slider(key="level").value) == (5, 9)
+
+
+def test_settings_that_make_no_sense_are_passed_over():
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    app.switch_page("pages/generate.py")
+    for name, value in {"seed": "-4", "level": "99", "temperature": "nan", "top_k": "x", "model": "<b>"}.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    assert not app.error
+    assert app.slider(key="temperature").value == 1
+
+
+def test_variants_keep_the_seed():
+    app = open_page("generate")
+    app.number_input(key="seed").set_value(5).run()
+    app.session_state["kind of strip"] = "temperature"
+    app.run()
+    assert not app.exception
+    items = player_of(app)["strip"]["items"]
+    assert len(items) == 8
+    assert all("seed 5" in item["name"] for item in items)
+    assert player_of(app)["id"] in {item["id"] for item in items}
 
 
 def test_generated_codes_open_in_the_editor():
     app = open_page("generate")
-    next(button for button in app.button if button.label == "Draw").click().run()
-    drawn = mine(app, "gallery")[0]
-    assert Image.open(io.BytesIO(drawn.file)).text["Kind"] == "SYNTHETIC"
+    app.number_input(key="seed").set_value(5).run()
+    [drawn] = mine(app, "gallery").values()
     next(button for button in app.button if button.label == "Edit codes").click().run()
     assert app.title[0].value == "Edit codes"
     np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
-
-
-def select(app: AppTest, rows: slice, columns: slice) -> np.ndarray:
-    """Select cells, as the browser would."""
-    state = mine(app, "editor")
-    selection = np.zeros_like(state.selection)
-    selection[rows, columns] = True
-    app.session_state["belongings"]["editor"] = replace(state, selection=selection)
-    app.run()
-    return selection
-
-
-def test_refill_proposes_several_and_takes_the_one_chosen():
-    app = open_page("edit_codes")
-    assert button(app, "Propose").disabled
-    selection = select(app, slice(8, 11), slice(8, 11))
-    button(app, "Propose").click().run()
-    assert not app.exception
-    assert not mine(app, "editor").changed.any()  # nothing yet
-    _, proposals = mine(app, "proposals")
-    assert len({codes.tobytes() for codes, _ in proposals}) > 1
-    assert {picture.shape for _, picture in proposals} == {(80, 80)}
-    button(app, "Use proposal 2").click().run()
-    state = mine(app, "editor")
-    np.testing.assert_array_equal(state.indices, proposals[1][0])
-    assert not (state.changed & ~selection).any()
-    assert metrics_of(app)["Cells changed"] == str(state.changed.sum())
-    assert len(state.past) == 1
-    assert app.number_input(key="refill seed").value == len(proposals)
-    assert "proposals" not in app.session_state["belongings"]
-
-
-def test_a_proposal_leaves_alone_what_was_painted_meanwhile():
-    app = open_page("edit_codes")
-    select(app, slice(8, 11), slice(8, 11))
-    button(app, "Propose").click().run()
-    state = mine(app, "editor")
-    painted = state.indices.copy()
-    painted[0, 0] = (painted[0, 0] + 1) % 512
-    app.session_state["belongings"]["editor"] = put(state, painted)
-    app.run()
-    button(app, "Use proposal 1").click().run()
-    assert mine(app, "editor").indices[0, 0] == painted[0, 0]
 
 
 def shown_link(app: AppTest) -> dict[str, str]:
@@ -255,7 +270,8 @@ def test_nothing_of_an_upload_is_put_in_a_link():
     app = open_page("edit_codes")
     assert len(app.code) == 1
     app.segmented_control(key="source").set_value("Your own file").run()
-    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    upload = next(one for one in app.file_uploader if one.label.startswith("An axial"))
+    upload.upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
     button(app, "Open this slice").click().run()
     assert not app.exception
     assert not app.code
@@ -284,13 +300,13 @@ def test_a_slice_is_completed_below_its_upper_part(model):
     app = open_page("generate")
     app.toggle(key="begin").set_value(True).run()
     app.slider(key="rows of 20").set_value(13).run()
-    button(app, "Draw").click().run()
     assert not app.exception
-    drawn = mine(app, "gallery")[0]
-    name = app.selectbox(key="example").value
+    drawn = list(mine(app, "gallery").values())[-1]
+    name = app.selectbox(key="slice").value
     codes = model.encode(in_model_size(name, examples()[name], 80).tensor)[0].numpy()
     np.testing.assert_array_equal(drawn.indices[:13], codes[:13])
     assert (drawn.indices[13:] != codes[13:]).any()
+    assert np.isnan(drawn.entropy.reshape(20, 20)[:13]).all()
     assert drawn.origin["example"] == name
     assert drawn.settings["upper rows"] == 13
 
@@ -312,14 +328,6 @@ def test_ratings_can_be_asked_for_only_where_the_weights_know_some(model):
             grades.copy_(kept)
 
 
-def test_the_gallery_is_emptied():
-    app = open_page("generate")
-    button(app, "Draw").click().run()
-    button(app, "Empty the gallery").click().run()
-    assert "gallery" not in app.session_state["belongings"]
-    assert any(caption.value == "Nothing drawn yet." for caption in app.caption)
-
-
 def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     """Noise is beyond the scale of the map nearly everywhere."""
     app = open_page("surprise")
@@ -327,34 +335,44 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    told = next(caption.value for caption in app.caption if "Blue: drawn again" in caption.value)
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", told).groups())
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["Drawn again"]).groups())
     assert 0 < redrawn <= cells / 4
 
 
 def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
     app = open_page("generate")
-    button(app, "Draw").click().run()
+    app.number_input(key="seed").set_value(5).run()
     app.toggle(key="begin").set_value(True).run()
     app.segmented_control(key="source").set_value("Your own file").run()
     app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
-    button(app, "Draw").click().run()
-    assert [one.origin is None for one in mine(app, "gallery")] == [True, False]
+    assert [one.origin is None for one in mine(app, "gallery").values()][-1]
+    before = len(mine(app, "gallery"))
     app.switch_page("pages/edit_codes.py").run()
     button(app, "Open this slice").click().run()
     assert mine(app, "origin") is None
     button(app, "Forget this file").click().run()
     assert not app.exception
-    assert [one.origin is None for one in mine(app, "gallery")] == [False]
-    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "proposals"}
+    assert len(mine(app, "gallery")) == before - 1
+    assert not any(one.origin is None for one in mine(app, "gallery").values())
+    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "beside the grid"}
 
 
 def test_surprise_adds_up(model):
     app = open_page("surprise")
     shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
-    level = app.select_slider[0].set_value(20).run()
-    told = float(metrics_of(level)["Bits for the slice"].replace(",", ""))
-    assert 0 < told != shown > 0
+    other = app.select_slider[0].set_value(9).run()
+    without = float(metrics_of(other)["Bits for the slice"].replace(",", ""))
+    assert 0 < without != shown > 0
+
+
+def test_surprise_opens_on_a_painted_lesion_and_finds_it():
+    app = open_page("surprise")
+    assert app.selectbox(key="case").value.endswith("with a painted lesion")
+    assert any("was painted into this slice" in caption.value for caption in app.caption)
+    with_lesion = float(metrics_of(app)["Most unusual cell, standard deviations"])
+    app.selectbox(key="case").set_value(SHOWN_FIRST).run()
+    assert not any("was painted into this slice" in caption.value for caption in app.caption)
+    assert float(metrics_of(app)["Most unusual cell, standard deviations"]) < with_lesion / 2
 
 
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
@@ -367,30 +385,75 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     ranks = [1 + rank / 50 for rank in range(101)]
     monkeypatch.setitem(model.info, "results", model.info["results"] | {"percentiles": {"bits_per_code": ranks}})
     app = open_page("surprise")
+    app.session_state[f"level of {app.selectbox(key='case').value} 0"] = None
+    app.run()
     assert not app.exception
-    assert "1.10 to 2.90" in app.metric[0].delta
-    assert "held-out slices: 11.5 to 17.2" in app.metric[2].delta
+    told = " ".join(html.proto.body for html in app.get("html"))
+    assert "1.10 to 2.90" in told
+    assert "held-out slices: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
-    app.segmented_control(key="map").set_value("Deviation from what was expected").run()
+    app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
-    assert "standard deviations" in app.metric[2].label
+    assert "Most unusual cell, bits per code" in metrics_of(app)
 
 
 # Behind the pages.
 
 
-def test_draw_shows_every_row_and_ends_where_sample_ends(model, monkeypatch):
-    monkeypatch.setattr(drawing, "SLOW", 60)
-    seen = []
-    drawn = draw(model, 2, PLAIN, lambda now: seen.append((now.known.sum(), now.indices.copy())))
-    height, width = model.preset.grid
-    rows = [known for known, _ in seen if known % width == 0]
-    assert rows == list(range(width, height * width + 1, width))
-    expected = model.sample(2, seed=3).indices.numpy()
-    np.testing.assert_array_equal(np.stack([one.indices for one in drawn]), expected)
-    known, half = seen[len(seen) // 2]
-    np.testing.assert_array_equal(half.reshape(2, -1)[:, :known], expected.reshape(2, -1)[:, :known])
-    assert drawn[0].bits == pytest.approx(float(model.surprise(torch.from_numpy(expected[:1])).sum()), rel=1e-4)
+def test_a_draw_is_that_of_its_seed_and_ends_finished(model):
+    drawn = draw(model, PLAIN)
+    expected = model.sample(1, seed=3)
+    np.testing.assert_array_equal(drawn.indices, expected.indices[0].numpy())
+    np.testing.assert_allclose(drawn.picture / 255, (expected.slices[0, 0].numpy() + 0.5).clip(0, 1), atol=0.003)
+    assert drawn.bits == pytest.approx(float(model.surprise(expected.indices).sum()), rel=1e-4)
+    assert np.isfinite(drawn.entropy).all()
+    assert len(drawn.entropy) == drawn.indices.size
+
+
+def test_what_is_played_grows_from_the_top_by_what_was_drawn(model):
+    drawn = draw(model, PLAIN)
+    assert len(drawn.frames) == len(drawn.at)
+    assert list(drawn.at) == sorted(drawn.at)
+    assert drawn.at[-1] == drawn.indices.size
+    pictures = [np.asarray(Image.open(io.BytesIO(frame)).convert("L")).astype(int) for frame in drawn.frames]
+    width, cell = 20, 4
+    for count, picture in zip(drawn.at, pictures, strict=True):
+        rows = count // width
+        assert np.abs(picture[: max(rows - 4, 0) * cell] - pictures[-1][: max(rows - 4, 0) * cell]).max(initial=0) < 30
+        assert picture[(rows + 4) * cell :].max(initial=0) < 30
+
+
+def test_two_parts_grow_coarse_to_fine(model):
+    """As a model of two grids does: the first alone decodes to a small picture, the second refines it from the top."""
+
+    class Fine:
+        coarse = model
+        preset = SimpleNamespace(
+            split=lambda indices: [indices[:, 0, :400].view(1, 20, 20), indices[:, 0, 400:].view(1, 8, 16)]
+        )
+
+    coarse = model.sample(1, seed=3).indices
+    indices = torch.cat([coarse.view(1, 1, 400), torch.zeros(1, 1, 128, dtype=torch.long)], 2)
+    finished = np.full((160, 160), 0.25, np.float32)
+    at, frames = growth(Fine, indices, finished)
+    assert at[-1] == 528
+    assert {frame.shape for frame in frames} == {(160, 160)}
+    np.testing.assert_array_equal(frames[-1], finished)
+    first = at.index(400)
+    half = frames[first + (len(at) - 1 - first) // 2]
+    assert (half[:40] == 0.25).all()
+    np.testing.assert_array_equal(half[120:], frames[first][120:])
+
+
+def test_how_it_grew_can_be_taken_home(model):
+    drawn = draw(model, PLAIN)
+    moving = Image.open(io.BytesIO(animation(drawn)))
+    assert moving.format == "WEBP"
+    assert len(drawn.frames) / 2 < moving.n_frames <= len(drawn.frames)  # equal ones are one that stays longer
+    moving.seek(moving.n_frames - 1)
+    last = np.asarray(moving.convert("L"))
+    assert last[-20:, :80].max() > 150  # the mark
+    assert last.shape[0] >= 320
 
 
 def test_who_waits_for_a_picture_goes_first():
@@ -410,26 +473,14 @@ def test_who_waits_for_a_picture_goes_first():
     assert order == ["stroke", "next", "draw", "refill"]
 
 
-def test_slow_pictures_do_not_take_most_of_the_time(model):
-    seen = []
-    drawing.draw(model, 1, PLAIN, lambda now: (seen.append(now.done), time.sleep(1.5 * drawing.SLOW)))
-    assert len(seen) < model.preset.side / 2
-    assert seen[-1] == model.preset.codes
-
-
-def test_draw_ends_when_show_raises_and_gives_its_place_back(model):
-    class Cancelled(Exception):
-        pass
-
-    def cancel(now):
-        raise Cancelled
-
+def test_a_draw_that_fails_gives_its_place_back(model):
     for _ in range(20):  # more often than there are places
-        with pytest.raises(Cancelled):
-            draw(model, 1, PLAIN, cancel)
+        with pytest.raises(OasisVQError):
+            draw(model, PLAIN | {"temperature": -1})
 
 
-def test_turns_go_to_whoever_waited_longest():
+def test_who_came_first_is_done_first():
+    """Sharing would make all of them late."""
     turns, order, at_once, most = Turns(1), [], 0, 0
     started = threading.Event()
 
@@ -454,7 +505,25 @@ def test_turns_go_to_whoever_waited_longest():
     for thread in threads:
         thread.join(5)
     assert most == 1
-    assert "".join(order) == "abcabcabc"
+    assert "".join(order) == "aaabbbccc"
+
+
+def test_the_urgent_are_let_in_on_the_way():
+    turns, order = Turns(1), []
+
+    def stroke() -> None:
+        with turns.turn(urgent=True):
+            order.append("stroke")
+
+    with turns.turn() as pass_on:
+        thread = threading.Thread(target=stroke)
+        thread.start()
+        while not turns.waiting:
+            time.sleep(0.001)
+        pass_on()
+        order.append("draw")
+    thread.join(5)
+    assert order == ["stroke", "draw"]
 
 
 def test_turns_tell_how_many_wait():
@@ -501,37 +570,39 @@ def test_synthetic_pictures_are_marked_and_say_so_in_the_file():
     assert fields == {"seed": "4"}
 
 
-def test_code_map_tells_known_from_unknown_and_mosaic_keeps_all():
-    indices = np.array([[0, 1], [2, 3]])
-    known = np.array([[True, True], [True, False]])
-    picture = code_map(indices, np.arange(4), known)
-    corners = [picture.getpixel((x, y)) for y in (0, picture.height - 1) for x in (0, picture.width - 1)]
-    assert len(set(corners)) == 4
-    assert corners[3] == (128, 128, 128)
-    sheet = mosaic([enlarge(np.full((4, 4), value), 16) for value in (0.2, 0.4, 0.6)], columns=2, gap=0)
-    assert sheet.size == (32, 32)
-    assert [sheet.getpixel(at) for at in ((0, 0), (16, 0), (0, 16), (16, 16))] == [51, 102, 153, 0]
+def test_code_colours_run_from_transparent_dark_to_bright():
+    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4))
+    assert colours.shape == (2, 2, 4)
+    assert colours[0, 0, 3] == 0
+    assert colours[1, 1, 3] == 255
+    assert len({tuple(colour) for colour in colours.reshape(-1, 4)}) == 4
+    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4))
+    np.testing.assert_array_equal(side_by_side, colours)
+    picture = code_map(np.array([[0, 1], [2, 3]]), np.arange(4))
+    assert picture.getpixel((0, 0)) == (0, 0, 0)
+    assert picture.size == (320, 320)
 
 
-def test_heat_map_lies_on_the_cells_of_the_slice():
+def test_heat_lies_on_the_cells_and_outlines_the_region():
     bits = np.zeros((20, 20))
     bits[0, 19] = 9
-    panels = figures.surprise(np.zeros((80, 80)), bits, region=bits > 5, again=np.ones((80, 80)))
-    heat = panels["Bits per code"].data[0]
-    row, column = np.unravel_index(np.asarray(heat.z).argmax(), bits.shape)
-    assert (heat.x[column], heat.y[row]) == (77.5, 1.5)  # the middle of the last four columns, the first four rows
-    for figure in panels.values():
-        [outline] = [trace for trace in figure.data if trace.type == "contour" and trace.line.color == figures.REGION]
-        assert np.argwhere(outline.z).tolist() == [[row, column] for row in range(4) for column in range(76, 80)]
-    marks = {title: [note.text for note in figure.layout.annotations] for title, figure in panels.items()}
-    assert marks == {"Slice": [], "Bits per code": [], "The region drawn again": ["SYNTHETIC"]}
+    image = heat(bits, 9, bits > 5, cell=16)
+    assert image.size == (320, 320)
+    pixels = np.asarray(image)
+    rows, columns = np.nonzero(pixels[..., 3])
+    assert rows.max() in (15, 16)
+    assert columns.min() in (303, 304)
+    assert tuple(pixels[8, 312, :3]) != REGION[:3]
+    assert (pixels[15, 304:] == REGION).all()
+    assert (pixels[:16, 304] == REGION).all()
 
 
-def test_entropy_map_is_black_to_bright_and_grey_where_nothing_was_drawn():
-    picture = entropy_map(np.array([[0.0, 9.0], [4.5, np.nan]]), 9.0)
-    low, high, middle, none = [sum(picture.getpixel((x, y))) for y in (0, 319) for x in (0, 319)]
+def test_entropy_is_black_to_bright_and_transparent_where_nothing_was_drawn():
+    colours = entropy_colours(np.array([[0.0, 9.0], [4.5, np.nan]]), 9.0)
+    low, high, middle = (int(colours[at][:3].sum()) for at in ((0, 0), (0, 1), (1, 0)))
     assert low < 20 < middle < high
-    assert none == 3 * 128
+    assert colours[..., 3].tolist() == [[255, 255], [255, 0]]
+    assert entropy_colours(np.full((2, 4), 4.5), 9.0).shape == (2, 2, 4)
 
 
 def test_prior_curve_turns_nats_to_bits():

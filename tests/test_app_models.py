@@ -9,10 +9,12 @@ import streamlit as st
 import torch
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
-from test_app import PAGES, ROOT, _navigation_is_known, button, mine, open_page  # noqa: F401  one is a fixture
+from test_app import PAGES, ROOT, _navigation_is_known, mine, open_page, player_of  # noqa: F401  one is a fixture
 from tiny_weights import DATA, TINY, TRAINING
 
-from oasisvq.app import models
+from oasisvq.app import code_grid, edits, models
+from oasisvq.app.editor import select
+from oasisvq.app.studio import TRIES, Studio
 from oasisvq.data.examples import examples
 from oasisvq.hub import sources
 from oasisvq.hub.manifest import write_manifest
@@ -24,18 +26,30 @@ pytestmark = pytest.mark.slow
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),
     "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),
-    "large": replace(TINY, name="large", size=256, channels=(4, 4, 8), blocks=(1, 1, 1), codebook_size=2048, depth=2),
 }
+# A cascade: a coarse grid, and then a fine one with two codes to a cell.
+GEOMETRIES["large"] = replace(
+    TINY,
+    name="large",
+    size=128,
+    coarse=GEOMETRIES["base"],
+    channels=(4, 4, 8),
+    blocks=(1, 1, 1),
+    codebook_size=64,
+    depth=2,
+)
 
 
 def write_untrained(folder, presets=GEOMETRIES):
     """Bundled weights that nobody trained, small and quick."""
     for name, preset in presets.items():
         torch.manual_seed(0)
-        (folder / name).mkdir(parents=True)
-        for model, kind in ((VQVAE(preset), "vqvae"), (PixelCNN(preset), "prior")):
-            tensors = {key: tensor.half() for key, tensor in model.state_dict().items()}
-            save_file(tensors, folder / name / f"{kind}.safetensors")
+        for stage in preset.stages:
+            place = folder / name if stage is preset else folder / name / "coarse"
+            place.mkdir(parents=True, exist_ok=True)
+            for model, kind in ((VQVAE(stage), "vqvae"), (PixelCNN(stage), "prior")):
+                tensors = {key: tensor.half() for key, tensor in model.state_dict().items()}
+                save_file(tensors, place / f"{kind}.safetensors")
         write_manifest(folder / name, preset, DATA, TRAINING)
     return folder
 
@@ -56,17 +70,17 @@ def choose(app, name: str):
 
 def test_the_selector_names_every_model_with_its_geometry():
     app = open_page("home")
-    assert app.sidebar.selectbox(key="model").options == [
+    assert app.selectbox(key="model").options == [
         "base: 80 px, 20 × 20 codes",
         "clear: 80 px, 40 × 40 codes",
-        "large: 256 px, 32 × 64 codes",
+        "large: 128 px, 20 × 20 + 16 × 32 codes",
     ]
 
 
 def test_there_is_no_selector_for_a_single_model(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BUNDLED", write_untrained(tmp_path, {"base": GEOMETRIES["base"]}))
     st.cache_resource.clear()
-    assert not open_page("home").sidebar.selectbox
+    assert not [box for box in open_page("home").selectbox if box.key == "model"]
     st.cache_resource.clear()
 
 
@@ -83,30 +97,49 @@ def test_every_page_works_with_every_model(page):
 def test_other_grids_are_drawn_edited_and_completed(name):
     app = choose(open_page("generate"), name)
     app.toggle(key="begin").set_value(True).run()
-    side = GEOMETRIES[name].side
+    preset = GEOMETRIES[name]
+    side = preset.parts[0][0]
     app.slider(key=f"rows of {side}").set_value(side - 3).run()
-    button(app, "Draw").click().run()
     assert not app.exception
-    drawn = mine(app, "gallery")[0]
-    assert drawn.indices.shape == GEOMETRIES[name].grid
+    drawn = list(mine(app, "gallery").values())[-1]
+    assert drawn.indices.shape == preset.shape
+    told = player_of(app)
+    assert [(part["rows"], part["columns"]) for part in told["parts"]] == list(preset.parts)
+    assert told["at"][-1] == told["total"] == preset.codes
     next(b for b in app.button if b.label == "Edit codes").click().run()
     assert not app.exception
     app.switch_page("pages/edit_codes.py").run()  # the runner itself does not follow the app there
-    state = mine(app, "editor")
-    np.testing.assert_array_equal(state.indices, drawn.indices)
-    selection = np.zeros_like(state.selection)
-    selection[-1, -3:] = True
-    app.session_state["belongings"]["editor"] = replace(state, selection=selection)
-    app.run()
-    button(app, "Propose").click().run()
-    assert not app.exception
-    button(app, "Use proposal 1").click().run()
-    assert not (mine(app, "editor").changed & ~selection).any()
+    np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
+
+
+@pytest.mark.parametrize("name", ["clear", "large"])
+def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
+    monkeypatch.setattr("oasisvq.app.studio.PROPOSALS", 1)
+    st.session_state.pop("belongings", None)
+    model = models.load_model(name)
+    preset, studio = model.preset, Studio(model)
+    start = studio.codes_of("MNI152 template, level 20")
+    code_grid.open_codes(start, None)
+    selection = np.zeros(preset.shape, bool)
+    selection.flat[3] = True  # in the coarse grid, if there is one
+    code_grid.store(select(code_grid.current(), selection))
+    studio.ask({"kind": "propose"})
+    studio.ask({"kind": "use", "number": 0})
+    beneath = edits.beneath(preset, selection)
+    assert not (code_grid.current().changed & ~beneath).any()
+    for place in (0, preset.codes - 1):
+        studio.ask({"kind": "likely", "place": place})
+        assert len(code_grid.beside().likely[1]) == 5
+    for kind in TRIES:
+        studio.ask({"kind": "try", "name": kind})
+    studio.walk("MNI152 template, level 20", 0.5)
+    model.decode(torch.from_numpy(code_grid.current().indices)[None])
+    st.session_state.pop("belongings", None)
 
 
 def test_what_belongs_to_another_model_is_let_go_with_a_note():
     app = open_page("generate")
-    button(app, "Draw").click().run()
+    app.number_input(key="seed").set_value(5).run()
     app.switch_page("pages/edit_codes.py").run()
     assert mine(app, "editor").indices.shape == (20, 20)
     assert not app.toast

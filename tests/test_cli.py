@@ -10,9 +10,11 @@ import termios
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from heads import head
 from hub_server import TOKEN, HubServer, Repository
 from PIL import Image
 from safetensors import safe_open
@@ -371,3 +373,75 @@ def test_reconstruct_never_overwrites_the_original(bundled, pictures, tmp_path, 
     assert run("reconstruct", original, "--out", tmp_path) == 2
     assert "overwrite" in capsys.readouterr().err
     assert original.read_bytes() == pictures[0].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A head, and a map of its tissues, as NIfTI files."""
+    folder = tmp_path_factory.mktemp("scans")
+    voxels, affine = head()
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / "head.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(1.0 * (voxels > 0.1) + (voxels > 0.5), affine), folder / "labels.nii.gz")
+    return folder
+
+
+def test_align_writes_levels_and_goes_on_after_a_refusal(scans, tmp_path, capsys):
+    files, out, figures = (scans / "labels.nii.gz", scans / "head.nii.gz"), tmp_path / "out", tmp_path / "figures.json"
+    assert run("align", *files, "--out", out, "--json", figures) == 0
+    assert "labels.nii.gz" in capsys.readouterr().err
+    told = json.loads(figures.read_text())
+    assert (told["heads"], told["refused"]) == (1, 1)
+    bad, good = told["rows"]
+    assert "label map" in bad["refused"]
+    assert good["refused"] is None
+    assert 1.7 < good["litres"] < 2.3
+    assert good["dice"] > 0.95
+    assert good["seconds"] > 0
+    levels = [np.asarray(Image.open(out / "head" / f"level_{k:02d}.png")) for k in range(32)]
+    assert {(level.shape, level.dtype.name) for level in levels} == {((256, 256), "uint8")}
+    volume = nibabel.load(out / "head" / "aligned.nii.gz")
+    np.testing.assert_allclose(np.round(volume.get_fdata()[:, ::-1, 20].T * 255), levels[20], atol=0.5)
+    # The middle of the head, from the scanner to the frame by the matrix, and from the frame to its voxel.
+    x, y, z, _ = np.linalg.inv(volume.affine) @ good["matrix"] @ [0, -18, 12, 1]
+    assert 110 < x < 145
+    assert 110 < y < 145
+    assert 10 < z < 22
+
+    assert run("align", files[0], "--out", tmp_path / "none", "--json", figures) == 2
+    assert "label map" in json.loads(figures.read_text())["rows"][0]["refused"]
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_heads_are_read_as_levels_and_their_levels_told(bundled, pictures, scans, tmp_path):
+    out = tmp_path / "codes.npz"
+    assert run("encode", scans / "head.nii.gz", pictures[0], "--out", out) == 0
+    with np.load(out) as codes:
+        assert codes["indices"].shape == (33, *TINY.grid)
+        assert codes["levels"].tolist() == [*range(32), TINY.levels]
+        assert codes["files"][31] == str(scans / "head.nii.gz")
+    assert run("compress", scans / "labels.nii.gz", "--out", tmp_path / "small") == 2
+
+
+def test_a_folder_of_dicom_files_is_one_head(brain_folder, tmp_path, capsys):
+    """Read, put in order and judged; it is no brain to this eye, and that is what is said."""
+    assert run("align", brain_folder, "--out", tmp_path / "out", "--json", tmp_path / "figures.json") == 2
+    [row] = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert row["litres"] == pytest.approx(1.3, abs=0.15)
+    assert row["matrix"] is not None
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def brain_folder(tmp_path):
+    """A made-up brain of ellipsoids as a series of DICOM files, in a folder with something else."""
+    from scans import as_bytes, dicom_series, turned
+    from scans import head as ellipsoids
+
+    folder = tmp_path / "series"
+    folder.mkdir()
+    volume, affine = turned(np.ascontiguousarray(ellipsoids()[:, :, ::3]), "LPS", (1, 1, 3))
+    for number, one in enumerate(dicom_series(volume, affine)):
+        (folder / f"IM{number}").write_bytes(as_bytes(one))
+    (folder / "README").write_text("hello")
+    return folder

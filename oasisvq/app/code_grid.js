@@ -10,10 +10,10 @@ const CHANGED = "#ffb13b";
 const SELECTED = "#36c5f0";
 const USED = "#c77dff";
 const LARGEST_BRUSH = 5;
-const TOOL_KEYS = { d: "paint", e: "erase", s: "select" };
+const TOOL_KEYS = { d: "paint", e: "erase", s: "select", a: "ask" };
 
 // Kept across pages.
-const settings = { tool: "paint", code: null, brush: 1, before: false, uses: false, lines: true, numbers: false };
+const settings = { tool: "paint", code: null, brush: 1, before: false, uses: false, lines: true, numbers: false, line: 0 };
 const grids = new WeakMap();
 
 export default function (component) {
@@ -21,6 +21,7 @@ export default function (component) {
   if (!grids.has(root)) grids.set(root, new CodeGrid(root));
   const grid = grids.get(root);
   grid.publish = (queue) => component.setStateValue("queue", queue);
+  grid.request = (asked) => component.setTriggerValue("asked", asked);
   grid.receive(component.data);
   return () => clearTimeout(grid.timer);
 }
@@ -38,8 +39,9 @@ class CodeGrid {
     this.listen();
   }
 
-  // What Python says: data = {epoch, ack, width, height, indices, original, selection, image, before, palette, order,
-  // undo, redo}.
+  // What Python says: data = {epoch, ack, width, height, offset, indices, original, selection, image, before, palette,
+  // order, undo, redo, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the first of these
+  // codes among all codes of the slice, which operations count.
 
   receive(data) {
     if (data.epoch !== this.epoch) {
@@ -60,6 +62,7 @@ class CodeGrid {
     if (this.stroke) this.follow();
 
     this.step = [SIDE / data.width, SIDE / data.height].map(Math.round); // canvas pixels from a code to the next
+    this.buildChoices();
     this.image = greyCanvas(data.image);
     this.before = greyCanvas(data.before);
     if (data.palette.bytes !== this.paletteBytes) {
@@ -70,8 +73,27 @@ class CodeGrid {
     this.show();
   }
 
+  buildChoices() {
+    const { layers, layer, tries } = this.data;
+    const button = (label, pressed, choose) => {
+      const made = Object.assign(document.createElement("button"), { type: "button", textContent: label });
+      if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
+      made.addEventListener("click", choose);
+      return made;
+    };
+    this.find(".layers").hidden = layers.length < 2;
+    this.find(".layers").replaceChildren(
+      ...layers.map((name, i) => button(name, i === layer, () => this.request({ kind: "layer", number: i }))),
+    );
+    this.find(".tries").replaceChildren(
+      ...tries.map(([name, label]) => button(label, null, () => this.request({ kind: "try", name }))),
+    );
+  }
+
   foresee(operation) {
-    (operation.cells ?? []).forEach((cell) => this.foreseeCell(operation, cell));
+    const { offset, width, height } = this.data;
+    for (const cell of operation.cells ?? [])
+      if (cell >= offset && cell < offset + width * height) this.foreseeCell(operation, cell - offset);
   }
 
   foreseeCell({ kind, code }, cell) {
@@ -101,6 +123,7 @@ class CodeGrid {
   begin(cell) {
     let kind = settings.tool;
     if (kind === "pick") return this.pick(cell);
+    if (kind === "ask") return this.request({ kind: "likely", place: cell + this.data.offset });
     if (kind === "select" && this.selection.has(cell)) kind = "deselect";
     this.stroke = { kind, code: settings.code, id: this.seq + 1, cells: new Set(), seen: new Set(), last: cell };
     // A quick stroke is over before this and goes in one message; a slow one is shown while it goes on.
@@ -133,7 +156,7 @@ class CodeGrid {
     const { kind, code, id, cells } = this.stroke;
     if (!cells.size) return;
     this.stroke.cells = new Set();
-    this.push({ kind, code, stroke: id, cells: [...cells] });
+    this.push({ kind, code, stroke: id, cells: [...cells].map((cell) => cell + this.data.offset) });
   }
 
   end() {
@@ -152,6 +175,7 @@ class CodeGrid {
   choose(code) {
     settings.code = code;
     this.say(`Code ${code}`);
+    this.request({ kind: "meaning", code });
     this.drawPalette();
     this.show();
   }
@@ -243,10 +267,16 @@ class CodeGrid {
     });
     for (const button of this.buttons)
       button.addEventListener("click", () => {
-        if (button.dataset.tool) settings.tool = button.dataset.tool;
-        else this.act(button.dataset.action);
+        const { tool, action, ask } = button.dataset;
+        if (tool) settings.tool = tool;
+        else if (action) this.act(action);
+        else this.request({ kind: ask });
         this.show();
       });
+    this.find(".line").addEventListener("input", (event) => {
+      settings.line = event.target.value / 100;
+      this.show();
+    });
     this.find(".brush").addEventListener("input", (event) => {
       settings.brush = Number(event.target.value);
       this.show();
@@ -353,7 +383,20 @@ class CodeGrid {
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
     context.drawImage(settings.before ? this.before : this.image, ...whole);
-    if (!settings.before) this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...box(cell)));
+    if (!settings.before) {
+      if (!data.offset) this.ahead.forEach((cell) => this.drawTile(context, indices[cell], ...box(cell)));
+      const line = settings.line * whole[2];
+      context.save();
+      context.beginPath();
+      context.rect(0, 0, line, whole[3]);
+      context.clip();
+      context.drawImage(this.before, ...whole);
+      context.restore();
+      if (line) {
+        context.fillStyle = SELECTED;
+        context.fillRect(line - 1.5, 0, 3, whole[3]);
+      }
+    }
 
     if (settings.lines) {
       context.fillStyle = "rgba(255, 255, 255, 0.16)";
@@ -386,8 +429,9 @@ class CodeGrid {
     }
 
     for (const button of this.buttons) {
-      const { tool, action } = button.dataset;
+      const { tool, action, ask } = button.dataset;
       if (tool) button.setAttribute("aria-pressed", String(settings.tool === tool));
+      else if (ask) button.disabled = { propose: !this.selection.size, copy: !this.selection.size }[ask] ?? !data.copied;
       else
         button.disabled =
           !this.pending.length &&
@@ -396,14 +440,66 @@ class CodeGrid {
     this.find(".brush").value = settings.brush;
     this.find(".brush-size").textContent = `${settings.brush} × ${settings.brush}`;
     for (const option of ["before", "uses", "lines", "numbers"]) this.find(`.${option}`).checked = settings[option];
-    this.find(".legend .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
+    this.find(".line").value = Math.round(settings.line * 100);
+    this.find(".under .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
     const tile = this.find(".tile").getContext("2d");
-    this.drawTile(tile, settings.code, 0, 0, 48);
+    this.drawTile(tile, settings.code, 0, 0, 64);
     this.find(".tile").setAttribute("aria-label", `Code ${settings.code} decoded on its own`);
     const uses = indices.filter((code) => code === settings.code).length;
     this.find(".code").textContent =
       `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice. ` +
       `The slice uses ${new Set(indices).size} of ${data.order.length} codes.`;
+    this.explain();
+    this.offer();
+  }
+
+  // What the chosen code means, if Python has said so.
+  explain() {
+    const { meaning } = this.data;
+    const known = meaning?.code === settings.code;
+    this.find(".places").hidden = !known;
+    this.find(".meaning").textContent = known ? meaning.text : "";
+    if (!known) return;
+    const context = this.find(".places").getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.fillStyle = "#000";
+    context.fillRect(0, 0, 64, 64);
+    context.drawImage(greyCanvas(meaning.places), 0, 0, 64, 64);
+    this.find(".places").setAttribute("aria-label", `Where code ${meaning.code} occurs: the brighter, the more often`);
+  }
+
+  // Things to choose from: the likeliest codes of a cell, or fills of the selected cells.
+  offer() {
+    const { likely, offers, offset } = this.data;
+    this.find(".offers").hidden = !likely && !offers;
+    const choice = (element, label, name, choose) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      button.append(element, label);
+      button.setAttribute("aria-label", name);
+      button.addEventListener("click", choose);
+      return button;
+    };
+    const dismiss = choice("", "Dismiss", "Dismiss", () => this.request({ kind: "dismiss" }));
+    if (likely) {
+      this.find(".offered").textContent = `The likeliest codes at ${this.describe(likely.place - offset)}:`;
+      const codes = likely.codes.map(([code, share]) => {
+        const canvas = Object.assign(document.createElement("canvas"), { width: 56, height: 56 });
+        this.drawTile(canvas.getContext("2d"), code, 0, 0, 56);
+        const percent = share < 0.01 ? "< 1 %" : `${Math.round(100 * share)} %`;
+        return choice(canvas, percent, `Take code ${code}, ${percent}`, () =>
+          this.push({ kind: "paint", code, stroke: this.seq + 1, cells: [likely.place] }),
+        );
+      });
+      this.find(".choices").replaceChildren(...codes, dismiss);
+    } else if (offers) {
+      this.find(".offered").textContent = "The selected cells, drawn again by the prior. Take one:";
+      const fills = offers.map((source, i) =>
+        choice(Object.assign(new Image(), { src: source, alt: "" }), "", `Use proposal ${i + 1}`, () =>
+          this.request({ kind: "use", number: i }),
+        ),
+      );
+      this.find(".choices").replaceChildren(...fills, dismiss);
+    }
   }
 }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -13,17 +13,20 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from oasisvq.app import editor
+from oasisvq.app.codes import PARTS, Codes, most, split
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
 from oasisvq.app.models import belongings
-from oasisvq.app.pictures import grey_bytes
+from oasisvq.app.pictures import Picture, grey_bytes, webp
 
 if TYPE_CHECKING:
     from oasisvq.app.palette import Palette
+    from oasisvq.models.presets import Preset
 
 _KEY = "code grid"
-PROPOSALS = "proposals"  # where the page keeps refills to choose from
-_EDITOR, _ORIGIN, _BEFORE = "editor", "origin", "picture before"
+_EDITOR, _ORIGIN, _BEFORE, _BESIDE = "editor", "origin", "picture before", "beside the grid"
+_COPIED = "copied cells"
+PATH = "start of the path"  # where the page keeps it
 
 _HERE = Path(__file__)
 _mount = st.components.v2.component(
@@ -32,6 +35,39 @@ _mount = st.components.v2.component(
     css=_HERE.with_suffix(".css").read_text(),
     js=_HERE.with_suffix(".js").read_text(),
 )
+
+
+class Fill(NamedTuple):
+    """A proposal: all codes (h, w), and the picture (S, S) in [0, 1] that they decode to."""
+
+    indices: Codes
+    picture: Picture
+
+
+class Copied(NamedTuple):
+    """Cells to paste: a mask and all codes, (h, w), and whether they come from a file of the user's."""
+
+    mask: NDArray[np.bool_]
+    indices: Codes
+    private: bool
+
+
+class Beside(NamedTuple):
+    """What stands beside the grid.
+
+    Attributes:
+        layer: the part that is painted on.
+        asked: the editor as it was when proposals were asked for.
+        fills: proposals for the cells selected then.
+        likely: place of a code, and pairs of a code that could stand there and its probability.
+        meaning: of a code: `code`, `text`, and `places`, a map (rows, columns) in [0, 1] of where it occurs.
+    """
+
+    layer: int = 0
+    asked: Editor | None = None
+    fills: Sequence[Fill] = ()
+    likely: tuple[int, Sequence[tuple[int, float]]] | None = None
+    meaning: Mapping[str, Any] | None = None
 
 
 def current() -> Editor | None:
@@ -48,6 +84,7 @@ def open_codes(indices: NDArray[np.integer], origin: Origin | None) -> Editor:
     """Start to edit these codes, (h, w). What is still on its way for the picture before is dropped."""
     belongings()[_ORIGIN] = origin
     belongings().pop(_BEFORE, None)
+    beside(asked=None, fills=(), likely=None)
     return store(editor.start(indices, epoch=uuid4().hex))
 
 
@@ -57,7 +94,7 @@ def store(state: Editor) -> Editor:
     return state
 
 
-def before(decode: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> NDArray[np.floating]:
+def before(decode: Callable[[Codes], Picture]) -> Picture:
     """The picture before the edits, decoded once."""
     mine = belongings()
     if _BEFORE not in mine:
@@ -65,38 +102,102 @@ def before(decode: Callable[[NDArray[np.int64]], NDArray[np.floating]]) -> NDArr
     return mine[_BEFORE]
 
 
-def close() -> None:
-    """Forget the picture, its codes and its history."""
-    for name in (_EDITOR, _ORIGIN, _BEFORE, PROPOSALS):
-        belongings().pop(name, None)
+def beside(**changes: Any) -> Beside:
+    """What stands beside the grid, changed where that is asked."""
+    now = belongings().get(_BESIDE, Beside())._replace(**changes)
+    belongings()[_BESIDE] = now
+    return now
 
 
-def catch_up(codebook_size: int) -> Editor | None:
+def copied() -> Copied | None:
+    """What can be pasted."""
+    return belongings().get(_COPIED)
+
+
+def copy(mask: NDArray[np.bool_], indices: Codes) -> None:
+    """Remember cells to paste."""
+    belongings()[_COPIED] = Copied(mask, indices, origin() is None)
+
+
+def paste(mask: NDArray[np.bool_], indices: Codes) -> None:
+    """Put copied cells into the picture. Codes of a file make it one of which nothing is put in a link."""
+    now, source = current(), copied()
+    if now is not None and source is not None:
+        store(editor.put(now, np.where(mask, indices, now.indices)))
+        if source.private:
+            belongings()[_ORIGIN] = None
+
+
+def forget_private() -> None:
+    """Let go of what came from a file of the user's."""
+    if (source := copied()) is not None and source.private:
+        belongings().pop(_COPIED)
+    if origin() is None:
+        for name in (_EDITOR, _ORIGIN, _BEFORE, _BESIDE, PATH):
+            belongings().pop(name, None)
+
+
+def catch_up(preset: Preset) -> Editor | None:
     """Apply whatever the browser has sent."""
     state = current()
     queue = st.session_state.get(_KEY, {}).get("queue")
     if state is not None and queue:
-        state = store(editor.reduce(state, queue["epoch"], queue["operations"], codebook_size))
+        state = store(editor.reduce(state, queue["epoch"], queue["operations"], most(preset)))
     return state
 
 
-def code_grid(state: Editor, now: NDArray[np.floating], before: NDArray[np.floating], palette: Palette) -> None:
-    """Show the pictures (S, S) in [0, 1] that the codes decode to, now and before the edits, to be painted on."""
-    height, width = state.indices.shape
+def take(preset: Preset, number: int) -> None:
+    """Take a proposal: the cells that were selected then, into the codes as they are by now."""
+    now, shown = catch_up(preset), beside()
+    if now is not None and shown.asked is not None and now.epoch == shown.asked.epoch and number < len(shown.fills):
+        store(editor.put(now, np.where(shown.asked.selection, shown.fills[number].indices, now.indices)))
+    beside(asked=None, fills=())
+
+
+def code_grid(
+    preset: Preset,
+    state: Editor,
+    now: Picture,
+    before: Picture,
+    palettes: Sequence[Palette],
+    tries: Mapping[str, str],
+    on_ask: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Show the pictures (S, S) in [0, 1] that the codes decode to, now and before the edits, to be painted on.
+
+    Args:
+        palettes: one for each part.
+        tries: prepared edits, by name, and what to call them.
+        on_ask: told what is asked for besides strokes, a mapping with `kind`.
+    """
+    shown = beside()
+    layer = min(shown.layer, len(palettes) - 1)
+    grids = [split(preset, codes)[layer] for codes in (state.indices, state.original)]
+    selection = split(preset, state.selection.astype(np.int64))[layer]
+    palette = palettes[layer]
+    height, width = grids[0].shape
 
     def caught_up() -> None:  # a callback runs before the page, and even when the user has left it meanwhile
-        catch_up(len(palette.order))
+        catch_up(preset)
+
+    def asked() -> None:
+        catch_up(preset)
+        if wanted := st.session_state[_KEY].get("asked"):
+            on_ask(wanted)
 
     _mount(
         key=_KEY,
         data={
-            "epoch": state.epoch,
+            "epoch": f"{state.epoch}",
             "ack": state.ack,
             "width": width,
             "height": height,
-            "indices": state.indices.ravel().tolist(),
-            "original": state.original.ravel().tolist(),
-            "selection": np.flatnonzero(state.selection).tolist(),
+            "offset": sum(rows * columns for rows, columns in preset.parts[:layer]),
+            "layer": layer,
+            "layers": PARTS[len(palettes)],
+            "indices": grids[0].ravel().tolist(),
+            "original": grids[1].ravel().tolist(),
+            "selection": np.flatnonzero(selection).tolist(),
             "undo": bool(state.past),
             "redo": bool(state.future),
             "image": _grey(now),
@@ -104,9 +205,19 @@ def code_grid(state: Editor, now: NDArray[np.floating], before: NDArray[np.float
             "palette": _grey(palette.tiles.reshape(-1, palette.tiles.shape[2]))
             | {"tile": palette.tiles.shape[1], "columns": palette.columns},
             "order": palette.order.tolist(),
+            "tries": list(tries.items()),
+            "copied": copied() is not None,
+            "offers": [_source(fill.picture) for fill in shown.fills] or None,
+            "likely": shown.likely and {"place": shown.likely[0], "codes": shown.likely[1]},
+            "meaning": shown.meaning and {**shown.meaning, "places": _grey(shown.meaning["places"])},
         },
         on_queue_change=caught_up,
+        on_asked_change=asked,
     )
+
+
+def _source(picture: Picture) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp(picture)).decode()
 
 
 def _grey(picture: NDArray[np.floating]) -> dict[str, Any]:

@@ -1,67 +1,78 @@
-"""Drawing in front of the user's eyes: the sampler's steps as pictures that grow."""
+"""Drawing: a slice from the prior, with what a browser needs to play how it grew.
+
+All is computed first, in one go, and played afterwards: nobody waits for another visitor's pictures.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+import hashlib
+import io
+import secrets
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import streamlit as st
 from numpy.typing import NDArray
+from PIL import Image
 
+from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
-from oasisvq.app.models import load_palette, turn, waiting
-from oasisvq.app.pictures import SYNTHETIC, marked, png
-from oasisvq.app.wording import provenance
+from oasisvq.app.models import belongings, load_palette, load_palettes, turn
+from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from oasisvq.pipeline import OasisVQ
 
-GALLERY = "gallery"  # where a session keeps its finished draws
-PAUSE = 0.1  # seconds between two pictures inside a row
-SLOW = 0.2  # seconds: pictures that take longer wait at a row's end too, so that most time goes into drawing
+GALLERY = "gallery"  # where a session keeps its draws, newest first
+KEPT = 48  # of them
+EIGHT = 8  # side by side
+STOPS = 10  # decoded pictures of a part under way
+PLAIN = {"temperature": 1.0, "top_k": None, "grade": None}
 
 
 class Upper(NamedTuple):
-    """What a draw begins from: the first `rows` rows of codes (h, w) of a slice. `example` names a bundled one."""
+    """What a draw begins from: the first `rows` rows of cells of a slice's codes. `example` names a bundled one."""
 
     indices: NDArray[np.int64]
     rows: int
     example: str | None
 
 
-class Growing(NamedTuple):
-    """A draw under way.
+class Drawn(NamedTuple):
+    """A finished draw and how it grew.
 
     Attributes:
-        pictures: (n, S, S) in [0, 1].
-        indices: (n, h, w), background where nothing is drawn yet.
-        known: bool (h, w), the cells that are drawn or given.
-        entropy: (n, h, w) bits by which each code was open before it was drawn; NaN where none was drawn.
-        done, total: codes drawn and to draw, a slice.
-        seconds_left: until all are drawn, at the pace so far.
+        indices: (h, w), all codes.
+        picture: (S, S) in 0 to 255.
+        frames: WebP of the picture at each stop, the finished one last.
+        at: how many codes were there at each stop.
+        entropy: (h * w,) bits by which each code was open, in the order of drawing; NaN where it was given.
+        bits: of all codes under the prior.
+        settings: what it was asked with.
+        origin: what a link may say about it; None: it began from an upload.
     """
 
-    pictures: NDArray[np.floating]
     indices: NDArray[np.int64]
-    known: NDArray[np.bool_]
+    picture: NDArray[np.uint8]
+    frames: tuple[bytes, ...]
+    at: tuple[int, ...]
     entropy: NDArray[np.float64]
-    done: int
-    total: int
-    seconds_left: float
-
-
-class Drawn(NamedTuple):
-    """A finished draw: codes (h, w), the marked picture as PNG, bits under the prior, what it was asked with, and what
-    a link may say about it (None: it began from an upload)."""
-
-    indices: NDArray[np.int64]
-    file: bytes
     bits: float
     settings: Mapping[str, Any]
     origin: Origin | None
+
+    @property
+    def id(self) -> str:
+        """Tells it from any other draw."""
+        return hashlib.sha256(self.indices.tobytes()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """What it was asked with, in words."""
+        return ", ".join(f"{key} {value}" for key, value in self.settings.items() if value is not None)
 
 
 def known_grades(model: OasisVQ) -> list[float]:
@@ -70,67 +81,140 @@ def known_grades(model: OasisVQ) -> list[float]:
     return [grade for grade, weight in zip(model.preset.grades, rows.tolist(), strict=False) if weight > 0]
 
 
-def draw(
-    model: OasisVQ,
-    count: int,
-    settings: Mapping[str, Any],
-    show: Callable[[Growing], None],
-    upper: Upper | None = None,
-) -> list[Drawn]:
-    """Draw `count` slices with the settings of `OasisVQ.sample`, calling `show` at least once a row of the grid.
+def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
+    """Draw one slice with the settings of `OasisVQ.sample`: seed, level, temperature, top_k and grade."""
+    import torch
 
-    Where a picture takes longer than SLOW, or others wait, time goes into drawing first, and rows go by unseen.
+    preset = model.preset
+    asked = dict(settings)
+    given = mask = None
+    entropy = np.full(preset.codes, np.nan)
+    load_palettes(model)  # which would take a turn within the turn
+    with turn() as pass_on:
+        if upper:
+            asked["upper rows"] = upper.rows
+            given, mask = torch.from_numpy(upper.indices), torch.from_numpy(below(preset, upper.rows))
 
-    What `show` raises ends the draw; between steps others get their turn.
+        def step(position: int, _: Tensor, bits: Tensor) -> None:
+            pass_on()
+            entropy[position] = float(bits[0])
+
+        coded = model.sample(1, **settings, on_step=step, given=given, mask=mask)
+        told = {name: settings[name] for name in ("level", "grade")}
+        bits = float(model.surprise(coded.indices, **told).sum())
+        picture = coded.slices[0, 0].numpy() + np.float32(0.5)
+        at, frames = growth(model, coded.indices, picture)
+    origin: Origin | None = of_draw(asked | {"draw": 0})
+    if upper:
+        origin = of_draw(asked | {"draw": 0}, upper.example, upper.rows) if upper.example else None
+    small = tuple(webp(frame) for frame in frames)
+    return Drawn(coded.indices[0].numpy(), grey_bytes(picture), small, at, entropy, bits, asked, origin)
+
+
+def growth(
+    model: OasisVQ, indices: Tensor, finished: NDArray[np.floating]
+) -> tuple[tuple[int, ...], tuple[NDArray[np.floating], ...]]:
+    """The slice of `indices` (1, h, w) as it looks on the way: numbers of codes, and pictures (S, S) in [0, 1].
+
+    A single part is decoded with the background where no code is yet. Of two, the first is shown as it decodes alone,
+    and what the second has come to covers it from the top.
     """
+
+    one, *finer = model.preset.split(indices)
+    if finer and model.coarse is not None:
+        at, coarse = _rows_appear(model.coarse, one)
+        frames = [_enlarged(picture, finished.shape[0]) for picture in coarse]
+        height, width = finer[0].shape[1:]
+        for row in _stops(height):
+            cut = round(row / height * len(finished))
+            frames.append(np.concatenate([finished[:cut], frames[len(coarse) - 1][cut:]]))
+            at.append(one[0].numel() + row * width)
+        return tuple(at), tuple(frames)
+    at, frames = _rows_appear(model, indices)
+    frames[-1] = finished
+    return tuple(at), tuple(frames)
+
+
+def _rows_appear(model: OasisVQ, indices: Tensor) -> tuple[list[int], list[NDArray[np.floating]]]:
+    """Codes (1, h, w) decoded with their first rows only, some rows more each time, and all of them at last."""
     import torch
 
     background = torch.from_numpy(load_palette(model).background)
-    height, width = model.preset.grid
-    rows = upper.rows if upper else 0
-    total = (height - rows) * width
-    open_by = np.full((count, height, width), np.nan)
-    given = mask = None
-    if upper:
-        given = torch.from_numpy(upper.indices)
-        mask = torch.arange(height)[:, None].expand(height, width) >= rows
+    height, width = indices.shape[1:]
+    stops = _stops(height)
+    known = torch.arange(height)[:, None] < torch.tensor(stops)[:, None, None]  # (stops, h, 1)
+    pictures = model.decode(indices.where(known, background))[:, 0].numpy() + np.float32(0.5)
+    return [stop * width for stop in stops], list(pictures)
 
-    with turn() as pass_on:
-        started = shown = time.monotonic()
-        took = 0.0
 
-        def step(position: int, indices: Tensor, entropy: Tensor) -> None:
-            nonlocal shown, took
-            pass_on()
-            open_by.reshape(count, -1)[:, position] = entropy.cpu().numpy()
-            done = position + 1 - rows * width
-            begun = time.monotonic()
-            pause, others = PAUSE if done % width else 0.0, waiting()
-            if took > SLOW or others:
-                pause = max(pause, (1 + others) * took)
-            if done < total and begun - shown < pause:
-                return
-            known = (np.arange(height * width) <= position).reshape(height, width)
-            codes = indices.cpu()
-            so_far = codes.where(torch.from_numpy(known), background)
-            pictures = model.decode(so_far)[:, 0].numpy() + 0.5
-            left = (time.monotonic() - started) * (total - done) / done
-            show(Growing(pictures, so_far.numpy(), known, open_by, done, total, left))
-            shown = time.monotonic()
-            took = shown - begun
+def _stops(rows: int) -> list[int]:
+    step = -(-rows // STOPS)
+    return [*range(step, rows, step), rows]
 
-        coded = model.sample(count, **settings, on_step=step, given=given, mask=mask)
-        bits = model.surprise(coded.indices, settings["level"], settings["grade"]).sum((1, 2)).tolist()
-    drawn = []
-    for i, (codes, picture, cost) in enumerate(
-        zip(coded.indices.numpy(), coded.slices[:, 0].numpy(), bits, strict=True)
-    ):
-        asked = dict(settings) | {"draw": i}
-        if upper is None:
-            origin: Origin | None = of_draw(asked)
-        else:
-            asked |= {"upper rows": rows}
-            origin = of_draw(asked, upper.example, rows) if upper.example else None
-        file = png(marked(picture + 0.5, SYNTHETIC), provenance(model.info, SYNTHETIC) | asked)
-        drawn.append(Drawn(codes, file, cost, asked, origin))
+
+def _enlarged(picture: NDArray[np.floating], side: int) -> NDArray[np.floating]:
+    image = Image.fromarray(grey_bytes(picture)).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32) / 255
+
+
+def fresh(model: OasisVQ, number: int) -> Drawn:
+    """One of the EIGHT draws of different levels that this server made when it started, for all who come."""
+    return _fresh(model.info["files"]["prior.safetensors"]["sha256"], number, model)
+
+
+@st.cache_resource(show_spinner=False)
+def _fresh(sha256: str, number: int, _model: OasisVQ) -> Drawn:
+    level = levels_apart(_model.preset.levels)[number]
+    return draw(_model, PLAIN | {"seed": _first_seed() + number, "level": level})
+
+
+@st.cache_resource(show_spinner=False)
+def _first_seed() -> int:
+    return secrets.randbelow(100_000)
+
+
+def drawn_before(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn | None:
+    """The draw with these settings, if this server or this session has it."""
+    if upper is None:
+        for number in range(EIGHT):
+            if (one := fresh(model, number)).settings == settings:
+                return one
+    return belongings().get(GALLERY, {}).get(_key(settings, upper))
+
+
+def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
+    """The draw with these settings, which the session keeps."""
+    drawn = drawn_before(model, settings, upper)
+    if drawn is None:
+        drawn = draw(model, settings, upper)
+        gallery = belongings().setdefault(GALLERY, {})
+        gallery[_key(settings, upper)] = drawn
+        for oldest in [*gallery][:-KEPT]:
+            del gallery[oldest]
     return drawn
+
+
+def _key(settings: Mapping[str, Any], upper: Upper | None) -> tuple[object, ...]:
+    return (*sorted(settings.items()), *((upper.rows, upper.indices.tobytes()) if upper else ()))
+
+
+def levels_apart(levels: int, count: int = EIGHT) -> list[int]:
+    """Levels spread over the head, the outermost left out."""
+    return [round(float(level)) for level in np.linspace(0.1, 0.9, count) * (levels - 1)]
+
+
+def animation(drawn: Drawn, side: int = 320, milliseconds: int = 180) -> bytes:
+    """How the slice grew, as an animated WebP whose every picture carries the mark; the finished one stays for 2 s."""
+    pictures = [np.asarray(Image.open(io.BytesIO(frame)).convert("L")) / 255 for frame in drawn.frames]
+    images = [marked(picture, SYNTHETIC, max(side, len(picture))) for picture in pictures]
+    content = io.BytesIO()
+    images[0].save(
+        content,
+        "webp",
+        save_all=True,
+        append_images=images[1:],
+        duration=[*[milliseconds] * (len(images) - 1), 2000],
+        loop=0,
+        quality=85,
+    )
+    return content.getvalue()

@@ -53,11 +53,12 @@ def start(indices: np.ndarray, epoch: str) -> Editor:
     return Editor(epoch=epoch, original=indices, indices=indices, selection=np.zeros(indices.shape, dtype=bool))
 
 
-def reduce(editor: Editor, epoch: str, operations: Iterable[Mapping[str, Any]], codebook_size: int) -> Editor:
+def reduce(editor: Editor, epoch: str, operations: Iterable[Mapping[str, Any]], most: np.ndarray | int) -> Editor:
     """Apply what the browser sent: mappings with `seq`, `kind` and, by kind, `cells`, `code`, `stroke`.
 
     Kinds: `paint` cells with a code, `erase` cells to the original, `select` and `deselect` cells, `clear` the
-    selection, `undo`, `redo`, `reset`. Cells are numbers in raster order.
+    selection, `undo`, `redo`, `reset`. Cells are numbers in raster order; every code must be below `most`, of
+    all places or of each, (h, w).
 
     Raises OasisVQError on an unknown kind, a cell outside the grid or a code outside the codebook.
     """
@@ -65,7 +66,7 @@ def reduce(editor: Editor, epoch: str, operations: Iterable[Mapping[str, Any]], 
         return editor
     for operation in sorted(operations, key=lambda operation: operation["seq"]):
         if operation["seq"] > editor.ack:
-            editor = replace(_apply(editor, operation, codebook_size), ack=operation["seq"])
+            editor = replace(_apply(editor, operation, most), ack=operation["seq"])
     return editor
 
 
@@ -78,13 +79,18 @@ def put(editor: Editor, indices: np.ndarray, stroke: int | None = None) -> Edito
     return replace(editor, indices=indices, stroke=stroke, past=past, future=())
 
 
-def _apply(editor: Editor, operation: Mapping[str, Any], codebook_size: int) -> Editor:
+def select(editor: Editor, mask: np.ndarray) -> Editor:
+    """Mark these cells, bool (h, w), and no others."""
+    return replace(editor, selection=mask)
+
+
+def _apply(editor: Editor, operation: Mapping[str, Any], most: np.ndarray | int) -> Editor:
     match operation["kind"]:
         case "paint":
-            code = operation["code"]
-            if not 0 <= code < codebook_size:
-                raise OasisVQError(f"code {code} is not in the codebook of {codebook_size}: reload the page")
-            return put(editor, np.where(_mask(editor, operation), code, editor.indices), operation["stroke"])
+            code, mask = operation["code"], _mask(editor, operation)
+            if code < 0 or (mask & (code >= most)).any():
+                raise OasisVQError(f"code {code} is not in the codebook of {np.max(most)}: reload the page")
+            return put(editor, np.where(mask, code, editor.indices), operation["stroke"])
         case "erase":
             return put(editor, np.where(_mask(editor, operation), editor.original, editor.indices), operation["stroke"])
         case "select":

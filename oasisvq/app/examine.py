@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from oasisvq.app.choose import Chosen, Kept, as_tensor, shrunk
 from oasisvq.app.models import turn
-from oasisvq.app.wording import DISCLAIMER
+from oasisvq.app.terms import GLOSSARY, Figure
+from oasisvq.app.wording import DISCLAIMER, unlike
 from oasisvq.data.codes import write_codes
 
 if TYPE_CHECKING:
     from oasisvq.measure.out_of_distribution import Unlike
+    from oasisvq.models.presets import Preset
     from oasisvq.pipeline import OasisVQ
 
 _TOGETHER = 8  # slices examined in one turn
@@ -108,6 +110,47 @@ def as_csv(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -
 def rank(value: float, percentiles: Sequence[float]) -> int:
     """Per cent of the test slices that lie below a value, from their percentiles 0 to 100."""
     return round(float(np.interp(value, percentiles, range(len(percentiles)), left=0, right=100)))
+
+
+def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list[Figure]:
+    """The figures of a slice and what they mean, with where it stands among those of held-out people."""
+    percentiles = results.get("percentiles", {})
+
+    def standing(key: str, held_out: str = "") -> str:
+        if key in percentiles and not math.isnan(examined.measured[key]):
+            return f" Higher than {rank(examined.measured[key], percentiles[key])} % of the test slices."
+        return f" Mean of the test slices: {results[held_out]:.3f}." if held_out in results else ""
+
+    inside = "–" if math.isnan(examined.ssim_foreground) else f"{examined.ssim_foreground:.3f}"
+    figures = [
+        Figure("SSIM", f"{examined.ssim:.3f}", GLOSSARY["SSIM"] + standing("ssim", "ssim_mean")),
+        Figure(
+            "brain only",
+            inside,
+            "SSIM without the easy black background." + standing("ssim_foreground", "ssim_foreground_mean"),
+        ),
+        Figure(
+            "PSNR",
+            f"{examined.psnr:.1f} dB",
+            "Peak signal over error: each 6 dB halve the error." + standing("psnr", "psnr_mean"),
+        ),
+        Figure(
+            "under the prior",
+            f"{examined.bits:,.0f} bits",
+            f"What the prior needs to name all codes of this slice: {examined.bits / 8:,.0f} bytes, with level and "
+            "grade not told. Many bits: unusual for this model." + standing("bits_per_code"),
+        ),
+        Figure(
+            "written plainly",
+            f"{preset.plain_bits:,.0f} bits",
+            f"{preset.codes:,} codes, each with the same number of bits: {preset.plain_bits / 8:,.0f} bytes.",
+        ),
+    ]
+    if examined.unlike is not None:
+        figures.append(
+            Figure("like the training data", "no" if examined.unlike.unlike else "yes", unlike(examined.unlike))
+        )
+    return figures
 
 
 def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Kept | None) -> bytes:

@@ -1,15 +1,15 @@
-"""What stands round every page: the page map, the banner, the title, the sidebar."""
+"""What stands round every page: the page map, the title, the disclaimer, the choice of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from oasisvq.app import wording
+from oasisvq.app import address, tour, wording
 from oasisvq.app.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
 from oasisvq.errors import OasisVQError
 
@@ -21,32 +21,116 @@ if TYPE_CHECKING:
 
 _STYLE = Path(__file__).with_name("frame.css")
 _FRAMED = "the frame of this run stands"
-_CHOSEN, _BEFORE = "the chosen model", "the model before"
+_BEFORE, _FOLLOWED = "the model before", "weights of the link followed last"
+
+
+class PageOf(NamedTuple):
+    """A page of the app: its file, title, icon, and the keys that its address may hold."""
+
+    path: str
+    title: str
+    icon: str
+    keys: tuple[str, ...] = ("model",)
+
+
+PAGES = (
+    PageOf("pages/home.py", "Home", ":material/home:"),
+    PageOf("pages/reconstruct.py", "Reconstruct", ":material/compare:", ("model", "slice")),
+    PageOf(
+        "pages/generate.py",
+        "Generate",
+        ":material/draw:",
+        ("model", "seed", "level", "temperature", "top_k", "grade"),
+    ),
+    PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice", "weights")),
+    PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "case", "map")),
+    PageOf("pages/real_or_drawn.py", "Real or drawn?", ":material/quiz:"),
+    PageOf("pages/model_card.py", "Model card", ":material/description:"),
+)
 
 
 def navigation() -> Page:
     """The page map. Returns the page that the browser asks for."""
     # Before the map: else the browser would fetch the page's icon from a font server, to put it on the tab.
-    st.set_page_config(page_title="oasisvq", page_icon="🧠", layout="wide")
-    return st.navigation(
-        [
-            st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
-            st.Page("pages/reconstruct.py", title="Reconstruct", icon=":material/compare:"),
-            st.Page("pages/generate.py", title="Generate", icon=":material/draw:"),
-            st.Page("pages/edit_codes.py", title="Edit codes", icon=":material/grid_on:"),
-            st.Page("pages/surprise.py", title="Surprise", icon=":material/thermostat:"),
-            st.Page("pages/model_card.py", title="Model card", icon=":material/description:"),
-        ]
+    st.set_page_config(
+        page_title="oasisvq",
+        page_icon="🧠",
+        layout="wide",
+        menu_items={"About": f"**oasisvq.** {wording.DISCLAIMER}"},  # the menu holds the choice of a theme, too
     )
+    pages = [st.Page(page.path, title=page.title, icon=page.icon, default=page is PAGES[0]) for page in PAGES]
+    return st.navigation(pages, position="hidden")
 
 
-def frame(page: Page) -> None:
-    """Banner, title, and a place in the sidebar: what can be shown before torch is imported and weights are read."""
+def link(title: str, label: str) -> None:
+    """A link to a page, with what is chosen there."""
+    page = page_of(title)
+    st.page_link(page.path, label=label, icon=page.icon, query_params=address.of(page.keys))
+
+
+def page_of(title: str) -> PageOf:
+    """The page of this title."""
+    return next(page for page in PAGES if page.title == title)
+
+
+def go_to(title: str) -> None:
+    """Leave for another page, with what is chosen there."""
+    page = page_of(title)
+    st.switch_page(page.path, query_params=address.of(page.keys))
+
+
+class Links:
+    """The links to all pages. They carry what is chosen, which a page may change after they were drawn."""
+
+    def __init__(self, places: list[DeltaGenerator]) -> None:
+        self.places = places
+        self.shown: list[dict[str, str]] = []
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw them, if anything has changed."""
+        wanted = [address.of(page.keys) for page in PAGES]
+        if wanted == self.shown:
+            return
+        self.shown = wanted
+        for place, page, query in zip(self.places, PAGES, wanted, strict=True):
+            place.page_link(page.path, label=page.title, query_params=query)
+
+
+def frame(page: Page) -> Links:
+    """Links, title and disclaimer: what can be shown before torch is imported and weights are read."""
     st.html(_STYLE)
-    banner = st.empty()
-    banner.warning(f"**{wording.DISCLAIMER}**", icon=":material/science:")
-    st.title(wording.TITLE if page.title == "Home" else page.title)
-    st.session_state[_FRAMED] = (banner, st.sidebar.container(), st.empty())
+    with st.container(horizontal=True, key="nav", gap="small", vertical_alignment="center"):
+        links = Links([st.empty() for _ in PAGES])
+        models = st.container(horizontal=True, key="models", width="content", gap="small")
+    with st.container(horizontal=True, key="head", gap="small", vertical_alignment="center"):
+        st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")
+        banner = st.empty()
+    banner.caption(f":material/science: **{wording.DISCLAIMER}**")
+    guide(page.title)
+    st.session_state[_FRAMED] = (banner, models, st.empty(), page_of(page.title))
+    return links
+
+
+def guide(title: str) -> None:
+    """The line of the tour, on a page that is one of its steps."""
+    number = tour.step_in(st.query_params.get("tour"))
+    if number is None or tour.STEPS[number].page != title:
+        return
+    with st.container(horizontal=True, key="tour", vertical_alignment="center", gap="small"):
+        st.markdown(f"**{number + 1} of {len(tour.STEPS)}** {tour.STEPS[number].say}", width="content")
+        if number + 1 < len(tour.STEPS):
+            start_tour("Next", number + 1)
+        st.page_link(page_of(title).path, label="End the tour", query_params=address.of(page_of(title).keys))
+
+
+def start_tour(label: str, number: int = 0) -> None:
+    """A link to a step of the tour."""
+    title, query = tour.address_of(number)
+    chosen = address.of(("model",))
+    st.page_link(
+        page_of(title).path, label=f"**{label}**", icon=":material/arrow_forward:", query_params=chosen | query
+    )
 
 
 def model_in_frame() -> OasisVQ:
@@ -60,41 +144,47 @@ def model_in_frame() -> OasisVQ:
     if places is None:
         navigation()
         st.rerun()
-    banner, sidebar, below_title = places
+    banner, models, below_title, page = places
     try:
         with below_title, st.spinner("Loading the weights …"):
-            name = _choose(sidebar, choices())
+            name = _choose(models, choices(), page)
             model = load_model() if name == DEFAULT else load_model(name)  # the cache takes () and ("") for two models
     except OasisVQError as error:
         st.error(f"There are no weights to work with: {error}", icon=":material/error:")
-        with sidebar:
+        with models:
             _coming()
         st.stop()
-    with sidebar:
+    with models:
         model = _in_use(name, model)
-        about(model)
-    banner.warning(f"**{wording.DISCLAIMER}** {wording.saw(model.info['data'])}", icon=":material/science:")
+        with st.popover("", icon=":material/info:", help="About these weights", type="tertiary", key="about"):
+            about(model)
+    banner.caption(f":material/science: **{wording.DISCLAIMER}** {wording.saw(model.info['data'])}")
     return model
 
 
-def _choose(sidebar: DeltaGenerator, known: Mapping[str, Choice]) -> str:
+def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) -> str:
     """The selector of models, where there is a choice."""
     options = list(known)
     if len(options) == 1:
         return DEFAULT
-    # Each page has a selector of its own, which begins where that of the page before stood, or where a link leads.
-    wanted = st.query_params.get("weights") or "-"
-    linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
-    kept: str = next(linked, st.session_state.get(_CHOSEN, DEFAULT))
-    name: str = sidebar.selectbox(
+
+    address.follow("model", DEFAULT, address.one_of(options))
+    if st.session_state["model"] not in known:
+        st.session_state["model"] = DEFAULT
+    wanted = st.query_params.get("weights")
+    if wanted and wanted != st.session_state.get(_FOLLOWED):  # a link that says which weights it was made with
+        st.session_state[_FOLLOWED] = wanted
+        linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
+        st.session_state["model"] = next(linked, st.session_state["model"])
+    name: str = place.selectbox(
         "Model",
         options,
-        index=options.index(kept) if kept in known else 0,
         format_func=lambda option: known[option].label,
         key="model",
+        label_visibility="collapsed",
         help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
     )
-    st.session_state[_CHOSEN] = name
+    address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
     return name
 
 

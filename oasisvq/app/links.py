@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
+from oasisvq.app.codes import Codes, below, most
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
-Codes = NDArray[np.int64]
 Origin = Mapping[str, str]  # parameters of a link that say where codes came from
 
 _LARGEST = 2**31 - 1
 _LONGEST = 20  # characters of a number
 _SETTINGS = {"temperature": float, "top_k": int, "level": int, "grade": float}
 _DRAW = ("seed", "draw")
+ORIGIN = ("example", "rows", *_DRAW, *_SETTINGS)
 
 
 class Restored(NamedTuple):
@@ -65,9 +65,7 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
         raise OasisVQError(
             "it was made with other weights: choose them in the sidebar, if they are there, and try again"
         )
-    (height, width), size = model.preset.grid, model.preset.codebook_size
-    known = ("example", "rows", *_DRAW, *_SETTINGS)
-    origin = {name: value for name, value in parameters.items() if name in known}
+    origin = {name: value for name, value in parameters.items() if name in ORIGIN}
     example = codes_of(origin["example"]) if "example" in origin else None
     if example is None and "example" in origin:
         raise OasisVQError("it names an example that is not here: open one from the list")
@@ -76,17 +74,16 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
         start = {"seed": _number(origin, "seed", int), "first": _number(origin, "draw", int)}
         given = mask = None
         if example is not None:
-            rows = _number(origin, "rows", int)
-            if not 0 < rows < height:
+            rows = int(_number(origin, "rows", int))
+            if not 0 < rows < model.preset.parts[0][0]:
                 raise OasisVQError("it keeps more rows than there are: copy it again")
-            given = torch.from_numpy(example)
-            mask = torch.arange(height)[:, None].expand(height, width) >= rows
+            given, mask = torch.from_numpy(example), torch.from_numpy(below(model.preset, rows))
         original = model.sample(1, **start, **settings, given=given, mask=mask).indices[0].numpy()  # type: ignore[arg-type]
     elif example is not None:
         original = example
     else:
         raise OasisVQError("it does not say where its codes come from: copy it again")
-    return Restored(original, unpack(parameters.get("cells", ""), original, size), origin)
+    return Restored(original, unpack(parameters.get("cells", ""), original, most(model.preset)), origin)
 
 
 def pack(original: Codes, indices: Codes) -> str:
@@ -96,8 +93,8 @@ def pack(original: Codes, indices: Codes) -> str:
     return base64.urlsafe_b64encode(zlib.compress(content, 9)).decode().rstrip("=")
 
 
-def unpack(text: str, original: Codes, codebook_size: int) -> Codes:
-    """Inverse of `pack`. Raises OasisVQError on anything that `pack` does not make."""
+def unpack(text: str, original: Codes, most: Codes | int) -> Codes:
+    """Inverse of `pack`; every code must be below `most`. Raises OasisVQError on anything that `pack` does not make."""
     if not text:
         return original
     flags = -(-original.size // 8)
@@ -113,8 +110,8 @@ def unpack(text: str, original: Codes, codebook_size: int) -> Codes:
         raise OasisVQError("its cells do not fit this grid: copy it again")
     indices = original.copy()
     indices[changed.reshape(original.shape)] = np.frombuffer(codes, "<u2")
-    if indices.max() >= codebook_size:
-        raise OasisVQError(f"it has codes beyond the codebook of {codebook_size}: copy it again")
+    if (indices >= most).any():
+        raise OasisVQError(f"it has codes beyond the codebook of {np.max(most)}: copy it again")
     return indices
 
 

@@ -73,7 +73,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {preset.grid[0]} × {preset.grid[1]} codes"
+    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
@@ -108,12 +108,17 @@ def let_go() -> bool:
 
 
 def load_palette(model: OasisVQ) -> Palette:
-    """Every code of a model as a picture."""
-    return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], model)
+    """Every code of a model as a picture; of a cascade those of its last stage."""
+    return _load_palette(model.info["files"]["vqvae.safetensors"]["sha256"], len(model.stages), model)
+
+
+def load_palettes(model: OasisVQ) -> list[Palette]:
+    """One for each part of the codes, in the order in which they are drawn."""
+    return [load_palette(stage) for stage in model.stages]
 
 
 @st.cache_resource(show_spinner=False)
-def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
+def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
     from oasisvq.app.palette import make_palette
 
     with turn():
@@ -121,8 +126,8 @@ def _load_palette(sha256: str, _model: OasisVQ) -> Palette:
 
 
 @st.cache_resource(show_spinner=False)
-def _turns(what: str) -> Turns:
-    return Turns(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _turns(what: str, places: int | None = None) -> Turns:
+    return Turns(places or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
@@ -133,6 +138,11 @@ def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
 def reading() -> AbstractContextManager[Callable[[], None]]:
     """Hold one of the places to read an upload, which takes memory: no more at once than there are processors."""
     return _turns("uploads").turn()
+
+
+def aligning() -> AbstractContextManager[Callable[[], None]]:
+    """Hold the one place to bring a head into the frame, which takes a gigabyte and a processor."""
+    return _turns("heads", 1).turn()
 
 
 def waiting() -> int:

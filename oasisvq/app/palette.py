@@ -26,20 +26,30 @@ class Palette(NamedTuple):
 
 @torch.inference_mode()
 def make_palette(model: OasisVQ) -> Palette:
-    """Decode each code among its likes, and with no refinement to speak of, and keep the middle cell."""
+    """Decode each code among its likes, and with no refinement to speak of, and keep the middle cell.
+
+    Of a cascade these are the codes of its last stage, as the detail that they add to an even grey.
+    """
     size, preset = model.preset.codebook_size, model.preset
     quiet = model.vqvae.quantiser.nearest(torch.zeros(1, preset.code_dim, device=model.device))
     grids = quiet.expand(size, _PATCH, _PATCH, preset.depth).clone()
     grids[..., 0] = torch.arange(size, device=model.device)[:, None, None]
-    pictures = torch.cat([model.vqvae.decode(part.flatten(2)) for part in grids.split(64)])
+    side = _PATCH * preset.cell
+    even = torch.zeros(1, 1, side, side, device=model.device) if model.coarse else None
+    pictures = torch.cat(
+        [
+            model.vqvae.decode(part.flatten(2), None if even is None else even.expand(len(part), -1, -1, -1))
+            for part in grids.split(64)
+        ]
+    )
     pictures01 = pictures.squeeze(1).cpu().numpy() + 0.5
-    cell = preset.size // preset.side
-    middle = slice(_PATCH // 2 * cell, (_PATCH // 2 + 1) * cell)
+    middle = slice(_PATCH // 2 * preset.cell, (_PATCH // 2 + 1) * preset.cell)
     tiles = pictures01[:, middle, middle]
     empty = torch.full((1, 1, preset.size, preset.size), -0.5)
     columns = 32 if size <= 1024 else 64
     order = _order(tiles, columns)
-    return Palette(tiles, order, columns, np.argsort(order), model.encode(empty)[0].numpy())
+    background = preset.split(model.encode(empty))[-1][0].numpy()
+    return Palette(tiles, order, columns, np.argsort(order), background)
 
 
 def _order(tiles: NDArray[np.floating], columns: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -15,8 +15,8 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 Picture = NDArray[np.floating]
 
 SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
+REGION = (54, 197, 240, 255)  # blue: drawn again
 SIDE = 320  # pixels, about: of a picture on the screen or to take home
-_BLANK = (128, 128, 128)
 
 
 def grey_bytes(picture: Picture) -> NDArray[np.uint8]:
@@ -45,22 +45,62 @@ def marked(picture: Picture, mark: str, side: int | None = None) -> Image.Image:
     return image
 
 
-def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], known: NDArray[np.bool_]) -> Image.Image:
-    """The index grid (h, w) in colours, dark codes violet to bright codes yellow; codes not yet known are grey.
+def code_colours(indices: NDArray[np.integer], rank: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Cells of an index grid in colours, dark codes violet to bright codes yellow, to be laid over a picture.
 
-    `rank` (K,) says where each code stands from dark to bright.
+    Args:
+        indices: (h, w). Where w is a multiple of h, so many codes lie side by side in a cell: the first says most.
+        rank: (K,), where each code stands from dark to bright.
+
+    Returns:
+        (h, h, 4) red, green, blue and opacity, 0 to 255: the darkest codes are transparent, so that black stays black.
     """
-    cells = np.where(known[..., None], _colours(len(rank))[rank[indices]], _BLANK)
-    image = Image.fromarray(np.rint(cells).astype(np.uint8))
-    return image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    first = indices[:, :: indices.shape[1] // len(indices)]
+    share = rank[first] / max(len(rank) - 1, 1)
+    opacity = np.clip(3 * share, 0, 1) * 255
+    return np.rint(np.dstack([_colours(len(rank))[rank[first]], opacity])).astype(np.uint8)
 
 
-def entropy_map(bits: NDArray[np.floating], most: float) -> Image.Image:
-    """Bits of each cell (h, w), black 0 to yellow `most` and more; NaN is grey."""
+def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], side: int = SIDE) -> Image.Image:
+    """The colours of `code_colours` on black, `side` pixels a side."""
+    image = Image.fromarray(code_colours(indices, rank), "RGBA")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+
+
+def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8]:
+    """Bits of each code (h, w), as cells: black 0 to yellow `most` and more; where it is NaN the cell is transparent.
+
+    Returns (h, h, 4) as `code_colours`; of codes side by side the mean is shown.
+    """
+    height, width = bits.shape
+    of_cells = bits.reshape(height, height, width // height).mean(2)
     scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
-    steps = np.clip(np.nan_to_num(bits) / most * 255, 0, 255).astype(np.uint8)
-    cells = np.where(np.isnan(bits)[..., None], _BLANK, scale[steps])
-    return Image.fromarray(np.rint(cells).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    steps = np.clip(np.nan_to_num(of_cells) / most * 255, 0, 255).astype(np.uint8)
+    opacity = np.where(np.isnan(of_cells), 0, 255)
+    return np.rint(np.dstack([scale[steps], opacity])).astype(np.uint8)
+
+
+def heat(values: NDArray[np.floating], most: float, region: NDArray[np.bool_], cell: int = 16) -> Image.Image:
+    """A map of cells (n, n) to lay over a picture: transparent 0 to yellow `most`, a region of it outlined in blue."""
+    share = np.clip(np.nan_to_num(values) / most, 0, 1)
+    scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
+    colours = np.dstack([scale[(share * 255).astype(int)], np.clip(2.5 * share, 0, 1) * 255])
+    image = Image.fromarray(np.rint(colours).astype(np.uint8), "RGBA")
+    image = image.resize((len(values) * cell, len(values) * cell), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(image)
+    inside = np.pad(region, 1)
+    for row, column in np.argwhere(region):
+        left, top, right, bottom = column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1
+        for (down, across), line in {
+            (0, 1): (left, top, right, top),
+            (2, 1): (left, bottom, right, bottom),
+            (1, 0): (left, top, left, bottom),
+            (1, 2): (right, top, right, bottom),
+        }.items():
+            if not inside[row + down, column + across]:
+                draw.line(line, fill=REGION, width=2)
+    return image
 
 
 @cache
@@ -68,15 +108,11 @@ def _colours(size: int) -> NDArray[np.floating]:
     return np.array([unlabel_rgb(colour) for colour in sample_colorscale("Viridis", np.linspace(0, 1, size))])
 
 
-def mosaic(images: Sequence[Image.Image], columns: int = 4, gap: int = 8) -> Image.Image:
-    """Images of one size side by side, `columns` a row."""
-    width, height = images[0].size
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    sheet = Image.new(images[0].mode, (columns * (width + gap) - gap, rows * (height + gap) - gap))
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
-    return sheet
+def webp(picture: Picture, quality: int = 92) -> bytes:
+    """Small, for the screen."""
+    content = io.BytesIO()
+    Image.fromarray(grey_bytes(picture)).save(content, "webp", quality=quality)
+    return content.getvalue()
 
 
 def png(image: Image.Image, notes: Mapping[str, object]) -> bytes:

@@ -1,4 +1,7 @@
-"""Polite turns: at most so many computations at once; who waits for a picture goes first, then who waited longest."""
+"""Polite turns: at most so many computations at once; who waits for a picture goes first, then who waited longest.
+
+A long computation lets the urgent ones go first on its way, but no other long one: sharing would make all of them late.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Turns:
 
     @contextmanager
     def turn(self, urgent: bool = False) -> Iterator[Callable[[], None]]:
-        """Wait for a place and hold it. Yields a function that lets all who wait go first, then waits again.
+        """Wait for a place and hold it. Yields a function that lets the urgent go first, then goes on.
 
         Urgent is what somebody watches for and what is over at once: the rest waits for it.
         """
@@ -51,7 +54,7 @@ class Turns:
                 self._free += 1
 
     def _pass_on(self) -> None:
-        # Between the two nobody else can take the place, unless somebody waited for it.
-        if self.waiting:
+        # Between the two nobody else can take the place, unless somebody urgent waited for it.
+        while self._urgent:
             self._leave()
-            self._take(False)
+            self._take(True)

@@ -1,16 +1,21 @@
-// The slice viewer: original, reconstruction, difference and SSIM map under one zoom, one window and level, one cursor;
-// or original and reconstruction on the two sides of a line. Scrolling is Python's business: this file asks for a slice
-// and shows what comes, never more than one question at a time, always the latest.
+// The slice viewer: a slice and what a model makes of it side by side or under one slider, with a map laid over one of
+// them; one zoom, one window and level, one cursor for both. Scrolling is Python's business: this file asks for a slice and
+// shows what comes, never more than one question at a time, always the latest.
 
 const ASK_AGAIN_MS = 3000;
 const WHEEL_STEP = 50; // pixels of wheel a slice
-const DIVERGING = ["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"]; // red: brighter than the original
-const SEQUENTIAL = ["#00204d", "#414d6b", "#7c7b78", "#bcaf6f", "#ffea46"]; // cividis
-const GREY = ["#000000", "#ffffff"];
-const MARK = "RECONSTRUCTION";
+const FADE_MS = 350;
+const DIMMED = 0.45; // of the grey under an overlay at full strength
+const DARKER = [77, 163, 255];
+const BRIGHTER = [255, 146, 46];
+const LESS_ALIKE = [255, 196, 77];
+const LEAST_ALIKE = 0.4; // SSIM at which the overlay is opaque
+const PRESETS = { whole: [1, 0.5], brain: [0.7, 0.55], cortex: [0.4, 0.65], fluid: [0.4, 0.25] }; // window, level
+const NONE = { key: "none", label: "Plain", title: "Nothing over the pictures" };
 
 const fresh = () => ({ zoom: 1, x: 0.5, y: 0.5, window: 1, level: 0.5 });
-const settings = { layout: "four", line: 0.5, ...fresh() }; // kept across pages
+// Kept across pages. `fade` runs from 0 to 1 after an overlay was chosen.
+const settings = { view: "side", overlay: {}, strength: 0.75, fade: 1, line: 0.5, ...fresh() };
 const viewers = new WeakMap();
 
 export default function (component) {
@@ -32,13 +37,12 @@ class Viewer {
     this.wheel = 0;
     this.questions = 0;
     this.sent = null;
-    this.all(".scale i").forEach((bar, i) => {
-      bar.style.background = `linear-gradient(to right, ${[DIVERGING, SEQUENTIAL][i]})`;
-    });
     this.listen();
   }
 
-  // What Python says: data = {source, index, count, size, original, reconstruction, similarity, limit, edges, name}.
+  // What Python says: data = {source, index, count, size, original, reconstruction, similarity, limit, edges, name, page,
+  // names, mark, over, first, overlays}. An overlay has a key, a label, a title, the words low and high beside its colours,
+  // and a picture as source, but for "difference" and "similarity", which are made here.
 
   receive(data) {
     if (data.source !== this.source) {
@@ -57,18 +61,52 @@ class Viewer {
     } else if (this.sent === null) this.wanted = data.index;
 
     this.values = Object.fromEntries(["original", "reconstruction", "similarity"].map((key) => [key, bytes(data[key])]));
-    const { original, reconstruction } = this.values;
-    const scaled = (i) => 127.5 + (127.5 * (reconstruction[i] - original[i])) / 255 / data.limit;
-    this.values.difference = Uint8ClampedArray.from(original, (_, i) => scaled(i));
-    this.pictures = {
-      difference: picture(this.values.difference, data.size, DIVERGING),
-      similarity: picture(this.values.similarity, data.size, SEQUENTIAL),
+    const { original, reconstruction, similarity } = this.values;
+    const tint = (colour, share) => [...colour, 255 * Math.min(Math.max(share, 0), 1)];
+    const differs = (i) => (reconstruction[i] - original[i]) / 255 / data.limit;
+    const unlike = (i) => (1 - similarity[i] / 255) / (1 - LEAST_ALIKE);
+    const made = {
+      difference: (i) => tint(differs(i) > 0 ? BRIGHTER : DARKER, Math.abs(differs(i))),
+      similarity: (i) => tint(LESS_ALIKE, unlike(i)),
     };
-    const [low, high] = this.all('[data-panel="difference"] .scale span');
-    low.textContent = `−${data.limit}, darker`;
-    high.textContent = `+${data.limit}, brighter`;
+    this.choices = [NONE, ...data.overlays];
+    this.overlays = Object.fromEntries(
+      data.overlays.map(({ key, source }) => {
+        if (!source) return [key, coloured(data.size, data.size, made[key])];
+        const image = new Image();
+        image.onload = () => this.show();
+        image.src = source;
+        return [key, image];
+      }),
+    );
+    if (!this.choices.some(({ key }) => key === this.overlay)) this.overlay = data.first;
+    this.buildOverlays();
+    this.pictures = {};
     this.grey();
     this.show();
+  }
+
+  // The overlay chosen on this page.
+  get overlay() {
+    return settings.overlay[this.data.page];
+  }
+
+  set overlay(key) {
+    settings.overlay[this.data.page] = key;
+  }
+
+  buildOverlays() {
+    const told = JSON.stringify(this.choices.map(({ key, label }) => [key, label]));
+    if (told === this.built) return;
+    this.built = told;
+    this.find(".overlays").replaceChildren(
+      ...this.choices.map(({ key, label, title }) => {
+        const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, title });
+        button.dataset.overlay = key;
+        button.addEventListener("click", () => this.lay(key));
+        return button;
+      }),
+    );
   }
 
   go(index) {
@@ -114,33 +152,60 @@ class Viewer {
     this.show();
   }
 
+  lay(overlay) {
+    if (overlay === this.overlay) return;
+    this.overlay = overlay;
+    this.say(this.find(`[data-overlay="${overlay}"]`).textContent);
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const began = performance.now();
+    const step = (now) => {
+      if (this.overlay !== overlay) return;
+      settings.fade = still ? 1 : Math.min((now - began) / FADE_MS, 1);
+      this.show();
+      if (settings.fade < 1) requestAnimationFrame(step);
+    };
+    settings.fade = 0;
+    step(began);
+  }
+
+  look(view) {
+    settings.view = view;
+    this.show();
+  }
+
+  reset() {
+    Object.assign(settings, fresh());
+    this.grey();
+    this.show();
+  }
+
   listen() {
-    for (const figure of this.figures) this.listenTo(figure.querySelector("canvas"), figure.dataset.panel === "wipe");
+    for (const figure of this.figures) this.listenTo(figure.querySelector("canvas"), figure.dataset.panel === "slider");
     for (const button of this.all("button"))
       button.addEventListener("click", () => {
-        const { layout, zoom, step } = button.dataset;
-        if (layout) settings.layout = layout;
-        else if (zoom) return this.zoomTo(settings.zoom * (zoom === "in" ? 1.5 : 1 / 1.5));
-        else if (step) return this.go(this.wanted + Number(step));
-        else {
-          Object.assign(settings, fresh());
-          this.grey();
-        }
-        this.show();
+        const { view, preset, zoom, step } = button.dataset;
+        if (view) this.look(view);
+        else if (preset) this.expose(...PRESETS[preset]);
+        else if (zoom) this.zoomTo(settings.zoom * (zoom === "in" ? 1.5 : 1 / 1.5));
+        else if (step) this.go(this.wanted + Number(step));
+        else this.reset();
       });
-    this.find(".window").addEventListener("input", (event) => this.expose(event.target.value / 100, settings.level));
-    this.find(".level").addEventListener("input", (event) => this.expose(settings.window, event.target.value / 100));
+    this.find(".strength input").addEventListener("input", (event) => {
+      settings.strength = event.target.value / 100;
+      this.show();
+    });
     this.find(".line").addEventListener("input", (event) => this.draw(event.target.value / 100));
   }
 
-  listenTo(canvas, wipes) {
+  listenTo(canvas, slides) {
     let drag = null;
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.pointerType === "touch" && settings.zoom === 1 && !wipes) return; // the page scrolls
+      if (event.pointerType === "touch" && settings.zoom === 1 && !slides) return; // the page scrolls
       canvas.setPointerCapture(event.pointerId);
       const exposes = event.button === 2 || event.shiftKey;
-      drag = { at: [event.clientX, event.clientY], start: { ...settings }, kind: exposes ? "expose" : wipes ? "wipe" : "pan" };
-      if (drag.kind === "wipe") this.draw(at(canvas, event)[0]);
+      const kind = exposes ? "expose" : slides ? "slide" : settings.zoom > 1 ? "pan" : "expose";
+      drag = { at: [event.clientX, event.clientY], start: { ...settings }, kind };
+      if (kind === "slide") this.draw(at(canvas, event)[0]);
     });
     canvas.addEventListener("pointermove", (event) => {
       const [x, y] = at(canvas, event);
@@ -150,7 +215,7 @@ class Viewer {
         const [dx, dy] = [(event.clientX - drag.at[0]) / side, (event.clientY - drag.at[1]) / side];
         const { start, kind } = drag;
         if (kind === "expose") return this.expose(start.window + dx, start.level + dy);
-        if (kind === "wipe") return this.draw(x);
+        if (kind === "slide") return this.draw(x);
         return this.moveTo(start.x - dx / start.zoom, start.y - dy / start.zoom);
       }
       this.show();
@@ -162,7 +227,7 @@ class Viewer {
       this.show();
     });
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("dblclick", () => this.zoomTo(1));
+    canvas.addEventListener("dblclick", () => this.zoomTo(settings.zoom > 1 ? 1 : 2));
     canvas.addEventListener(
       "wheel",
       (event) => {
@@ -188,14 +253,23 @@ class Viewer {
     const nudge = 0.1 / settings.zoom;
     const moves = { ArrowLeft: [-nudge, 0], ArrowRight: [nudge, 0], ArrowUp: [0, -nudge], ArrowDown: [0, nudge] };
     const slices = { ArrowUp: 1, PageUp: 1, ArrowDown: -1, PageDown: -1, Home: -this.data.count, End: this.data.count };
+    const exposures = { "[": [-0.05, 0], "]": [0.05, 0], ",": [0, -0.05], ".": [0, 0.05] };
     const { key } = event;
     if (event.shiftKey && moves[key]) this.moveTo(settings.x + moves[key][0], settings.y + moves[key][1]);
     else if (key in slices && this.data.count > 1) this.go(this.wanted + slices[key]);
-    else if (settings.layout === "wipe" && (key === "ArrowLeft" || key === "ArrowRight"))
+    else if (settings.view === "slider" && (key === "ArrowLeft" || key === "ArrowRight"))
       this.draw(settings.line + (key === "ArrowLeft" ? -0.02 : 0.02));
     else if (key === "+" || key === "=") this.zoomTo(settings.zoom * 1.5);
     else if (key === "-") this.zoomTo(settings.zoom / 1.5);
-    else if (key === "[" || key === "]") this.expose(settings.window + (key === "[" ? -0.05 : 0.05), settings.level);
+    else if (exposures[key]) this.expose(settings.window + exposures[key][0], settings.level + exposures[key][1]);
+    else if ("1234".includes(key)) this.expose(...Object.values(PRESETS)[key - 1]);
+    else if (key === "o") {
+      const now = this.choices.findIndex((choice) => choice.key === this.overlay);
+      this.lay(this.choices[(now + 1) % this.choices.length].key);
+    } else if (key === "v") {
+      this.look(settings.view === "side" ? "slider" : "side");
+      this.figures.find((figure) => !figure.hidden).querySelector("canvas").focus();
+    } else if (key === "0") this.reset();
     else return;
     event.preventDefault();
   }
@@ -226,59 +300,83 @@ class Viewer {
     const low = settings.level - settings.window / 2;
     for (const key of ["original", "reconstruction"]) {
       const exposed = Uint8ClampedArray.from(this.values[key], (value) => (255 * (value / 255 - low)) / settings.window);
-      this.pictures[key] = picture(exposed, this.data.size, GREY);
+      this.pictures[key] = coloured(this.data.size, this.data.size, (i) => [exposed[i], exposed[i], exposed[i], 255]);
     }
   }
 
   show() {
     const { data } = this;
-    const wipe = settings.layout === "wipe";
-    this.find(".panels").hidden = wipe;
-    this.find(".wipe").hidden = !wipe;
+    for (const figure of this.figures) figure.hidden = (figure.dataset.panel === "slider") !== (settings.view === "slider");
     this.element.classList.toggle("zoomed", settings.zoom > 1);
     // An answer on its way changes the picture even where the user is back at the slice shown.
     this.element.setAttribute("aria-busy", String(this.wanted !== data.index || Boolean(this.asked)));
     this.element.dataset.slice = data.index;
-    for (const button of this.all("[data-layout]"))
-      button.setAttribute("aria-pressed", String(button.dataset.layout === settings.layout));
+    const pressed = (button) => {
+      const { view, overlay, preset } = button.dataset;
+      if (view) return view === settings.view;
+      if (overlay) return overlay === this.overlay;
+      const [window, level] = PRESETS[preset];
+      return window === settings.window && level === settings.level;
+    };
+    for (const button of this.all("[data-view], [data-overlay], [data-preset]"))
+      button.setAttribute("aria-pressed", String(pressed(button)));
     this.find('[data-zoom="out"]').disabled = settings.zoom === 1;
     this.find(".zoom").textContent = `${settings.zoom.toFixed(1)} ×`;
-    for (const key of ["window", "level"]) {
-      this.find(`.${key}`).value = Math.round(settings[key] * 100);
-      this.find(`.${key}-value`).textContent = settings[key].toFixed(2);
-    }
+    this.find(".strength").hidden = this.overlay === "none";
+    this.find(".strength input").value = Math.round(settings.strength * 100);
     this.find(".line").value = Math.round(settings.line * 100);
     this.find(".scroll").hidden = data.count < 2;
     this.find(".slice").textContent = `Slice ${this.wanted + 1} of ${data.count}`;
     this.find('[data-step="1"]').disabled = this.wanted === data.count - 1;
     this.find('[data-step="-1"]').disabled = this.wanted === 0;
     this.find(".hint").textContent =
-      (data.count > 1 ? "Wheel, arrow up and down: slices. Ctrl + wheel" : "Ctrl + wheel") +
-      ", + and −: zoom. Drag, Shift + arrows: move. Right drag, Shift + drag, [ and ]: window and level. All pictures follow.";
-    this.find(".reading").textContent = this.reading();
+      (data.count > 1 ? "Wheel, arrow up and down: slices.\n" : "") +
+      "Drag, [ and ], comma and dot: window and level. 1 to 4: presets.\nCtrl + wheel, + and −, double click: zoom. " +
+      "Drag when zoomed, Shift + arrows: move.\nO: next overlay. V: side by side or slider. Arrow left and right: the " +
+      "line of the slider. 0: reset.\nBoth pictures follow.";
+    this.scale();
+    for (const reading of this.all(".reading")) reading.textContent = this.reading();
     for (const figure of this.figures) {
-      if (figure.closest("[hidden]")) continue;
+      if (figure.hidden) continue;
       const canvas = figure.querySelector("canvas");
-      if (figure.dataset.panel === "wipe") this.paintWipe(canvas);
+      if (figure.dataset.panel === "slider") this.paintSlider(canvas);
       else this.paint(canvas, figure.dataset.panel, 0, 1);
       canvas.setAttribute("aria-label", this.describe(figure));
     }
   }
 
+  scale() {
+    const told = this.choices.find(({ key }) => key === this.overlay);
+    for (const scale of this.all(".scale")) {
+      const { panel } = scale.closest("figure").dataset;
+      scale.hidden = !told.colours || (panel !== "slider" && panel !== this.data.over);
+      if (scale.hidden) continue;
+      scale.querySelector(".low").textContent = told.low;
+      scale.querySelector("i").style.background = `linear-gradient(to right, ${told.colours})`;
+      scale.querySelector(".high").textContent = told.high;
+    }
+    const [one, other] = this.data.names;
+    const names = { original: one, reconstruction: other, slider: `${one} | ${other}` };
+    for (const figure of this.figures) figure.querySelector("figcaption").textContent = names[figure.dataset.panel];
+  }
+
   describe(figure) {
     const { edges, name } = this.data;
     const sides = edges ? `left edge ${edges[0]}, right edge ${edges[1]}, top ${edges[2]}, bottom ${edges[3]}` : "sides unknown";
-    return `${figure.querySelector("figcaption").textContent}. ${name}, ${sides}`;
+    const over = this.overlay === "none" || ![this.data.over, "slider"].includes(figure.dataset.panel) ? "" : ` with overlay: ${this.overlay}`;
+    return `${figure.querySelector("figcaption").textContent}${over}. ${name}, ${sides}`;
   }
 
-  paintWipe(canvas) {
+  paintSlider(canvas) {
     this.paint(canvas, "original", 0, settings.line);
     this.paint(canvas, "reconstruction", settings.line, 1);
     const context = canvas.getContext("2d");
     const x = settings.line * canvas.width;
     context.fillStyle = "#36c5f0";
     context.fillRect(x - 1.5, 0, 3, canvas.height);
-    write(context, "original", x - 12, canvas.height * 0.06, "right");
+    context.beginPath();
+    context.arc(x, canvas.height / 2, 14, 0, 7);
+    context.fill();
   }
 
   // One picture on the part of the canvas between two shares of its width.
@@ -288,6 +386,7 @@ class Viewer {
     const side = canvas.width;
     const scale = (side / data.size) * settings.zoom;
     const [left, top] = this.seen(0, 0).map((place) => -place * data.size * scale);
+    const place = [left, top, data.size * scale, data.size * scale];
     context.save();
     context.beginPath();
     context.rect(from * side, 0, (to - from) * side, side);
@@ -296,19 +395,29 @@ class Viewer {
     context.fillRect(0, 0, side, side);
     context.imageSmoothingEnabled = settings.zoom < 4; // further in, pixels are what one wants to see
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.pictures[key], left, top, data.size * scale, data.size * scale);
+    context.drawImage(this.pictures[key], ...place);
+    const overlay = this.overlays[this.overlay];
+    if (key === data.over && overlay && overlay.complete !== false) {
+      const strength = settings.strength * settings.fade;
+      context.globalAlpha = DIMMED * strength;
+      context.fillRect(...place);
+      context.globalAlpha = strength;
+      context.imageSmoothingEnabled &&= !(overlay instanceof Image);
+      context.drawImage(overlay, ...place);
+      context.globalAlpha = 1;
+    }
     if (this.cursor) {
-      context.strokeStyle = key === "difference" ? "#000" : "#36c5f0";
+      context.strokeStyle = "#36c5f0";
       context.lineWidth = 2;
       context.strokeRect(left + this.cursor[0] * scale, top + this.cursor[1] * scale, scale, scale);
     }
-    if (key === "reconstruction") write(context, MARK, side - 12, side - 14, "right");
+    if (key === "reconstruction") write(context, data.mark, side - 12, side - 22, "right");
     if (data.edges) {
       const [l, r, t, b] = data.edges;
       write(context, l, 10, side / 2, "left");
       write(context, r, side - 10, side / 2, "right");
       write(context, t, side / 2, 26, "center");
-      write(context, b, side / 2, side - 14, "center");
+      write(context, b, side / 2, side - 22, "center");
     }
     context.restore();
   }
@@ -320,8 +429,8 @@ class Viewer {
     const { original, reconstruction, similarity } = this.values;
     const [before, after] = [original[i] / 255, reconstruction[i] / 255];
     return (
-      `Column ${x}, row ${y}: original ${before.toFixed(2)}, reconstruction ${after.toFixed(2)}, ` +
-      `difference ${signed(after - before)}, SSIM ${(similarity[i] / 255).toFixed(2)}`
+      `Column ${x}, row ${y}: ${this.data.names[0].toLowerCase()} ${before.toFixed(2)}, beside it ${after.toFixed(2)}, ` +
+      `difference ${signed(after - before)}${similarity.length ? `, SSIM ${(similarity[i] / 255).toFixed(2)}` : ""}`
     );
   }
 }
@@ -336,12 +445,12 @@ function signed(value) {
 }
 
 function write(context, text, x, y, align) {
-  context.font = "bold 24px sans-serif";
+  context.font = "bold 22px sans-serif";
   context.textAlign = align;
   context.textBaseline = "middle";
   context.lineWidth = 5;
   context.strokeStyle = "#000";
-  context.fillStyle = "#fff";
+  context.fillStyle = "#ddd";
   context.strokeText(text, x, y);
   context.fillText(text, x, y);
 }
@@ -350,22 +459,11 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 }
 
-// 256 colours between stops given as #rrggbb.
-function ramp(stops) {
-  const parts = stops.map((stop) => [1, 3, 5].map((i) => parseInt(stop.slice(i, i + 2), 16)));
-  return Array.from({ length: 256 }, (_, value) => {
-    const place = (value / 255) * (parts.length - 1);
-    const low = Math.min(Math.floor(place), parts.length - 2);
-    return parts[low].map((part, i) => part + (place - low) * (parts[low + 1][i] - part));
-  });
-}
-
-// Values 0 to 255, row by row -> a canvas of that size in those colours.
-function picture(values, size, stops) {
-  const colours = ramp(stops);
-  const canvas = Object.assign(document.createElement("canvas"), { width: size, height: size });
-  const image = new ImageData(size, size);
-  values.forEach((value, i) => image.data.set([...colours[value], 255], 4 * i));
+// A canvas of that size whose pixel i is [red, green, blue, alpha] = colour(i), 0 to 255.
+function coloured(width, height, colour) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) image.data.set(colour(i), 4 * i);
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }

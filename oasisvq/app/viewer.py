@@ -1,19 +1,73 @@
-"""The slice viewer in the browser (viewer.html, .css, .js): four linked pictures, window and level, wipe, scrolling."""
+"""The slice viewer in the browser (viewer.html, .css, .js): two linked pictures and what is laid over one of them."""
 
 from __future__ import annotations
 
 import base64
+import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from oasisvq.app.choose import SLICE, Chosen
 from oasisvq.app.pictures import grey_bytes
 
 DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
 _KEY = "viewer"
+
+
+class Overlay(NamedTuple):
+    """A map that can be laid over a picture.
+
+    Attributes:
+        key, label, title: what to call it: to the browser, on its button, in more words.
+        low, colours, high: its legend: CSS colours from one end to the other, and what stands at the ends.
+        picture: None for "difference" and "similarity", which the browser makes from the pictures.
+    """
+
+    key: str
+    label: str
+    title: str
+    low: str
+    colours: str
+    high: str
+    picture: Image.Image | None = None
+
+
+DIFFERENCE = Overlay(
+    "difference",
+    "Difference",
+    "Where the reconstruction is brighter or darker than the original",
+    f"−{DIFFERENCE_LIMIT} darker",
+    "rgb(77 163 255), #000, rgb(255 146 46)",
+    f"brighter +{DIFFERENCE_LIMIT}",
+)
+SIMILARITY = Overlay(
+    "similarity",
+    "SSIM",
+    "Where the two are less alike, by structural similarity",
+    "SSIM 1, equal",
+    "#000, rgb(255 196 77)",
+    "0.4 or less",
+)
+
+
+def code_overlay(name: str, colours: NDArray[np.uint8]) -> Overlay:
+    """The codes in the colours of `oasisvq.app.pictures.code_colours`."""
+    return Overlay(
+        name,
+        name,
+        "The codes from which the reconstruction is made",
+        "dark code",
+        "#440154, #21918c, #fde725",
+        "bright code",
+        Image.fromarray(colours, "RGBA"),
+    )
+
 
 _HERE = Path(__file__)
 _mount = st.components.v2.component(
@@ -24,8 +78,25 @@ _mount = st.components.v2.component(
 )
 
 
-def viewer(chosen: Chosen, reconstruction: NDArray[np.floating], similarity: NDArray[np.floating]) -> None:
-    """Show a slice beside its reconstruction (S, S) in [0, 1], their difference, and their SSIM map (S, S)."""
+def viewer(
+    page: str,
+    chosen: Chosen,
+    beside: NDArray[np.floating],
+    overlays: Sequence[Overlay],
+    names: tuple[str, str],
+    mark: str,
+    over: Literal["original", "reconstruction"] = "reconstruction",
+    first: str = "none",
+    similarity: NDArray[np.floating] | None = None,
+) -> None:
+    """Show a slice and a picture that a model made of it, (S, S) in [0, 1], and maps to lay over one of them.
+
+    Args:
+        page: whose choice of an overlay is remembered.
+        names: of both pictures. mark: on the second, which is no scan.
+        over: which of the two the overlays are laid over. first: the overlay to begin with.
+        similarity: the SSIM map (S, S), for that overlay.
+    """
 
     def scrolled() -> None:  # a callback runs before the page, so that the slider there already stands right
         wanted = st.session_state[_KEY]["slice"]
@@ -41,8 +112,17 @@ def viewer(chosen: Chosen, reconstruction: NDArray[np.floating], similarity: NDA
             "count": chosen.count,
             "size": len(chosen.picture),
             "original": _packed(chosen.picture),
-            "reconstruction": _packed(reconstruction),
-            "similarity": _packed(similarity),
+            "reconstruction": _packed(beside),
+            "similarity": "" if similarity is None else _packed(similarity),
+            "page": page,
+            "names": names,
+            "mark": mark,
+            "over": over,
+            "first": first,
+            "overlays": [
+                one._replace(picture=None)._asdict() | {"source": one.picture and _source(one.picture)}
+                for one in overlays
+            ],
             "limit": DIFFERENCE_LIMIT,
             "edges": chosen.edges,
         },
@@ -52,3 +132,9 @@ def viewer(chosen: Chosen, reconstruction: NDArray[np.floating], similarity: NDA
 
 def _packed(picture: NDArray[np.floating]) -> str:
     return base64.b64encode(grey_bytes(picture).tobytes()).decode()
+
+
+def _source(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "png")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

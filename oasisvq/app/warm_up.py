@@ -1,4 +1,4 @@
-"""What the server does before its first visitor: import torch, read the weights, load what every page needs."""
+"""What the server does before its first visitor: import torch, read the weights, draw a few slices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ async def warm_up(_: App) -> AsyncIterator[None]:
 
 
 def _get_ready() -> None:
-    from oasisvq.app.models import load_model, load_palette
+    from oasisvq.app.models import load_model, load_palettes
 
     try:
-        load_palette(load_model())
+        model = load_model()
+        load_palettes(model)
     except OasisVQError:
         return  # the page says so, to whoever opens it
     # Imported here so that no visitor waits for them.
     from oasisvq.app import choose, drawing, figures, pictures  # noqa: F401
     from oasisvq.measure import metrics  # noqa: F401
+
+    middle = drawing.EIGHT // 2  # which Home shows
+    for number in sorted(range(drawing.EIGHT), key=lambda number: number != middle):
+        drawing.fresh(model, number)

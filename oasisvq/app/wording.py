@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from oasisvq.measure.out_of_distribution import Unlike
@@ -73,8 +74,8 @@ MORE_UNUSUAL = """
 """
 
 LIMITS = """
-- The model knows axial, skull-stripped T1 slices like those it was trained on. It turns anything else into the
-  nearest thing that it knows, without complaint.
+- The model knows axial T1 slices of the brain, without the skull, like those of its training. It turns anything else
+  into the nearest thing that it knows, without complaint.
 - A reconstruction is a drawing made from codes. A small finding may vanish in it, and detail may appear that was
   never there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
@@ -94,8 +95,8 @@ The weights come under the terms of the data that they were trained on. For slic
 [OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to find out who took
 part, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
 Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910,
-P20 MH071616, U24 RR021382." No slice of anybody is in the weights' files or in this app: the examples are a
-template and phantoms.
+P20 MH071616, U24 RR021382." No slice of anybody in that data is in the weights' files or in this app: the
+examples are Colin 27 (one man, free for any use with his notice), a template and phantoms.
 """
 
 COPIES = """
@@ -105,7 +106,7 @@ slice, mirrored ones too, and so are slices of held-out people, who cannot have 
 
 TRAIN = """
 Put your slices in the layout of `keras_png_slices_data`, or let `prepare` make it from OASIS-1 discs or a folder of
-skull-stripped NIfTI volumes, then train both models, measure them and write their card with one command:
+T1 heads as NIfTI, skull on or off, then train both models, measure them and write their card with one command:
 
 ```bash
 python -m oasisvq prepare --help          # volumes to slices, people split once and for all
@@ -196,9 +197,19 @@ def unlike(verdict: Unlike) -> str:
             "Not unlike the training data: bits, codes, brightness, size and place of the brain lie in the usual range."
         )
     return (
-        f"**Unlike the training data:** {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this "
-        "slice. This says nothing about the person: another plane, contrast, scanner or a shifted head will do."
+        f"Unlike the training data: {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this slice. "
+        "This says nothing about the person: another plane, contrast, scanner or a shifted head has the same effect."
     )
+
+
+def about_slice(name: str, size: int, edges: tuple[str, str, str, str] | None) -> str:
+    """What is on Reconstruct's picture, and on which side."""
+    sides = (
+        "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
+        if edges
+        else "Which side is left is not known: the file does not say."
+    )
+    return f"{name}, at the model's size of {size} × {size} pixels. {sides}"
 
 
 def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:
@@ -240,3 +251,10 @@ def notice() -> str:
 def grade(value: float | None) -> str:
     """A clinical dementia rating in words."""
     return "not given" if value is None else GRADES.get(value, str(value))
+
+
+def redraw_link(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The address that draws the same slice again, wherever these weights are."""
+    told = {name: value for name, value in settings.items() if value is not None}
+    told |= {"weights": info["files"]["vqvae.safetensors"]["sha256"][:12]}
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))

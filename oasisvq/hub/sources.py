@@ -13,7 +13,7 @@ from typing import Any
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
 from oasisvq.hub import client
-from oasisvq.hub.manifest import DRAWS, FAILURES, LESIONS, MANIFEST, RATE, RESULTS, read_record
+from oasisvq.hub.manifest import CODES, DRAWS, FAILURES, LESIONS, MANIFEST, RATE, RESULTS, read_record
 from oasisvq.hub.verification import Loaded, load
 
 BUNDLED = HOME / "checkpoints"
@@ -122,6 +122,7 @@ def describe(found: Resolved) -> dict[str, Any]:
         "failures": read_record(found.folder, manifest, FAILURES),
         "draws": read_record(found.folder, manifest, DRAWS),
         "lesions": read_record(found.folder, manifest, LESIONS),
+        "codes": read_record(found.folder, manifest, CODES),
         "history": {
             model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
             if f"{model}.jsonl" in manifest["files"]

@@ -1,0 +1,115 @@
+"""The player in the browser (player.html, .css, .js): how a draw grew, large, with its codes and a strip of others."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import streamlit as st
+
+from oasisvq.app.codes import PARTS, split
+from oasisvq.app.models import load_palettes
+from oasisvq.app.pictures import code_colours, entropy_colours
+
+if TYPE_CHECKING:
+    from oasisvq.app.drawing import Drawn
+    from oasisvq.pipeline import OasisVQ
+
+SECONDS = 4.0  # that a part takes to grow
+
+_HERE = Path(__file__)
+_mount = st.components.v2.component(
+    "oasisvq_player",
+    html=_HERE.with_suffix(".html").read_text(),
+    css=_HERE.with_suffix(".css").read_text(),
+    js=_HERE.with_suffix(".js").read_text(),
+)
+
+
+class Strip(NamedTuple):
+    """Other draws beside the one shown: which kinds there are and what to call them, the kind shown, and its draws with
+    a word to each."""
+
+    kinds: Mapping[str, str]
+    kind: str
+    draws: Sequence[tuple[Drawn, str]]
+
+
+def player(
+    model: OasisVQ,
+    drawn: Drawn,
+    strip: Strip | None = None,
+    on_pick: Callable[[Mapping[str, str]], None] | None = None,
+    names: tuple[str, str] = ("Codes", "Slice"),
+    low: bool = False,
+) -> None:
+    """Play a draw. `on_pick` is told {"kind": …} or {"id": …} when another strip or draw is chosen.
+
+    `low` leaves room below for more than the page's own last line; `names` stand over codes and picture.
+    """
+
+    def picked() -> None:  # a callback: it runs before the page
+        wanted = st.session_state["player"].get("picked")
+        if wanted and on_pick:
+            on_pick(wanted)
+
+    _mount(
+        key="player",
+        data={
+            "id": drawn.id,
+            "name": drawn.name,
+            "frames": [_source(frame) for frame in drawn.frames],
+            "at": drawn.at,
+            "total": drawn.indices.size,
+            "seconds": SECONDS * len(model.preset.parts),
+            "play": True,
+            "low": low,
+            "parts": _parts(model, drawn),
+            "most": round(math.log2(max(stage.codebook_size for stage in model.preset.stages))),
+            "codesName": names[0],
+            "pictureName": names[1],
+            "strip": None
+            if strip is None
+            else {
+                "kinds": list(strip.kinds.items()),
+                "kind": strip.kind,
+                "items": [
+                    {"id": one.id, "name": one.name, "label": label, "source": _source(one.frames[-1])}
+                    for one, label in strip.draws
+                ],
+            },
+        },
+        on_picked_change=picked,
+    )
+
+
+def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
+    parts = split(model.preset, drawn.indices)
+    palettes = load_palettes(model)
+    first, told = 0, []
+    for part, palette, stage, name in zip(parts, palettes, model.preset.stages, PARTS[len(parts)], strict=True):
+        entropy = drawn.entropy[first : first + part.size].reshape(part.shape)
+        told.append(
+            {
+                "name": name,
+                "rows": part.shape[0],
+                "columns": part.shape[1],
+                "first": first,
+                "colours": _packed(code_colours(part, palette.rank)),
+                "entropy": _packed(entropy_colours(entropy, math.log2(stage.codebook_size))),
+            }
+        )
+        first += part.size
+    return told
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _source(content: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,135 @@
+"""What can be asked for on Edit codes besides strokes: refills, transplants, prepared edits, a path, likely codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from oasisvq.app import code_grid, editor, edits
+from oasisvq.app.choose import bundled, in_model_size
+from oasisvq.app.code_grid import Fill, beside, current, store
+from oasisvq.app.codes import Codes
+from oasisvq.app.drawing import EIGHT, fresh
+from oasisvq.app.editor import Editor
+from oasisvq.app.meaning import meaning_of
+from oasisvq.app.models import belongings, turn
+from oasisvq.app.pictures import Picture
+from oasisvq.pipeline import OasisVQ
+
+PROPOSALS = 4
+TRIES = {"ventricles": "Wider ventricles", "cortex": "Thinner cortex", "half": "Half of another slice"}
+DRAWN = "A drawn slice"  # at the end of a path
+_SEED, _COST = "seed of the next refill", "bits before"
+_PATH_STROKE = -1  # all steps along a path are one to undo
+
+
+class Studio:
+    """The codes that this session edits, with a model to ask."""
+
+    def __init__(self, model: OasisVQ) -> None:
+        self.model, self.preset = model, model.preset
+
+    def codes_of(self, example: str) -> Codes | None:
+        """A bundled example as codes, (h, w)."""
+        if example not in bundled():
+            return None
+        chosen = in_model_size(example, bundled()[example], self.preset.size)
+        return self.model.encode(chosen.tensor)[0].numpy()
+
+    def picture_of(self, indices: Codes) -> Picture:
+        """What codes decode to, (S, S) in [0, 1]."""
+        return self.model.decode(torch.from_numpy(indices)[None])[0, 0].numpy() + np.float32(0.5)
+
+    def cost(self, state: Editor) -> tuple[float, float]:
+        """Bits under the prior, now and before the edits."""
+        with turn():
+            if belongings().get(_COST, ("", 0.0))[0] != state.epoch:  # that of the start is found out once
+                belongings()[_COST] = (state.epoch, self._bits(state.original))
+            return self._bits(state.indices), belongings()[_COST][1]
+
+    def _bits(self, indices: Codes) -> float:
+        return float(self.model.surprise(torch.from_numpy(indices)[None]).sum())
+
+    def ask(self, wanted: Mapping[str, Any]) -> None:
+        """What the browser asks for. A callback, so that nothing interrupts it."""
+        state = current()
+        if state is None:
+            return
+        match wanted.get("kind"):
+            case "propose":
+                self.propose(state)
+            case "use":
+                code_grid.take(self.preset, int(wanted["number"]))
+            case "dismiss":
+                beside(asked=None, fills=(), likely=None)
+            case "layer":
+                beside(layer=int(wanted["number"]), likely=None)
+            case "copy":
+                code_grid.copy(edits.beneath(self.preset, state.selection), state.indices)
+            case "paste" | "mirror" as how:
+                self.transplant(how == "mirror")
+            case "try":
+                self.attempt(state, str(wanted["name"]))
+            case "likely":
+                place = min(max(int(wanted["place"]), 0), self.preset.codes - 1)
+                with turn(urgent=True):
+                    codes, shares = self.model.likely(torch.from_numpy(state.indices)[None], place)
+                beside(likely=(place, list(zip(codes.tolist(), shares.tolist(), strict=True))), fills=())
+            case "meaning":
+                beside(meaning=meaning_of(self.model, beside().layer, int(wanted["code"])))
+
+    def propose(self, state: Editor) -> None:
+        """Draw the selected cells again, several times over."""
+        if not state.selection.any():
+            return
+        selection = edits.beneath(self.preset, state.selection)
+        seed = belongings().get(_SEED, 0)
+        grid, mask = torch.from_numpy(state.indices)[None], torch.from_numpy(selection)
+        fills = []
+        for i in range(PROPOSALS):
+            with turn():  # for each: others need not wait for all of them
+                filled = self.model.refill(grid, mask, seed=seed + i)
+            fills.append(Fill(filled.indices[0].numpy(), filled.slices[0, 0].numpy() + np.float32(0.5)))
+        belongings()[_SEED] = seed + PROPOSALS
+        beside(asked=editor.select(state, selection), fills=fills, likely=None)
+
+    def transplant(self, mirror: bool) -> None:
+        """Put what was copied where it was, or its mirror image on the other side."""
+        if (source := code_grid.copied()) is None:
+            return
+        mask, codes = source.mask, source.indices
+        if mirror:
+            mask = edits.mirrored(self.preset, mask)
+            with turn(urgent=True):
+                flipped = torch.from_numpy(self.picture_of(codes)[:, ::-1].copy() - np.float32(0.5))
+                codes = self.model.encode(flipped[None, None])[0].numpy()
+        code_grid.paste(mask, codes)
+
+    def attempt(self, state: Editor, name: str) -> None:
+        """One of TRIES."""
+        if name == "half":
+            codes = edits.halves(self.preset, state.indices, fresh(self.model, EIGHT // 2).indices)
+        else:
+            with turn(urgent=True):
+                picture = self.picture_of(state.indices)
+                sources = edits.wider_ventricles(picture) if name == "ventricles" else edits.thinner_cortex(picture)
+                codes = edits.bend(self.model, state.indices, picture, sources)
+        store(editor.put(state, codes))
+
+    def walk(self, other: str, share: float) -> None:
+        """Go along the path from where it began to an example or a drawn slice, `share` of the way."""
+        if (state := code_grid.catch_up(self.preset)) is None:
+            return
+        mine = belongings()
+        if mine.get(code_grid.PATH, ("", "", None))[:2] != (state.epoch, other):
+            mine[code_grid.PATH] = (state.epoch, other, state.indices)
+        drawn = fresh(self.model, EIGHT // 2).indices if other == DRAWN else None  # takes a turn of its own
+        with turn(urgent=True):
+            end = drawn if drawn is not None else self.codes_of(other)
+            if end is None:
+                return
+            codes = edits.path(self.model, mine[code_grid.PATH][2], end, share)
+        store(editor.put(state, codes, stroke=_PATH_STROKE))

@@ -1,0 +1,52 @@
+"""The tour: a minute through the app, each step a real state of a page, which its address alone restores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """A page, the settings that its address holds, and what to look at."""
+
+    page: str
+    settings: Mapping[str, str]
+    say: str
+
+
+STEPS = (
+    Step(
+        "Reconstruct",
+        {},
+        "Left a slice, right what the model paints from its codes alone. Press SSIM, then Codes.",
+    ),
+    Step(
+        "Generate",
+        {"seed": "7", "level": "17"},
+        "The prior draws a slice that nobody has, code by code. Replay it, or press Levels: the same seed elsewhere.",
+    ),
+    Step(
+        "Generate",
+        {"seed": "7", "level": "17", "temperature": "1.4"},
+        "The same seed, bolder: at temperature 1.4 the prior strays from what is likely.",
+    ),
+    Step("Edit codes", {}, "Press Wider ventricles: only the outlined cells change. Then paint a code of your own."),
+    Step(
+        "Surprise",
+        {},
+        "A dark disc was painted into this slice. The map finds it, and on the right is what the model expected.",
+    ),
+    Step("Real or drawn?", {}, "Can you tell draws from reconstructions? Ten pictures; that was the tour."),
+)
+
+
+def step_in(text: str | None) -> int | None:
+    """The step that the address of a page asks for, from 0; None for no tour."""
+    number = int(text) - 1 if text and len(text) < 3 and text.isdecimal() else -1
+    return number if 0 <= number < len(STEPS) else None
+
+
+def address_of(number: int) -> tuple[str, dict[str, str]]:
+    """Page and query of a step."""
+    step = STEPS[number]
+    return step.page, {**step.settings, "tour": str(number + 1)}

@@ -1,0 +1,84 @@
+"""Real or drawn? Ten pictures to guess, and how one could have known."""
+
+import secrets
+
+import streamlit as st
+
+from oasisvq.app.choose import bundled, shrunk
+from oasisvq.app.frame import model_in_frame
+from oasisvq.app.models import belongings
+from oasisvq.app.pictures import marked
+from oasisvq.app.quiz import Item, make_round
+from oasisvq.data.examples import with_lesion
+
+ROUND, ANSWERS = "round of pictures", "answers"
+MARK = "NO SCAN: RECONSTRUCTED OR DRAWN"
+
+model = model_in_frame()
+
+
+def begin() -> None:
+    """Ten new pictures."""
+    examples = {name: picture for name, picture in bundled().items() if name != with_lesion()[0]}
+    small = {name: shrunk(picture[None], model.preset.size)[0] for name, picture in examples.items()}
+    belongings()[ROUND] = make_round(model, small, secrets.randbelow(2**31))
+    belongings()[ANSWERS] = []
+
+
+def answer(drawn: bool) -> None:
+    """A guess at the picture shown."""
+    belongings()[ANSWERS].append(drawn)
+    st.session_state["answered"] = True
+
+
+def go_on() -> None:
+    """To the next picture."""
+    st.session_state["answered"] = False
+
+
+if ROUND not in belongings():
+    with st.spinner("Drawing five slices …"):
+        begin()
+    go_on()
+items: list[Item] = belongings()[ROUND]
+answers: list[bool] = belongings()[ANSWERS]
+answered = st.session_state.get("answered", False) and bool(answers)
+number = len(answers) - 1 if answered else len(answers)
+right = sum(guess == item.drawn for guess, item in zip(answers, items, strict=False))
+
+stage, told = st.columns([3, 2], gap="medium")
+if number < len(items):
+    with stage, st.container(key="guess"):
+        st.image(
+            marked(items[number].picture, MARK, 960),
+            width="stretch",
+            alt=f"Picture {number + 1} of {len(items)}: a reconstruction or a draw",
+        )
+with told:
+    st.progress(len(answers) / len(items), f"Picture {min(number + 1, len(items))} of {len(items)}")
+    if number >= len(items):
+        st.subheader(f"You named {right} of {len(items)} right.")
+        st.button("Another round", type="primary", icon=":material/replay:", on_click=begin)
+    elif answered:
+        item, guess = items[number], answers[number]
+        verdict = "Right" if guess == item.drawn else "Not so"
+        st.subheader(f"{verdict}: it was {'drawn' if item.drawn else 'no draw'}.")
+        st.write(item.why)
+        st.button("Next", type="primary", on_click=go_on, shortcut="N")
+    else:
+        st.subheader("Is it a draw of the model, or the reconstruction of a slice?")
+        buttons = st.container(horizontal=True)
+        buttons.button("Reconstruction", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
+        buttons.button("Draw", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
+    score = f"**You:** {right} of {len(answers)} right so far." if answers else "**You:** no guess yet."
+    judged = (model.info.get("draws") or {}).get("auc", {}).get("against_reconstructions")
+    if judged:
+        score += (
+            f" **A small classifier**, trained for this: of a draw and a reconstruction of a held-out person it names "
+            f"the right one {judged:.0%} of the time. Guessing gives 50 %."
+        )
+    st.markdown(score)
+    st.caption(
+        "Half of the ten are reconstructions of the template and of phantoms, some mirrored, since nobody's scan may "
+        "be shown here; half are draws of the same levels. Your guesses are not kept."
+    )
