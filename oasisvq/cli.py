@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 Command = Callable[..., argparse.ArgumentParser]
 
-TRAINING = ("accelerate", "nilearn", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
 AGAIN = "nothing is half-written; run the same command again"
 DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
