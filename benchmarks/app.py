@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from oasisvq.app.guard import THEME
+
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless",
@@ -44,10 +46,14 @@ PAGES = {
     "Generate": "Generate",
     "Edit codes": "Edit codes",
     "Surprise": "Surprise",
+    "Real or drawn?": "Real or drawn?",
     "Model card": "Model card",
 }
 STROKES = 15
-DESKTOP, PHONE = {"width": 1360, "height": 1000}, {"width": 390, "height": 844}
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+# As somebody who chose "System" in the menu, so that a tab follows the colour scheme that it is given.
+FOLLOW_SYSTEM = f"""localStorage.setItem("{THEME}", '"System"')"""
 
 # What `python -m streamlit` does, on the weights in a folder.
 WITH_WEIGHTS = """
@@ -106,9 +112,14 @@ def settle(tab: Any) -> None:
     tab.wait_for_function(SETTLED, timeout=30_000)
 
 
+def page_link(tab: Any, title: str) -> Any:
+    """The link to a page at the top."""
+    return tab.locator(".st-key-nav").get_by_text(title, exact=True)
+
+
 def visit(tab: Any, title: str) -> None:
-    """Open a page by its link in the sidebar."""
-    tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+    """Open a page by its link."""
+    page_link(tab, title).click()
     tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
     settle(tab)
 
@@ -135,7 +146,7 @@ def page_changes(tab: Any) -> list[float]:
     seconds = []
     for title in PAGES:
         started = time.monotonic()
-        tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+        page_link(tab, title).click()
         tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
         seconds.append(time.monotonic() - started)
         settle(tab)
@@ -158,20 +169,6 @@ def strokes(tab: Any) -> list[float]:
         tab.wait_for_function("count => window.strokes.length > count", arg=i)
         settle(tab)
     return [ms / 1000 for ms in tab.evaluate("window.strokes")]
-
-
-def widen_ventricles(tab: Any) -> None:
-    """An edit to look at: picks the code of a ventricle of the first example and paints four cells beside them."""
-    box = tab.locator("canvas.picture").bounding_box()
-
-    def click(x: float, y: float) -> None:
-        tab.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
-        settle(tab)
-
-    tab.get_by_role("button", name="Pick").click()
-    click(0.43, 0.55)
-    for x, y in ((0.38, 0.57), (0.38, 0.62), (0.62, 0.57), (0.62, 0.62)):
-        click(x, y)
 
 
 def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
@@ -204,29 +201,25 @@ def screenshots(browser: Any, folder: Path, out: Path) -> None:
     """Every page as it comes, a draw, an edit; one in the dark and one as wide as a phone. Examples that ship, only."""
     with serve(folder / "log") as address:
         for name, title, viewport, scheme in (
-            ("home", "Home", DESKTOP, "light"),
-            ("reconstruct", "Reconstruct", DESKTOP, "light"),
-            ("generate", "Generate", DESKTOP, "light"),
-            ("edit-codes", "Edit codes", DESKTOP, "light"),
-            ("surprise", "Surprise", DESKTOP, "light"),
-            ("model-card", "Model card", DESKTOP, "light"),
-            ("edit-codes-dark", "Edit codes", DESKTOP, "dark"),
-            ("edit-codes-phone", "Edit codes", PHONE, "light"),
+            ("home", "Home", DESKTOP, "dark"),
+            ("reconstruct", "Reconstruct", DESKTOP, "dark"),
+            ("generate", "Generate", DESKTOP, "dark"),
+            ("edit-codes", "Edit codes", DESKTOP, "dark"),
+            ("surprise", "Surprise", DESKTOP, "dark"),
+            ("model-card", "Model card", DESKTOP, "dark"),
+            ("edit-codes-light", "Edit codes", DESKTOP, "light"),
+            ("edit-codes-phone", "Edit codes", PHONE, "dark"),
         ):
             context = browser.new_context(viewport=viewport, color_scheme=scheme)
             tab = context.new_page()
+            tab.add_init_script(FOLLOW_SYSTEM)
             tab.goto(f"{address}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
             tab.get_by_role("heading", name=PAGES[title], level=1).wait_for(timeout=60_000)
             settle(tab)
             if title == "Edit codes":
-                tab.locator("canvas.picture").scroll_into_view_if_needed()
-                widen_ventricles(tab)
-            if title == "Generate":
-                tab.get_by_test_id("stSlider").filter(has_text="How many").get_by_role("slider").press("End")
-                settle(tab)
-                tab.get_by_role("button", name="Draw", exact=True).click()
-                tab.get_by_text("Drawn in this session").wait_for(timeout=60_000)
-                tab.get_by_role("button", name="Draw", exact=True).scroll_into_view_if_needed()
+                tab.get_by_role("button", name="Wider ventricles").click()
+            if title in ("Home", "Generate"):
+                tab.wait_for_timeout(2500)  # half of a draw
             settle(tab)
             tab.mouse.move(0, 0)
             tab.wait_for_timeout(500)  # figures fade in

@@ -149,7 +149,7 @@ def ours(model: OasisVQ, data: SliceSet) -> dict[str, Any]:
     if exact != len(data):
         raise OasisVQError(f"{len(data) - exact} of {len(data)} files did not decode to the codes that went in")
     pictures = np.concatenate(again)
-    plain = math.ceil(preset.codes * math.log2(preset.codebook_size) / 8)
+    plain = math.ceil(preset.plain_bits / 8)
     return {
         "fixed": point(data, np.full(len(data), float(plain)), pictures),
         "prior": point(data, np.array(sizes, float), pictures),

@@ -1,4 +1,6 @@
-"""The command line: `python -m oasisvq COMMAND`. One function a command, which returns its figures; `main` shows them.
+"""The command line: `oasisvq COMMAND`, or `python -m oasisvq COMMAND` in a clone.
+
+One function a command, which returns its figures; `main` shows them.
 
 What is heavy (torch, the models, the Hub's client) is imported by the command that needs it, so that help and typing
 errors answer at once.
@@ -14,12 +16,15 @@ import io
 import itertools
 import json
 import os
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oasisvq import __version__
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, Any]
 
-CODES_A_FILE = 4096  # draws: a million of them do not wait in memory for the end
+TRAINING = ("accelerate", "nilearn", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _write_json(args.json, figures)
     except OasisVQError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING:
+            raise
+        print(f"error: {package} is missing: pip install 'oasisvq[train]'", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
@@ -155,14 +167,36 @@ def evaluate(args: argparse.Namespace) -> Figures:
 def encode(args: argparse.Namespace) -> Figures:
     import numpy as np
 
+    from oasisvq.data.codes import write_codes
+
     model = _load(args)
     indices, files, levels = [], [], []
     for batch in _batches(_read(args.files), "encoding"):
         indices.append(model.encode(_as_tensor(batch, model.preset.size)).numpy())
         files += [str(one.file) for one in batch]
         levels += [_told(one, model.preset, model.preset.levels) for one in batch]
-    _write_npz(args.out, indices=np.concatenate(indices), files=np.array(files), levels=np.array(levels))
-    return {"slices": len(files), "grid": "x".join(map(str, model.preset.grid)), "out": str(args.out)}
+    beside = {"files": np.array(files), "levels": np.array(levels)}
+    _write(args.out, write_codes(np.concatenate(indices), _vqvae_sha256(model), **beside))
+    grids = " + ".join(f"{height}x{width}" for height, width in model.preset.parts)
+    return {"slices": len(files), "grid": grids, "out": str(args.out)}
+
+
+def decode(args: argparse.Namespace) -> Figures:
+    import torch
+
+    from oasisvq.data.codes import read_codes
+
+    names = _names(args.files)
+    model = _load(args)
+    preset, slices = model.preset, 0
+    most = preset.join([torch.full((1, *stage.grid), stage.codebook_size) for stage in preset.stages])[0].numpy()
+    for file, name in zip(args.files, names, strict=True):
+        found = torch.from_numpy(read_codes(file.read_bytes(), str(file), preset.shape, most, _vqvae_sha256(model)))
+        for start in _progress(range(0, len(found), 64), f"decoding {file.name}"):
+            for i, picture in enumerate(model.decode(found[start : start + 64])[:, 0].numpy() + 0.5, start):
+                _write_png(args.out / f"{name}_{i:05d}.png", picture, f"decoded by oasisvq from {preset.codes} codes")
+        slices += len(found)
+    return {"slices": slices, "out": str(args.out)}
 
 
 def reconstruct(args: argparse.Namespace) -> Figures:
@@ -199,8 +233,6 @@ def reconstruct(args: argparse.Namespace) -> Figures:
 
 
 def compress(args: argparse.Namespace) -> Figures:
-    import math
-
     import numpy as np
 
     from oasisvq.compress import SUFFIX, compress
@@ -217,8 +249,8 @@ def compress(args: argparse.Namespace) -> Figures:
         for one, content in zip(batch, compress(model, indices, levels), strict=True):
             _write(args.out / f"{one.name}{SUFFIX}", content)
             sizes.append(len(content))
-    plain = preset.codes * math.log2(preset.codebook_size) / 8
-    return {"slices": len(sizes), "bytes_mean": float(np.mean(sizes)), "bytes_plain": plain, "out": str(args.out)}
+    means = {"bytes_mean": float(np.mean(sizes)), "bytes_plain": preset.plain_bits / 8}
+    return {"slices": len(sizes), **means, "out": str(args.out)}
 
 
 def decompress(args: argparse.Namespace) -> Figures:
@@ -248,8 +280,8 @@ def sample(args: argparse.Namespace) -> Figures:
     distances: list[float] = []
     bar = tqdm(total=len(mine) * model.preset.codes, desc="drawing", unit="code", disable=None, leave=False)
     with bar:
-        for start in range(mine.start, mine.stop, CODES_A_FILE):
-            draws = range(start, min(start + CODES_A_FILE, mine.stop))
+        for start in range(mine.start, mine.stop, DRAWS_A_FILE):
+            draws = range(start, min(start + DRAWS_A_FILE, mine.stop))
             indices = _draw(model, args, draws, bar)
             if training is not None:
                 distances += model.nearest(indices, training).tolist()
@@ -264,6 +296,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
     """Writes the pictures of draws, and their codes in one file, which what was drawn reaches whatever happens."""
     import torch
 
+    from oasisvq.data.codes import write_codes
+
     drawn: list[Tensor] = []
     try:
         for start in range(draws.start, draws.stop, args.batch):
@@ -276,7 +310,7 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
                 level=args.level,
                 grade=args.grade,
                 first=start,
-                on_step=lambda *_, n=n: bar.update(n),  # type: ignore[misc]
+                on_step=lambda *_, n=n: bar.update(n),
             )
             for i, picture in enumerate(coded.slices[:, 0].numpy() + 0.5, start):
                 how = f"drawn by oasisvq: seed {args.seed}, draw {i}, temperature {args.temperature:g}, no real person"
@@ -284,8 +318,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
             drawn.append(coded.indices)
     finally:
         if drawn:
-            codes = torch.cat(drawn).numpy()
-            _write_npz(args.out / f"codes_{draws.start:05d}.npz", indices=codes, first=draws.start)
+            codes = write_codes(torch.cat(drawn).numpy(), _vqvae_sha256(model), first=draws.start)
+            _write(args.out / f"codes_{draws.start:05d}.npz", codes)
     return torch.cat(drawn)
 
 
@@ -328,6 +362,13 @@ def pull(args: argparse.Namespace) -> Figures:
     return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
 
 
+def app(args: argparse.Namespace) -> Figures:
+    # As `streamlit run` does, in this process.
+    sys.argv = ["streamlit", "run", str(HOME / "app.py"), *args.options]
+    runpy.run_module("streamlit", run_name="__main__")
+    return {}
+
+
 def benchmark(args: argparse.Namespace) -> Figures:
     path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
     spec = importlib.util.spec_from_file_location(args.what, path)
@@ -340,7 +381,8 @@ def benchmark(args: argparse.Namespace) -> Figures:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m oasisvq", description="Discrete codes for brain MRI slices.")
+    parser = argparse.ArgumentParser("oasisvq", description="Discrete codes for brain MRI slices.")
+    parser.add_argument("--version", action="version", version=f"oasisvq {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     again = "nothing is half-written; run the same command again"
 
@@ -355,6 +397,14 @@ def _parser() -> argparse.ArgumentParser:
             "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
         )
         sub.add_argument("--revision", help="commit of the Hub repository")
+
+    sub = commands.add_parser(
+        "app",
+        help="open the app in a browser",
+        description="Open the app in a browser. Streamlit's options come after --: oasisvq app -- --server.port 8600",
+    )
+    sub.add_argument("options", nargs="*", metavar="-- OPTION", help="for `streamlit run`")
+    sub.set_defaults(run=app, resume=again, json=None)
 
     sub = command(
         "prepare",
@@ -405,6 +455,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w), `files`, `levels`"
     )
+    takes_weights(sub)
+
+    sub = command("decode", decode, "turn files of codes, from encode, sample or the app, into pictures")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets FILE_00000.png and so on")
     takes_weights(sub)
 
     sub = command("reconstruct", reconstruct, "encode and decode slices or heads, and say what was lost")
@@ -462,6 +517,7 @@ def _parser() -> argparse.ArgumentParser:
         "crowd",
         "draws",
         "failures",
+        "figures",
         "fuzz",
         "lesions",
         "phantom",
@@ -568,6 +624,7 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
     """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
     from safetensors import safe_open
 
+    from oasisvq.hub.manifest import MODELS, read_manifest
     from oasisvq.training.reproducibility import circumstances
 
     found = []
@@ -589,10 +646,20 @@ def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
         model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
         for model, metadata in zip(("vqvae", "prior"), found, strict=True)
     }
-    codes = hashlib.sha256((folder / "vqvae.safetensors").read_bytes()).hexdigest()
-    if found[1]["saw"] != f"{found[0]['saw']} {codes}":
+    own, coarse = _sha256(folder / "vqvae.safetensors"), folder / "coarse"
+    if found[1]["saw"] != f"{found[0]['saw']} {own}":
         raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
+    if presets[1].coarse:
+        if found[0]["saw"].split()[1:] != [_sha256(coarse / "vqvae.safetensors")]:
+            raise OasisVQError(f"{coarse}: not the stage that {folder} was trained on: put that one back")
+        stated = read_manifest(coarse)["files"]
+        if any(_sha256(coarse / name) != stated[name]["sha256"] for name in MODELS):
+            raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: package that folder first")
     return presets[1], runs, found[0]["saw"]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _measured_again(folder: Path, data: Path) -> Figures:
@@ -624,6 +691,11 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
+def _vqvae_sha256(model: OasisVQ) -> str:
+    """Of the VQ-VAE: what files of codes name."""
+    return model.info["files"]["vqvae.safetensors"]["sha256"]
+
+
 def _write_json(path: Path, figures: Figures) -> None:
     _write(path, (json.dumps(figures, indent=2) + "\n").encode())
 
@@ -645,14 +717,6 @@ def _write_levels(folder: Path, head: Aligned) -> None:
     volume.set_qform(FRAME, "aligned")
     volume.header.set_xyzt_units("mm")
     _write(folder / "aligned.nii.gz", gzip.compress(volume.to_bytes(), mtime=0))
-
-
-def _write_npz(path: Path, **arrays: Any) -> None:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    _write(path, buffer.getvalue())
 
 
 def _write_png(path: Path, picture: np.ndarray, how: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -137,9 +137,10 @@ class OasisVQ:
         with self._moving:
             if self.device.type == "cpu":
                 return
+            # Before anything moves: another thread that fails meanwhile looks here.
+            was, self.device = self.info["device"], torch.device("cpu")
             if self.coarse:
                 self.coarse.leave_gpu()
-            was, self.device = self.info["device"], torch.device("cpu")
             self.vqvae.to(self.device)
             self.prior.to(self.device)
             torch.cuda.empty_cache()
@@ -162,7 +163,10 @@ class OasisVQ:
     @torch.inference_mode()
     def decode(self, indices: Tensor) -> Tensor:
         """(B, h, w) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]. Raises OasisVQError on another shape or range."""
-        return self.tokenizer.decode(self._checked(indices)).cpu()
+        checked = self._checked(indices)
+        if not len(checked):  # PixelUnshuffle takes no empty batch
+            return torch.zeros(0, 1, self.preset.size, self.preset.size)
+        return self.tokenizer.decode(checked).cpu()
 
     def reconstruct(self, slices: Tensor) -> Coded:
         """Encode and decode again: (B, 1, S, S) in [-0.5, 0.5] -> codes and reconstructions."""
@@ -189,12 +193,13 @@ class OasisVQ:
         Args:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.
             temperature: above 0; logits are divided by it.
-            top_k: keep only the k likeliest codes at each position; None keeps all.
+            top_k: keep only the k likeliest codes at each position; None keeps all, as does a stage of a cascade that
+                has no more.
             level: 0 (lowest) to levels - 1, of all draws or of each. None draws one for each first; with given codes it
                 leaves the level to the model.
             grade: clinical dementia rating, one of the preset's grades; None leaves it to the model.
             on_step: called after each position with (position, indices so far, entropy of that code in bits (n,)).
-                Codes not drawn yet are 0.
+                Codes not drawn yet are as given, else 0.
             first: number of the first draw in the stream of this seed.
             given, mask: (h, w) int64 codes, kept exactly where the mask, (h, w) bool, is False; to complete a slice.
         """
@@ -220,22 +225,33 @@ class OasisVQ:
         given: Tensor | None = None,
         mask: Tensor | None = None,
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+        top_k: int | None = None,
         **settings: Any,
     ) -> Tensor:
         """Codes alone, (n, h, w), stage after stage. `settings` are those of `oasisvq.models.sampling.sample`."""
         if self.coarse is None:
-            exact = self.exact_prior
-            return sampling.sample(self.prior, n, given=given, mask=mask, on_step=on_step, exact=exact, **settings)
-        if (given is None) != (mask is None):
-            raise OasisVQError("given codes and a mask come together: True is drawn, False keeps the given code")
-        before: Any = self._parts(given, mask)
-        still_to_come = torch.zeros(n, *self.preset.grid, dtype=torch.int64)
+            return sampling.sample(
+                self.prior,
+                n,
+                given=given,
+                mask=mask,
+                on_step=on_step,
+                exact=self.exact_prior,
+                top_k=top_k,
+                **settings,
+            )
+        (coarse_given, coarse_mask), (own_given, own_mask) = self._parts(given, mask)
+        coarse_k, own_k = (top_k and min(top_k, stage.codebook_size) for stage in self.preset.stages)
+        to_come = torch.zeros(self.preset.grid, dtype=torch.int64) if own_given is None else own_given
 
         def coarse_step(position: int, indices: Tensor, entropy: Tensor) -> None:
             if on_step:
-                on_step(position, self.preset.join([indices.cpu(), still_to_come]), entropy)
+                both = [indices.cpu(), to_come.expand(len(indices), -1, -1)]
+                on_step(position, self.preset.join(both), entropy)
 
-        coarse = self.coarse.draw(n, given=before[0][0], mask=before[0][1], on_step=coarse_step, **settings).cpu()
+        coarse = self.coarse.draw(
+            n, given=coarse_given, mask=coarse_mask, on_step=coarse_step, top_k=coarse_k, **settings
+        ).cpu()
         done = coarse[0].numel()
 
         def own_step(position: int, indices: Tensor, entropy: Tensor) -> None:
@@ -245,9 +261,10 @@ class OasisVQ:
         own = sampling.sample(
             self.prior,
             n,
-            given=before[1][0],
-            mask=before[1][1],
+            given=own_given,
+            mask=own_mask,
             on_step=own_step,
+            top_k=own_k,
             exact=self.exact_prior,
             picture=self.exact_picture(coarse),
             stage=1,
@@ -275,18 +292,21 @@ class OasisVQ:
             level: as in `sample`; None leaves it to the model.
             proposals: see `oasisvq.models.sampling.refill`.
         """
-        checked = self._checked(indices)
-        if mask.shape != checked.shape[1:]:
-            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {tuple(checked.shape[1:])}")
+        self.check_codes(indices)
+        if mask.shape != self.preset.shape:
+            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {self.preset.shape}")
         told = self._level(level)
-        levels = told if isinstance(told, list) else [told] * len(checked)
+        levels = told if isinstance(told, list) else [told] * len(indices)
+        if len(levels) != len(indices):
+            raise OasisVQError(f"{len(levels)} levels for {len(indices)} grids: give one level, or one for each grid")
         settings: dict[str, Any] = {"seed": seed, "grade": self._grade(grade), "proposals": proposals}
+        indices, mask = indices.cpu(), mask.cpu()
         # A grid at a time: how numbers are rounded, and so the fill, depends on how many are computed together.
         fills = [
-            self._refill(grid[None].cpu(), mask.cpu(), first=i, level=one, **settings)
-            for i, (grid, one) in enumerate(zip(checked, levels, strict=True))
+            self._refill(grid[None], mask, first=i, level=one, **settings)
+            for i, (grid, one) in enumerate(zip(indices, levels, strict=True))
         ]
-        filled = torch.cat([checked[:0].cpu(), *fills])
+        filled = torch.cat([indices[:0], *fills])
         return Coded(filled, self.decode(filled))
 
     def _refill(self, indices: Tensor, mask: Tensor, **settings: Any) -> Tensor:
@@ -305,10 +325,12 @@ class OasisVQ:
     @torch.inference_mode()
     def surprise(self, indices: Tensor, level: Levels = None, grade: float | None = None) -> Tensor:
         """-log2 p of each code given those before it, in bits: (B, h, w). `level` as in `sample`; None: unknown."""
-        *coarse, own = self.preset.split(self._checked(indices))
         told = {"level": self._level(level), "grade": self._grade(grade)}
-        bits = sampling.surprise(self.prior, own, picture=self.tokenizer.picture(*coarse), **told).cpu()
-        return self.preset.join([*(self.coarse.surprise(part, level, grade) for part in coarse if self.coarse), bits])
+        bits = [
+            sampling.surprise(stage.prior, own, picture=stage.tokenizer.picture(*coarse), **told).cpu()
+            for stage, own, coarse in self._by_stage(indices)
+        ]
+        return self.preset.join(bits)
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
@@ -325,15 +347,15 @@ class OasisVQ:
         Returns:
             Codes, (count,) int64, the likeliest first, and their probabilities, (count,).
         """
-        *coarse, own = self.preset.split(self._checked(indices))
-        before = sum(part[0].numel() for part in coarse)
-        if place < before and self.coarse:
-            return self.coarse.likely(coarse[0], place, count, level, grade)
-        row, column = divmod(place - before, own.shape[2])
-        told = (torch.tensor([x], device=self.device) for x in (self._level(level), self._grade(grade)))
-        logits = self.prior(own[:, : row + 1], *told, picture=self.tokenizer.picture(*coarse))
-        likely = logits[0, :, row, column].float().softmax(0).topk(count)
-        return likely.indices.cpu(), likely.values.cpu()
+        told = [torch.tensor([x], device=self.device) for x in (self._level(level), self._grade(grade))]
+        for stage, own, coarse in self._by_stage(indices):
+            if 0 <= place < own[0].numel():
+                row, column = divmod(place, own.shape[2])
+                logits = stage.prior(own[:, : row + 1], *told, picture=stage.tokenizer.picture(*coarse))
+                likely = logits[0, :, row, column].float().softmax(0).topk(count)
+                return likely.indices.cpu(), likely.values.cpu()
+            place -= own[0].numel()
+        raise OasisVQError(f"the codes of a slice are numbered 0 to {self.preset.codes - 1}: name one of them")
 
     def nearest(self, indices: Tensor, training: Tensor) -> Tensor:
         """How far each slice is from the nearest training slice, or its mirror image, both decoded: no copy is near 0.
@@ -355,11 +377,24 @@ class OasisVQ:
         )
         return torch.from_numpy(nearest_distance(pictures, others))
 
+    def _by_stage(self, indices: Tensor) -> Iterator[tuple[OasisVQ, Tensor, list[Tensor]]]:
+        """Each stage, its own codes, (B, h, w), and those that its picture is made of, if it has one."""
+        before: list[Tensor] = []
+        for stage, own in zip(self.stages, self.preset.split(self._checked(indices)), strict=True):
+            yield stage, own, before
+            before = [own]
+
     def _parts(self, given: Tensor | None, mask: Tensor | None) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Given codes and mask of each stage; a stage of which nothing is kept has neither."""
+        """Given codes and mask of each stage, (h, w), where there are any."""
+        if (given is None) != (mask is None):
+            raise OasisVQError("given codes and a mask come together: True is drawn, False keeps the given code")
         if given is None or mask is None:
             return [(None, None)] * len(self.preset.parts)
-        grids, masks = ([part[0] for part in self.preset.split(torch.as_tensor(x).cpu()[None])] for x in (given, mask))
+        given, mask = torch.as_tensor(given).cpu(), torch.as_tensor(mask).cpu()
+        if mask.shape != self.preset.shape:
+            raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {self.preset.shape}")
+        self.check_codes(given[None])
+        grids, masks = ([part[0] for part in self.preset.split(x[None])] for x in (given, mask))
         return list(zip(grids, masks, strict=True))
 
     def check_codes(self, indices: Tensor) -> None:

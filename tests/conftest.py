@@ -10,6 +10,13 @@ PEOPLE = {"train": 4, "validate": 2, "test": 2}
 LEVELS = 8
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The groups: what is marked neither `browser` nor `slow` is `fast`."""
+    for item in items:
+        if not any(item.iter_markers("browser")) and not any(item.iter_markers("slow")):
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort")

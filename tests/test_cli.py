@@ -67,7 +67,7 @@ def python_m_oasisvq(*words, **environment) -> subprocess.CompletedProcess:
 def test_help_names_every_command_without_loading_torch():
     told = python_m_oasisvq("--help", PYTHONPROFILEIMPORTTIME="1")
     assert told.returncode == 0
-    commands = ["prepare", "train", "package", "verify", "evaluate", "encode"]
+    commands = ["app", "prepare", "train", "package", "verify", "evaluate", "encode", "decode"]
     for command in [*commands, "reconstruct", "sample", "publish", "pull", "benchmark"]:
         assert f"\n    {command} " in told.stdout or f"\n    {command}\n" in told.stdout
     assert " torch\n" not in told.stderr
@@ -164,6 +164,23 @@ def test_encode_gives_the_codes_that_python_gives(bundled, tiny_cohort, tmp_path
         assert np.array_equal(model.encode(torch.from_numpy(slices)[None])[0].numpy(), codes)
 
 
+def test_decode_gives_the_pictures_that_python_gives(bundled, pictures, tmp_path, capsys):
+    assert run("encode", *pictures, "--out", tmp_path / "codes.npz") == 0
+    assert run("sample", "--count", 2, "--seed", 7, "--out", tmp_path / "drawn") == 0
+    drawn = tmp_path / "drawn" / "codes_00000.npz"
+    assert run("decode", tmp_path / "codes.npz", drawn, "--out", tmp_path / "out") == 0
+    names = [f"codes_{i:05d}.png" for i in range(3)] + [f"codes_00000_{i:05d}.png" for i in range(2)]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(names)
+    for i in range(2):  # what was drawn is decoded to the same grey
+        with Image.open(tmp_path / "out" / f"codes_00000_{i:05d}.png") as again:
+            with Image.open(tmp_path / "drawn" / f"draw_{i:05d}.png") as before:
+                assert np.array_equal(np.asarray(again), np.asarray(before))
+            assert "not for diagnosis" in again.text["Synthetic"]
+    other = write_weights(tmp_path / "other", seed=1)
+    assert run("decode", drawn, "--out", tmp_path / "out", "--weights", other) == 2
+    assert "made with other weights" in capsys.readouterr().err
+
+
 def test_reconstruct_writes_marked_pictures_and_figures(bundled, pictures, tmp_path):
     out, figures = tmp_path / "out", tmp_path / "figures.json"
     assert run("reconstruct", *pictures, "--out", out, "--json", figures) == 0
@@ -196,6 +213,7 @@ def test_draws_depend_on_seed_and_number_alone(bundled, tmp_path):
         assert "not for diagnosis" in image.text["Synthetic"]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(bundled, tmp_path):
     assert run("sample", "--count", 5, "--first", 3, "--seed", 7, "--out", tmp_path / "one") == 0
     # Without a GPU too, it is --multi_gpu that makes it start more than one process; --cpu starts one.
@@ -229,7 +247,7 @@ def test_draws_by_the_million_are_split_without_gap_or_overlap(monkeypatch):
 
 
 def test_codes_are_written_file_by_file(bundled, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "CODES_A_FILE", 2)
+    monkeypatch.setattr(cli, "DRAWS_A_FILE", 2)
     assert run("sample", "--count", 3, "--out", tmp_path) == 0
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["codes_00000.npz", "codes_00002.npz"]
 
@@ -288,6 +306,7 @@ def test_publish_then_pull(bundled, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "draws" / "draw_00000.png").is_file()
 
 
+@pytest.mark.slow
 def test_pull_heeds_hf_endpoint_and_shows_progress_on_a_terminal(bundled, tmp_path):
     with HubServer() as hub:
         hub.repos[REPO] = Repository()

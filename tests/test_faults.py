@@ -21,7 +21,8 @@ import torch
 from hub_server import TOKEN, HubServer, Repository
 from safetensors.torch import load_file
 from test_training import TINY
-from tiny_weights import REPO, forget_the_hub, point_at, write_weights
+from tiny_weights import CASCADE, REPO, forget_the_hub, point_at, write_weights
+from tiny_weights import TINY as WEIGHTS
 
 from oasisvq import cli
 from oasisvq.errors import OasisVQError
@@ -31,9 +32,11 @@ from oasisvq.hub.manifest import CARD, MANIFEST
 from oasisvq.hub.publish import publish
 from oasisvq.hub.verification import verify
 from oasisvq.models import sampling
-from oasisvq.models.presets import PRESETS
+from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.pipeline import OasisVQ
 from oasisvq.training import loop as training
+
+pytestmark = pytest.mark.slow
 
 KILLS = {"training and packaging": 25, "publishing": 25}
 SMALL = replace(TINY, vqvae_epochs=2, prior_epochs=2)
@@ -231,10 +234,13 @@ def test_the_clock_may_jump(tiny_cohort: Path, tmp_path: Path, monkeypatch) -> N
     assert all(0 <= json.loads(line)["seconds"] < 60 for line in lines)
 
 
-@pytest.mark.parametrize("verb", ["encode", "decode", "sample", "refill", "surprise"])
-def test_a_full_gpu_hands_over_to_the_processor(verb: str, tmp_path: Path, monkeypatch) -> None:
-    model = OasisVQ.from_pretrained(write_weights(tmp_path / "w"), device="cpu")
-    grid, size = model.preset.grid, model.preset.size
+@pytest.mark.parametrize("preset", [WEIGHTS, CASCADE], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("verb", ["encode", "decode", "sample", "refill", "surprise", "likely"])
+def test_a_full_gpu_hands_over_to_the_processor(
+    verb: str, preset: Preset, tmp_path: Path, monkeypatch, request
+) -> None:
+    model = OasisVQ.from_pretrained(write_weights(tmp_path / "w", preset=preset), device="cpu")
+    grid, size = model.preset.shape, model.preset.size
     codes = torch.zeros(1, *grid, dtype=torch.int64)
     call = {
         "encode": lambda: model.encode(torch.zeros(1, 1, size, size)),
@@ -242,6 +248,7 @@ def test_a_full_gpu_hands_over_to_the_processor(verb: str, tmp_path: Path, monke
         "sample": lambda: model.sample(1, seed=3).indices,
         "refill": lambda: model.refill(codes, torch.ones(grid, dtype=torch.bool), seed=3).indices,
         "surprise": lambda: model.surprise(codes),
+        "likely": lambda: model.likely(codes, 3)[0],
     }[verb]
     expected = call()
 
@@ -249,19 +256,31 @@ def test_a_full_gpu_hands_over_to_the_processor(verb: str, tmp_path: Path, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     # A GPU as far as the model can tell: nothing on it is ever computed, for it is full.
-    model.device, model.info["device"] = torch.device("meta"), "Some GPU"
     patch = pytest.MonkeyPatch()
-    moved = model.leave_gpu
-    for name in ("encode", "decode"):
-        patch.setattr(model.vqvae, name, out_of_memory)
+    request.addfinalizer(patch.undo)
+    for stage in model.stages:
+        stage.device, stage.info["device"] = torch.device("meta"), "Some GPU"
+        for name in ("encode", "decode"):
+            patch.setattr(stage.tokenizer, name, out_of_memory)
+        patch.setattr(stage.prior, "forward", out_of_memory)
     for name in ("sample", "refill", "surprise"):
         patch.setattr(sampling, name, out_of_memory)
+    moved = model.leave_gpu
     monkeypatch.setattr(model, "leave_gpu", lambda: (patch.undo(), moved()))
+    first = model.stages[0].vqvae
+    move = first.to
+
+    def moves(device):
+        assert model.device == device, "other threads, which fail now, must see why"
+        return move(device)
+
+    monkeypatch.setattr(first, "to", moves)
 
     assert torch.equal(call(), expected)
-    assert model.info["device"] == "cpu"
-    assert model.info["notes"] == ["Some GPU had no memory left: computing on the processor, more slowly"]
-    monkeypatch.setattr(model.vqvae, "decode", out_of_memory)
+    for stage in model.stages:
+        assert (stage.device.type, stage.info["device"]) == ("cpu", "cpu")
+        assert stage.info["notes"] == ["Some GPU had no memory left: computing on the processor, more slowly"]
+    monkeypatch.setattr(model.tokenizer, "decode", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):  # on the processor there is nothing left to try
         model.decode(codes)
 

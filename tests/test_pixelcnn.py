@@ -11,7 +11,7 @@ from oasisvq.models.presets import PRESETS, Preset
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 DEEP = replace(TINY, size=16, depth=3)
-FINE = replace(TINY, size=48, channels=(24, 32), coarse=TINY, prior_heads=0)
+FINE = replace(TINY, coarse=TINY)
 
 
 def make(preset: Preset) -> PixelCNN:
@@ -32,7 +32,12 @@ def deep() -> PixelCNN:
     return make(DEEP)
 
 
-def influence(prior: PixelCNN, position: int) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def fine() -> PixelCNN:
+    return make(FINE)
+
+
+def influence(prior: PixelCNN, position: int, picture: torch.Tensor | None = None) -> torch.Tensor:
     """(h * w,): how much the logits at one position depend on what the network is told of the code at each."""
     height, width = prior.grid
     indices = torch.arange(height * width).view(1, height, width) % TINY.codebook_size
@@ -44,7 +49,7 @@ def influence(prior: PixelCNN, position: int) -> torch.Tensor:
 
     told = [prior.embedding] + ([] if prior.within is None else [prior.within])
     handles = [module.register_forward_hook(keep) for module in told]
-    logits = prior(indices, torch.tensor([3]), torch.tensor([1]))
+    logits = prior(indices, torch.tensor([3]), torch.tensor([1]), picture=picture)
     for handle in handles:
         handle.remove()
     logits.flatten(2)[0, :, position].square().sum().backward()
@@ -69,7 +74,19 @@ def test_with_several_codes_a_cell_each_sees_those_before_it_in_its_cell_too(dee
     assert (seen[:position] > 0).all(), "blind spot"
 
 
-@pytest.mark.parametrize("preset", [TINY, DEEP, replace(TINY, prior_heads=0), FINE])
+@pytest.mark.parametrize("position", range(FINE.codes - TINY.codes))
+def test_each_position_sees_the_whole_picture_and_no_code_more_for_it(fine: PixelCNN, position: int) -> None:
+    picture = (torch.rand(1, 1, FINE.size, FINE.size, dtype=torch.float64) - 0.5).requires_grad_()
+    seen = influence(fine, position, picture)
+    assert (seen[position:] == 0).all(), "looks at itself or ahead"
+    assert (seen[:position] > 0).all(), "blind spot"
+    assert picture.grad is not None
+    assert (picture.grad != 0).all(), "does not see all of the picture, what lies below and to the right too"
+
+
+@pytest.mark.parametrize(
+    "preset", [TINY, DEEP, replace(TINY, prior_heads=0), FINE, replace(FINE, size=48, prior_heads=0)]
+)
 def test_the_last_row_alone_is_the_last_row(preset: Preset) -> None:
     prior = make(preset)
     indices = torch.randint(preset.codebook_size, (2, *preset.grid), generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,12 @@
 """The cached sampler against the naive one, and refills against the distribution they are meant to follow."""
 
 import copy
+import gc
 import itertools
 import json
 import math
 import runpy
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +28,46 @@ TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layer
 
 
 def make_prior(
-    height: int, width: int, codes: int = 11, strength: float = 0.5, heads: int = 2, depth: int = 1
+    height: int,
+    width: int,
+    codes: int = 11,
+    strength: float | None = None,
+    heads: int = 2,
+    depth: int = 1,
+    coarse: bool = False,
 ) -> PixelCNN:
     """A random network whose every part matters, and whose codes depend strongly on one another: `depth` codes a cell,
-    height * width cells."""
+    height * width cells. With `coarse` it takes a picture."""
     torch.manual_seed(0)
-    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads, depth=depth))
+    stage = TINY if coarse else None
+    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads, depth=depth, coarse=stage))
     for name in ("position_v", "position_h"):
         setattr(prior, name, nn.Parameter(torch.empty(1, TINY.prior_channels, height, width)))
+    strength = strength or (0.4 if coarse else 0.5)
     for name, parameter in prior.named_parameters():
-        # The mirror adds without a gate that would bound it.
-        nn.init.normal_(parameter, std=strength / 5 if "mirror" in name else strength)
+        # The mirror adds without a gate that would bound it, and so does the context.
+        kind = name.split(".")[0]
+        nn.init.normal_(parameter, std=strength * {"mirror": 0.2, "context": 0.6}.get(kind, 1))
     return prior.eval()
+
+
+def make_picture(prior: PixelCNN, n: int) -> Tensor | None:
+    """(n, 1, S, S') float64 noise in [-0.5, 0.5], for a prior that takes a picture."""
+    if prior.context is None:
+        return None
+    height, width = prior.position_h.shape[2:]
+    size = TINY.cell * height, TINY.cell * width
+    return torch.rand(n, 1, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) - 0.5
 
 
 @pytest.fixture(scope="module")
 def prior() -> PixelCNN:
     return make_prior(5, 7)
+
+
+@pytest.fixture(scope="module")
+def fine() -> PixelCNN:
+    return make_prior(5, 7, coarse=True)
 
 
 @torch.inference_mode()
@@ -57,9 +82,11 @@ def naive(
     given: Tensor | None = None,
     mask: Tensor | None = None,
     top_k: int | None = None,
+    picture: Tensor | None = None,
+    stage: int = 0,
 ) -> Tensor:
     """A full forward pass a position in double precision; then the first code whose cumulative probability exceeds a
-    uniform number."""
+    uniform number. The look is the same in each stage of a cascade, the numbers are not."""
     prior = copy.deepcopy(prior).double()
     height, width = prior.grid
     level = torch.full((n,), TINY.levels) if level is None else level
@@ -68,10 +95,11 @@ def naive(
         own = [np.random.default_rng((seed, draw, 2)).random() for draw in range(n)]
         look = torch.tensor([int(number * TINY.prior_ranks) for number in own])
     indices = torch.zeros(n, height, width, dtype=torch.long) if given is None else given.clone()
-    uniforms = [np.random.default_rng((seed, draw)).random(height * width) for draw in range(n)]
+    purpose = (3, stage) if stage else ()
+    uniforms = [np.random.default_rng((seed, draw, *purpose)).random(height * width) for draw in range(n)]
     for row, column in itertools.product(range(height), range(width)):
         if mask is None or mask[row, column]:
-            logits = prior(indices, level, grade, look)[:, :, row, column] / temperature
+            logits = prior(indices, level, grade, look, picture)[:, :, row, column] / temperature
             if top_k:
                 logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
             for draw in range(n):
@@ -81,45 +109,54 @@ def naive(
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "heads", "depth"),
+    ("height", "width", "heads", "depth", "coarse"),
     [
-        (5, 7, 2, 1),
-        (10, 10, 2, 1),
-        (20, 20, 2, 1),
-        (3, 1, 2, 1),
-        (10, 10, 0, 1),
-        (2, 6, 0, 1),
-        (5, 7, 2, 2),
-        (3, 1, 0, 3),
+        (5, 7, 2, 1, False),
+        (10, 10, 2, 1, False),
+        (20, 20, 2, 1, False),
+        (3, 1, 2, 1, False),
+        (10, 10, 0, 1, False),
+        (2, 6, 0, 1, False),
+        (5, 7, 2, 2, False),
+        (3, 1, 0, 3, False),
+        (5, 7, 2, 1, True),
+        (10, 10, 0, 1, True),
+        (3, 6, 0, 2, True),
     ],
 )
 @pytest.mark.parametrize("n", [1, 3, 16])
 @torch.inference_mode()
-def test_logits_are_those_of_the_parallel_view(height: int, width: int, heads: int, depth: int, n: int) -> None:
-    prior = make_prior(height, width, heads=heads, depth=depth)
+def test_logits_are_those_of_the_parallel_view(
+    height: int, width: int, heads: int, depth: int, coarse: bool, n: int
+) -> None:
+    prior = make_prior(height, width, heads=heads, depth=depth, coarse=coarse)
     width *= depth
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
-    expected = prior(indices, level, grade)
+    picture = make_picture(prior, n)
+    told = level, grade, None, None if picture is None else picture.float()
+    expected = prior(indices, *told)
     assert expected.std() > 0.5
     atol = 2e-5 * float(expected.std())  # a dozen layers of strong random weights add up
-    sampler = Sampler(prior, indices, level, grade)
+    sampler = Sampler(prior, indices, *told)
     for _, row, column in sampler.walk(0, height * width):
         torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("depth", "coarse"), [(1, False), (2, False), (1, True), (2, True)])
 @torch.inference_mode()
-def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int) -> None:
-    prior = make_prior(5, 7, depth=depth)
+def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int, coarse: bool) -> None:
+    prior = make_prior(5, 7, depth=depth, coarse=coarse)
     copies, start, width = 3, 2, 7 * depth
     indices = torch.randint(11, (2, 5, width)).repeat_interleave(copies, 0)
     indices[:, start:] = torch.randint(11, indices[:, start:].shape)
     level, grade = torch.tensor([1, 1, 1, 7, 7, 7]), torch.zeros(6, dtype=torch.long)
-    sampler = Sampler(prior, indices, level, grade)
+    picture = make_picture(prior, 2)
+    told = level, grade, None, None if picture is None else picture.float().repeat_interleave(copies, 0)
+    sampler = Sampler(prior, indices, *told)
     sampler.skip_to(start, copies)
     for position, row, column in sampler.walk(start * width, 5 * width):
-        expected = prior(indices, level, grade)[:, :, row, column]
+        expected = prior(indices, *told)[:, :, row, column]
         atol = 2e-5 * float(expected.std())
         torch.testing.assert_close(sampler.logits(), expected, rtol=1e-5, atol=atol)
         if position == 3 * width - 1:
@@ -129,14 +166,50 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int) -
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "n", "depth"), [(10, 10, 1, 1), (5, 7, 3, 1), (5, 7, 16, 1), (20, 20, 3, 1), (5, 7, 3, 2)]
+    ("height", "width", "n", "depth", "stage"),
+    [
+        (10, 10, 1, 1, 0),
+        (5, 7, 3, 1, 0),
+        (5, 7, 16, 1, 0),
+        (20, 20, 3, 1, 0),
+        (5, 7, 3, 2, 0),
+        (5, 7, 1, 1, 1),
+        (5, 7, 16, 1, 1),
+        (5, 7, 3, 2, 1),
+    ],
 )
-def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int, depth: int) -> None:
-    prior = make_prior(height, width, depth=depth)
-    level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
-    drawn = sample(prior, n, seed=5, temperature=0.8, level=level, grade=grade)
-    assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, level=level, grade=grade))
+def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int, depth: int, stage: int) -> None:
+    prior = make_prior(height, width, depth=depth, coarse=stage > 0)
+    told = {
+        "level": torch.arange(n) % (TINY.levels + 1),
+        "grade": torch.arange(n) % (len(TINY.grades) + 1),
+        "picture": make_picture(prior, n),
+    }
+    drawn = sample(prior, n, seed=5, temperature=0.8, stage=stage, **told)
+    assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, stage=stage, **told))
     assert len(drawn.unique()) > 3
+
+
+def test_a_finer_stage_has_numbers_of_its_own_and_the_look_of_the_coarse_one(prior: PixelCNN, fine: PixelCNN) -> None:
+    for made in (prior, fine):
+        picture = make_picture(made, 8)
+        first, second = (sample(made, 8, seed=3, stage=stage, picture=picture) for stage in (0, 1))
+        assert (first != second).flatten(1).any(1).all()
+        looks = [int(np.random.default_rng((3, draw, 2)).random() * TINY.prior_ranks) for draw in range(8)]
+        assert len(set(looks)) > 1
+        assert torch.equal(second, sample(made, 8, seed=3, stage=1, picture=picture, look=looks))
+        mask = torch.ones(5, 7, dtype=torch.bool)
+        fills = [refill(made, first, mask, seed=3, picture=picture, stage=stage) for stage in (0, 1)]
+        assert (fills[0] != fills[1]).flatten(1).any(1).all()
+
+
+def test_a_draw_follows_its_own_picture(fine: PixelCNN) -> None:
+    picture = make_picture(fine, 3)
+    assert picture is not None
+    drawn = sample(fine, 3, seed=2, picture=picture, look=3)
+    alone = [sample(fine, 1, seed=2, first=i, picture=picture[i, None], look=3) for i in range(3)]
+    assert torch.equal(drawn, torch.cat(alone))
+    assert not torch.equal(drawn[1:], sample(fine, 2, seed=2, first=1, picture=picture[:2], look=3))
 
 
 @pytest.mark.parametrize("kept", ["scattered", "upper half", "lower half", "all but one", "all", "none"])
@@ -156,18 +229,29 @@ def test_given_codes_are_kept_and_seen(prior: PixelCNN, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "temperature", "top_k", "region"),
-    [(1, 1.0, None, None), (64, 1.0, None, None), (3, 0.7, 4, None), (1, 1.3, 1, None), (5, 1.0, None, slice(2, 4))],
+    ("n", "temperature", "top_k", "region", "stage"),
+    [
+        (1, 1.0, None, None, 0),
+        (64, 1.0, None, None, 0),
+        (3, 0.7, 4, None, 0),
+        (1, 1.3, 1, None, 0),
+        (5, 1.0, None, slice(2, 4), 0),
+        (16, 1.0, None, None, 1),
+        (5, 0.7, 4, slice(2, 4), 1),
+    ],
 )
 def test_rounding_changes_no_draw(
     prior: PixelCNN,
+    fine: PixelCNN,
     monkeypatch: pytest.MonkeyPatch,
     n: int,
     temperature: float,
     top_k: int | None,
     region: slice | None,
+    stage: int,
 ) -> None:
     """Rounding a thousand times coarser, and different at every step, still gives the draws of exact arithmetic."""
+    prior = fine if stage else prior
     monkeypatch.setattr(sampling, "ROUNDING", 0.002)
     rounded, calls = Sampler.logits, []
 
@@ -186,10 +270,35 @@ def test_rounding_changes_no_draw(
         mask[region, 1:6] = True
     given = torch.randint(11, (n, 5, 7), generator=torch.Generator().manual_seed(2))
     settings = {"seed": 8, "temperature": temperature, "top_k": top_k, "given": given, "mask": mask}
+    settings |= {"picture": make_picture(prior, n), "stage": stage}
     expected = naive(prior, n, **settings)
     assert torch.equal(sample(prior, n, **settings), expected)
     assert len(calls) == mask.sum()
-    assert n < 64 or asked
+    assert n < 16 or asked
+
+
+def test_what_the_prior_in_double_precision_was_told_goes_with_the_draws(
+    fine: PixelCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is large: pictures, and what the prior makes of them."""
+    monkeypatch.setattr(sampling, "ROUNDING", 0.002)
+    made: list[weakref.ref[PixelCNN]] = []
+    in_double = sampling.in_double
+
+    def keep(prior: PixelCNN) -> PixelCNN:
+        exact = in_double(prior)
+        made.append(weakref.ref(exact))
+        return exact
+
+    monkeypatch.setattr(sampling, "in_double", keep)
+    told, tell = [], PixelCNN.told
+    monkeypatch.setattr(PixelCNN, "told", lambda *args: told.append(args[0]) or tell(*args))
+    sample(fine, 16, seed=8, picture=make_picture(fine, 16))
+    asked = sum(prior is made[0]() for prior in told)
+    assert 1 < asked <= 16, "more often than once a draw, however many of its codes are in doubt"
+    told.clear()
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_a_prior_in_double_precision_that_is_at_hand_is_not_made_again(
@@ -327,23 +436,27 @@ def test_a_step_can_end_the_draw(prior: PixelCNN) -> None:
     assert seen == list(range(10))
 
 
-def test_surprise_is_the_cross_entropy_in_bits(prior: PixelCNN) -> None:
-    indices = torch.randint(11, (3, 5, 7))
+@pytest.mark.parametrize("coarse", [False, True])
+def test_surprise_is_the_cross_entropy_in_bits(prior: PixelCNN, fine: PixelCNN, coarse: bool) -> None:
+    prior = fine if coarse else prior
+    indices, picture = torch.randint(11, (3, 5, 7)), make_picture(prior, 3)
     level, grade = torch.tensor([0, 3, TINY.levels]), torch.tensor([2, 2, 2])
-    probabilities = prior(indices, level, grade).double().softmax(1)
+    probabilities = sampling.in_double(prior)(indices, level, grade, picture=picture).softmax(1)
     expected = -probabilities.gather(1, indices[:, None])[:, 0].log2()
-    torch.testing.assert_close(surprise(prior, indices, level, 2).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(surprise(prior, indices, level, 2, picture).double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 def test_surprise_is_the_same_however_many_grids_are_held_at_a_time(
-    prior: PixelCNN, monkeypatch: pytest.MonkeyPatch
+    prior: PixelCNN, fine: PixelCNN, monkeypatch: pytest.MonkeyPatch, coarse: bool
 ) -> None:
-    indices, level = torch.randint(11, (7, 5, 7)), torch.arange(7)
-    together = surprise(prior, indices, level)
+    prior = fine if coarse else prior
+    indices, level, picture = torch.randint(11, (7, 5, 7)), torch.arange(7), make_picture(prior, 7)
+    together = surprise(prior, indices, level, picture=picture)
     monkeypatch.setattr(sampling, "LOGITS", 2 * 11 * 35 + 1)
     shapes: list[int] = []
     handle = prior.register_forward_hook(lambda _m, inputs, _o: shapes.append(len(inputs[0])))
-    torch.testing.assert_close(surprise(prior, indices, level), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(surprise(prior, indices, level, picture=picture), together, rtol=1e-4, atol=1e-4)
     handle.remove()
     assert shapes == [2, 2, 2, 1]
 
@@ -355,44 +468,72 @@ def total_variation(drawn: Tensor, expected: Tensor, codes: int) -> float:
     return 0.5 * float((shares - expected).abs().sum())
 
 
-@pytest.mark.parametrize(("depth", "strength"), [(1, 0.45), (2, 0.35)])
-def test_refill_follows_the_distribution_given_all_the_rest(depth: int, strength: float) -> None:
+@pytest.mark.parametrize(("depth", "strength", "coarse"), [(1, 0.45, False), (2, 0.35, False), (1, 0.55, True)])
+def test_refill_follows_the_distribution_given_all_the_rest(depth: int, strength: float, coarse: bool) -> None:
     codes, n = 3, 3000
-    prior = make_prior(3, 4 // depth, codes, strength, depth=depth)
+    prior = make_prior(3, 4 // depth, codes, strength, depth=depth, coarse=coarse)
+    picture = make_picture(prior, 1)
+
+    def pictures(count: int) -> dict[str, Tensor | None]:
+        return {"picture": None if picture is None else picture.expand(count, -1, -1, -1)}
+
     grid = torch.randint(codes, (3, 4), generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(3, 4, dtype=torch.bool)
     mask[0, 2] = mask[1, 1] = mask[1, 2] = mask[2, 0] = True
     fills = torch.tensor(list(itertools.product(range(codes), repeat=4)))
     every = grid.repeat(len(fills), 1, 1)
     every[:, mask] = fills
-    expected = torch.softmax(-surprise(prior, every).sum((1, 2)) * math.log(2), 0)
+    expected = torch.softmax(-surprise(prior, every, **pictures(len(every))).sum((1, 2)) * math.log(2), 0)
 
     grids = grid.repeat(n, 1, 1)
-    plain = refill(prior, grids, mask, proposals=1)
-    filtered = refill(prior, grids, mask, proposals=32)
+    plain = refill(prior, grids, mask, proposals=1, **pictures(n))
+    filtered = refill(prior, grids, mask, proposals=32, **pictures(n))
     exact = fills[torch.multinomial(expected, n, replacement=True, generator=torch.Generator().manual_seed(0))]
     assert total_variation(exact, expected, codes) < 0.05  # what chance alone leaves
     assert total_variation(plain[:, mask], expected, codes) > 0.2  # raster order alone gets it wrong
     assert total_variation(filtered[:, mask], expected, codes) < 0.07
 
 
-def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN) -> None:
-    indices = sample(prior, 6, seed=2)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN, fine: PixelCNN, coarse: bool) -> None:
+    prior = fine if coarse else prior
+    picture = make_picture(prior, 6)
+    indices = sample(prior, 6, seed=2, picture=picture)
     mask = torch.zeros(5, 7, dtype=torch.bool)
     mask[1:4, 2:5] = True
-    filled = refill(prior, indices, mask, seed=1, level=3)
+    told = {"seed": 1, "level": 3, "picture": picture}
+    filled = refill(prior, indices, mask, **told)
     assert torch.equal(filled[:, ~mask], indices[:, ~mask])
     assert not torch.equal(filled, indices)
-    apart = [refill(prior, indices[i : i + 2], mask, seed=1, first=i, level=3) for i in (0, 2, 4)]
+    apart = []
+    for i in (0, 2, 4):
+        own = told | {"picture": None if picture is None else picture[i : i + 2]}
+        apart.append(refill(prior, indices[i : i + 2], mask, first=i, **own))
     assert torch.equal(filled, torch.cat(apart))
-    raster = refill(prior, indices, mask, seed=1, level=3, proposals=1)
-    assert surprise(prior, filled, 3)[:, ~mask].sum() < surprise(prior, raster, 3)[:, ~mask].sum()
-    assert torch.equal(refill(prior, indices, torch.zeros_like(mask)), indices)
+    raster = refill(prior, indices, mask, proposals=1, **told)
+    unlikely = [surprise(prior, grids, 3, picture=picture)[:, ~mask].sum() for grids in (filled, raster)]
+    assert unlikely[0] < unlikely[1]
+    assert torch.equal(refill(prior, indices, torch.zeros_like(mask), picture=picture), indices)
 
 
-def test_refill_of_everything_is_a_draw(prior: PixelCNN) -> None:
-    filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), top_k=1)
-    assert torch.equal(filled, sample(prior, 2, top_k=1, look=2 * TINY.prior_ranks))
+@pytest.mark.parametrize("coarse", [False, True])
+def test_refill_of_everything_is_a_draw(prior: PixelCNN, fine: PixelCNN, coarse: bool) -> None:
+    prior = fine if coarse else prior
+    told = {"top_k": 1, "picture": make_picture(prior, 2)}
+    filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), **told)
+    assert torch.equal(filled, sample(prior, 2, look=2 * TINY.prior_ranks, **told))
+
+
+def test_a_picture_that_is_missing_or_not_asked_for_is_named(prior: PixelCNN, fine: PixelCNN) -> None:
+    indices, mask = torch.zeros(1, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool)
+    picture = make_picture(fine, 1)
+    for made, wrong, message in ((fine, None, "needs a picture"), (prior, picture, "takes no picture")):
+        with pytest.raises(OasisVQError, match=message):
+            sample(made, 1, picture=wrong)
+        with pytest.raises(OasisVQError, match=message):
+            refill(made, indices, mask, picture=wrong)
+        with pytest.raises(OasisVQError, match=message):
+            surprise(made, indices, picture=wrong)
 
 
 @pytest.mark.parametrize(

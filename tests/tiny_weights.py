@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ TINY = Preset(
     prior_layers=3,
     prior_heads=2,
 )
+CASCADE = replace(TINY, name="tiny cascade", size=24, codebook_size=6, coarse=TINY, prior_heads=0)
 DATA = {
     "name": "Phantom cohort",
     "description": "Made up.",
@@ -54,10 +56,14 @@ def write_weights(folder: Path, seed: int = 0, preset: Preset = TINY) -> Path:
     """A whole folder of weights, its tensors half precision as trainings leave them."""
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    for model, name in ((VQVAE(preset), "vqvae"), (PixelCNN(preset), "prior")):
-        save_file({k: t.half() for k, t in model.state_dict().items()}, folder / f"{name}.safetensors")
+    for stage in reversed(preset.stages):
+        place = folder if stage is preset else folder / "coarse"
+        place.mkdir(exist_ok=True)
+        for model, name in ((VQVAE(stage), "vqvae"), (PixelCNN(stage), "prior")):
+            save_file({k: t.half() for k, t in model.state_dict().items()}, place / f"{name}.safetensors")
     (folder / "vqvae.jsonl").write_text('{"epoch": 1, "train_loss": 0.5}\n{"epoch": 2, "train_loss": 0.25}\n')
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+    models = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in models.items()}
     (folder / "results.json").write_text(json.dumps(RESULTS | {"weights_sha256": hashes}))
     write_manifest(folder, preset, DATA, TRAINING)
     return folder

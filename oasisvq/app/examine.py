@@ -122,7 +122,6 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
         return f" Mean of the test slices: {results[held_out]:.3f}." if held_out in results else ""
 
     inside = "–" if math.isnan(examined.ssim_foreground) else f"{examined.ssim_foreground:.3f}"
-    plain = sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in preset.stages)
     figures = [
         Figure("SSIM", f"{examined.ssim:.3f}", GLOSSARY["SSIM"] + standing("ssim", "ssim_mean")),
         Figure(
@@ -143,8 +142,8 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
         ),
         Figure(
             "written plainly",
-            f"{plain:,.0f} bits",
-            f"{preset.codes:,} codes, each with the same number of bits: {plain / 8:,.0f} bytes.",
+            f"{preset.plain_bits:,.0f} bits",
+            f"{preset.codes:,} codes, each with the same number of bits: {preset.plain_bits / 8:,.0f} bytes.",
         ),
     ]
     if examined.unlike is not None:
@@ -200,5 +199,5 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
 
 
 def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:
-    """The codes as .npz, `indices` (1, h, w) as the command line writes them, and the weights that they belong to."""
-    return write_codes(examined.indices, info["files"]["vqvae.safetensors"]["sha256"])
+    """The codes as a file that the command line and Edit codes read."""
+    return write_codes(examined.indices[None], info["files"]["vqvae.safetensors"]["sha256"])

@@ -19,6 +19,7 @@ import argparse
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -66,7 +67,7 @@ class Reference:
     levels: NDArray[np.bool_]
 
 
-def as_image(voxels: NDArray, affine: NDArray[np.floating]) -> sitk.Image:
+def as_image(voxels: NDArray[Any], affine: NDArray[np.floating]) -> sitk.Image:
     """A volume (X, Y, Z) for SimpleITK, in the millimetres of its affine (right, front, up), whose axes must be at
     right angles. SimpleITK itself counts to the left and back; it never needs to know."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, _imaging
 
 from oasisvq.data import align, dicom, nifti, scan
 from oasisvq.data.align import Aligned
@@ -27,7 +27,7 @@ _MIN_SIDE = 32
 warnings.filterwarnings("ignore", module=r"PIL\.")
 with contextlib.suppress(AttributeError, OSError):
     for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        getattr(ctypes.CDLL(Image.core.__file__), _handler)(None)
+        getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
 
 
 class Volume(NamedTuple):

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.hub import client
 from oasisvq.hub.manifest import CODES, DRAWS, FAILURES, LESIONS, MANIFEST, RATE, RESULTS, read_record
 from oasisvq.hub.verification import Loaded, load
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints"
+BUNDLED = HOME / "checkpoints"
 DEFAULT = "base"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -70,8 +70,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
         figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
     codes, pixels = preset.codes, preset.size**2
-    plain = sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in preset.stages)
-    figures["bits_per_pixel"] = plain / pixels
+    figures["bits_per_pixel"] = preset.plain_bits / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
     figures["data"] = about

@@ -101,6 +101,11 @@ class Preset:
         """Codes of a slice, of all stages."""
         return sum(math.prod(grid) for grid in self.parts)
 
+    @property
+    def plain_bits(self) -> float:
+        """Bits of a slice when each code is written with log2 of its codebook's size."""
+        return sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in self.stages)
+
     def split(self, indices: Tensor) -> list[Tensor]:
         """All codes of slices, (B, *shape), as the grids of each stage, (B, h, w)."""
         sizes = [math.prod(grid) for grid in self.parts]
@@ -153,6 +158,8 @@ class Preset:
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
+        if len({(stage.levels, stage.grades) for stage in preset.stages}) > 1:
+            raise OasisVQError("preset has stages that know other levels or grades: get the weights again")
         return preset
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -196,6 +196,7 @@ class _Picker:
             self.exact = exact
         self.prior, self.indices, self.uniforms = prior, indices, uniforms
         self.level, self.grade, self.look, self.picture = level, grade, look, picture
+        self.told: dict[int, tuple[Tensor, Tensor | None]] = {}  # of draws that `exact` was asked about
         self.temperature = temperature
         self.top_k = None if top_k == prior.codebook_size else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
@@ -232,12 +233,13 @@ class _Picker:
 
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
-        condition, context = self._told_exactly(draw)
+        if draw not in self.told:
+            self.told[draw] = self._told_exactly(draw)
+        condition, context = self.told[draw]
         codes = self.indices[draw, None, : row + 1].cpu()
         logits = self.exact.logits(codes, condition, context, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
-    @cache  # noqa: B019 - a picker lives as long as its draws
     def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
         def own(values: Tensor) -> Tensor:
             return values[draw, None].cpu()
@@ -503,6 +505,7 @@ def surprise(
     indices, _ = _check_grids(prior, indices, torch.ones(prior.grid, dtype=torch.bool))
     levels = _condition(level, prior.level, len(indices), "level")
     grades = _condition(grade, prior.grade, len(indices), "grade")
+    picture = _on(prior, picture)
     with torch.inference_mode():
         nats = [
             F.cross_entropy(
@@ -510,7 +513,7 @@ def surprise(
                     indices[some],
                     levels[some],
                     grades[some],
-                    picture=None if picture is None else _on(prior, picture[some]),
+                    picture=None if picture is None else picture[some],
                 ),
                 indices[some],
                 reduction="none",
@@ -672,7 +675,11 @@ def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) ->
 
 
 def _on(prior: PixelCNN, picture: Tensor | None) -> Tensor | None:
-    """A picture as the prior takes it: on its device and in its precision."""
+    """A picture as the prior takes it, on its device and in its precision, after a check that it takes one."""
+    if prior.context is not None and picture is None:
+        raise OasisVQError("this prior has a coarse stage: it needs a picture of each slice")
+    if prior.context is None and picture is not None:
+        raise OasisVQError("this prior has no coarse stage: it takes no picture")
     return None if picture is None else picture.to(prior.position_v)
 
 
