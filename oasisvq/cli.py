@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Figures = dict[str, Any]
 
-TRAINING = ("accelerate", "nilearn", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
 DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
 
