@@ -21,12 +21,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from oasisvq.app.guard import THEME
+from oasisvq.errors import OasisVQError
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -50,6 +51,7 @@ PAGES = {
     "Model card": "Model card",
 }
 STROKES = 15
+PATIENCE = 60.0  # seconds from its start to its first answer
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 # As somebody who chose "System" in the menu, so that a tab follows the colour scheme that it is given.
@@ -77,30 +79,45 @@ WATCH = """() => {
 }"""
 
 
-@contextmanager
-def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
-    """Address of a fresh server of the app; `bundled` takes the place of the folder of bundled weights."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
-    options = ["--server.port", str(port), "--server.headless", "true"]
-    with log.open("w") as out:
-        command = [sys.executable, *start, "run", "app.py", *options]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, cwd: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a command that serves the app on a port, from when it is healthy; what it says goes to `log`.
+
+    Raises OasisVQError with the end of the log when it does not start.
+    """
+    started = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
     try:
-        for _ in range(1500):
+        while True:
             try:
                 urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
                 break
             except OSError:
-                assert process.poll() is None, log.read_text()
+                if process.poll() is not None or time.monotonic() - started > PATIENCE:
+                    raise OasisVQError(f"the app did not start: {log.read_text()[-500:]}") from None
                 time.sleep(0.02)
-        yield f"http://localhost:{port}"
-        assert "Traceback" not in log.read_text(), log.read_text()
+        yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
+
+
+@contextmanager
+def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
+    """Address of a fresh server of the app; `bundled` takes the place of the folder of bundled weights."""
+    port = free_port()
+    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
+    options = ["--server.port", str(port), "--server.headless", "true"]
+    with running([sys.executable, *start, "run", "app.py", *options], port, ROOT, log):
+        yield f"http://localhost:{port}"
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 SETTLED = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'

@@ -16,7 +16,6 @@ import asyncio
 import io
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.app import free_port, running
 from oasisvq.app.drawing import EIGHT, levels_apart
 
 ROOT = Path(__file__).parent.parent
@@ -47,25 +47,10 @@ GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCE
 @contextmanager
 def app(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A fresh server of the app: its address without scheme, and its process; all that it says goes to `log`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true", *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise SystemExit(f"error: the server does not start:\n{log.read_text()}")
+    with running([sys.executable, *words], port, ROOT, log) as process:
         yield f"localhost:{port}", process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def memory(pid: int) -> float:

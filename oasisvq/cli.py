@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import importlib.util
+import importlib
 import io
 import itertools
 import json
 import os
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
 Figures = dict[str, Any]
+Command = Callable[..., argparse.ArgumentParser]
 
 TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+AGAIN = "nothing is half-written; run the same command again"
 DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
 
@@ -370,12 +373,13 @@ def app(args: argparse.Namespace) -> Figures:
 
 
 def benchmark(args: argparse.Namespace) -> Figures:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
-    spec = importlib.util.spec_from_file_location(args.what, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise OasisVQError(f"{path} is missing: benchmarks come with the repository, run this from a clone of it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.import_module(f"benchmarks.{args.what}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", f"benchmarks.{args.what}"):
+            raise
+        path = f"benchmarks/{args.what}.py"
+        raise OasisVQError(f"{path} is missing: it comes with the repository, run this from a clone of it") from error
     module.main(args.options)
     return {}
 
@@ -384,28 +388,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("oasisvq", description="Discrete codes for brain MRI slices.")
     parser.add_argument("--version", action="version", version=f"oasisvq {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    again = "nothing is half-written; run the same command again"
+    _add_app(commands)
+    for add in (_add_training, _add_slices, _add_sharing):
+        add(partial(_command, commands))
+    _add_benchmark(commands)
+    return parser
 
-    def command(name: str, run: Any, help: str, resume: str = again) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        sub.set_defaults(run=run, resume=resume)
-        sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-        return sub
 
-    def takes_weights(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
-        )
-        sub.add_argument("--revision", help="commit of the Hub repository")
+def _command(commands: Any, name: str, run: Any, help: str, resume: str = AGAIN) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    sub.set_defaults(run=run, resume=resume)
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    return sub
 
+
+def takes_weights(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
+    )
+    sub.add_argument("--revision", help="commit of the Hub repository")
+
+
+def _add_app(commands: Any) -> None:
     sub = commands.add_parser(
         "app",
         help="open the app in a browser",
         description="Open the app in a browser. Streamlit's options come after --: oasisvq app -- --server.port 8600",
     )
     sub.add_argument("options", nargs="*", metavar="-- OPTION", help="for `streamlit run`")
-    sub.set_defaults(run=app, resume=again, json=None)
+    sub.set_defaults(run=app, resume=AGAIN, json=None)
 
+
+def _add_training(command: Command) -> None:
     sub = command(
         "prepare",
         prepare,
@@ -439,6 +453,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", choices=("train", "validate", "test"), default="test")
     takes_weights(sub)
 
+
+def _add_slices(command: Command) -> None:
     sub = command("align", align, "bring T1 heads, skull on or off, into the frame of the training slices")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="NIfTI, DICOM folder, or zip of a series")
     sub.add_argument(
@@ -494,6 +510,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     takes_weights(sub)
 
+
+def _add_sharing(command: Command) -> None:
     sub = command("publish", publish, "upload weights and model card, or the app, to the Hugging Face Hub")
     sub.add_argument("repo", metavar="REPO", help="owner/name")
     sub.add_argument("--weights", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
@@ -504,36 +522,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("repo", nargs="?", metavar="REPO", help="owner/name (default: OASISVQ_HUB_REPO)")
     sub.add_argument("--revision", help="commit, tag or branch (default: OASISVQ_HUB_REVISION, else the newest)")
 
+
+def _add_benchmark(commands: Any) -> None:
     sub = commands.add_parser(
         "benchmark",
         help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = (
-        "align",
-        "app",
-        "codes",
-        "container",
-        "crowd",
-        "draws",
-        "failures",
-        "figures",
-        "fuzz",
-        "lesions",
-        "phantom",
-        "rate",
-        "refill",
-        "same_bytes",
-        "sampler",
-        "streaming",
-        "study",
-        "training",
-        "transformer",
-    )
-    sub.add_argument("what", choices=names)
+    names = sorted(path.stem for path in (HOME / "benchmarks").glob("*.py"))
+    sub.add_argument("what", choices=names or None)  # there are none but in a clone
     sub.add_argument("options", nargs=argparse.REMAINDER)
-    sub.set_defaults(run=benchmark, resume=again, json=None)
-    return parser
+    sub.set_defaults(run=benchmark, resume=AGAIN, json=None)
 
 
 def _count(text: str) -> int:

@@ -95,6 +95,13 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
             )
 
 
+def test_the_apps_document_names_every_page() -> None:
+    from oasisvq.app.frame import PAGES
+
+    rows = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "app.md").read_text(), re.MULTILINE)
+    assert [page.title for page in PAGES] == rows[1 : 1 + len(PAGES)]
+
+
 def test_readme_is_short_and_keeps_its_commands() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 130

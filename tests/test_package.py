@@ -98,10 +98,9 @@ def test_what_training_needs_is_named_when_it_is_missing(
 
     extra = {Requirement(one).name.replace("-", "_") for one in PROJECT["optional-dependencies"]["train"]}
     assert extra == set(cli.TRAINING)
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    monkeypatch.delitem(sys.modules, "oasisvq.data.phantom", raising=False)
-    monkeypatch.delitem(sys.modules, "oasisvq.data.prepare", raising=False)
-    assert cli.main(["prepare", "--out", str(tmp_path / "x")]) == 2
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delitem(sys.modules, "oasisvq.training.loop", raising=False)
+    assert cli.main(["train", "vqvae", "--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "pip install 'oasisvq[train]'" in capsys.readouterr().err
 
 
