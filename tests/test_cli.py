@@ -24,7 +24,7 @@ from tiny_weights import DATA, REPO, TINY, TRAINING, forget_the_hub, point_at, w
 from oasisvq import OasisVQ, cli
 from oasisvq.data.slices import normalise, to_model
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import write_manifest
+from oasisvq.hub.manifest import COARSE, MODELS, write_manifest
 from oasisvq.hub.verification import verify
 from oasisvq.models.presets import PRESETS
 
@@ -140,6 +140,58 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert f"{results['ssim_mean']:.4g}" in (out / "README.md").read_text()
     assert run("verify", out) == 0
     assert sources.describe(sources.resolve(out))["results"] == results
+
+
+def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
+    coarse = replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=2, prior_epochs=1)
+    preset = replace(coarse, name="fine", size=32, vqvae_crop=16, coarse=coarse, prior_heads=0)
+    for one in (coarse, preset):
+        monkeypatch.setitem(PRESETS, one.name, one)
+    out = tmp_path / "run"
+
+    def train(model, folder, name):
+        words = ("--data", tiny_cohort, "--out", folder, "--preset", name, "--precision", "fp32")
+        return run("train", model, *words)
+
+    assert train("vqvae", out, "fine") == 2
+    assert "coarse/vqvae.safetensors is missing" in capsys.readouterr().err
+    for model in ("vqvae", "prior"):
+        assert train(model, out / "coarse", "tiny") == 0
+    for model in ("vqvae", "prior"):
+        assert train(model, out, "fine") == 0
+    assert run("package", out, "--data", tiny_cohort) == 2, "the coarse stage comes first"
+    assert "coarse/manifest.json is missing" in capsys.readouterr().err
+    assert run("package", out / "coarse", "--data", tiny_cohort) == 0
+    assert run("package", out, "--data", tiny_cohort) == 0
+    assert run("evaluate", "--data", tiny_cohort, "--weights", out, "--json", out / "results.json") == 0
+    assert run("package", out, "--data", tiny_cohort) == 0
+    assert run("verify", out, "--data", tiny_cohort) == 0
+    assert "figures agree" in capsys.readouterr().out
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {*MODELS, *COARSE, "results.json"} <= set(manifest["files"])
+
+    for name, words in (
+        ("coarse/vqvae.safetensors", "not the stage that"),
+        ("coarse/prior.safetensors", "is not the one of its manifest"),
+        ("vqvae.safetensors", "another VQ-VAE"),
+    ):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert run("package", out, "--data", tiny_cohort) == 2
+        assert words in capsys.readouterr().err
+        assert run("verify", out) == 2
+        assert f"{name}: its sha256 is not the manifest's" in capsys.readouterr().err
+        (out / name).write_bytes(content)
+    assert run("verify", out) == 0
+
+    file = min((tiny_cohort / "keras_png_slices_test").iterdir())
+    assert run("encode", file, "--out", tmp_path / "codes.npz", "--weights", out) == 0
+    assert "4x4 + 8x8" in capsys.readouterr().out
+    with np.load(tmp_path / "codes.npz") as saved:
+        assert saved["indices"].shape == (1, 1, 16 + 64)
+    assert run("sample", "--count", 2, "--out", tmp_path / "draws", "--weights", out) == 0
+    with Image.open(tmp_path / "draws" / "draw_00001.png") as image:
+        assert image.size == (32, 32)
 
 
 def test_encode_gives_the_codes_that_python_gives(bundled, tiny_cohort, tmp_path):

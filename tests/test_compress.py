@@ -1,7 +1,9 @@
 """Files of codes: what comes out is what went in, and its size is what the prior promises."""
 
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,25 +13,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_weights import TINY, write_weights
+from tiny_weights import CASCADE, DATA, TINY, TRAINING, write_weights
 
 from oasisvq import OasisVQ, OasisVQError, compress
 from oasisvq.cli import main
-from oasisvq.models import sampling
+from oasisvq.hub.manifest import COARSE, write_manifest
+
+KINDS = {"a code a cell": TINY, "two codes a cell": replace(TINY, depth=2), "cascade": CASCADE}
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["a code a cell", "two codes a cell"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    preset = replace(TINY, depth=request.param)
-    return write_weights(tmp_path_factory.mktemp("weights") / "tiny", preset=preset)
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny", preset=request.param)
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> OasisVQ:
     loaded = OasisVQ.from_pretrained(folder, device="cpu")
     torch.manual_seed(0)
-    for weights in loaded.prior.parameters():  # an untrained prior is nearly flat: sharpen it
-        weights.mul_(2)
+    for stage in loaded.stages:
+        for weights in stage.prior.parameters():  # an untrained prior is nearly flat: sharpen it
+            weights.mul_(2)
     return loaded
 
 
@@ -51,27 +55,34 @@ def test_codes_come_back_from_one_pass_and_from_another_batch_size(model: OasisV
 
 
 def test_codes_that_the_prior_finds_all_but_impossible_come_back_too(model: OasisVQ) -> None:
-    unlikely = torch.stack([torch.zeros(model.preset.grid), torch.full(model.preset.grid, 7)]).long()
+    stages = model.preset.stages
+    least, most = ([torch.full((1, *s.grid), s.codebook_size - 1) * x for s in stages] for x in (0, 1))
+    unlikely = torch.cat([model.preset.join(least), model.preset.join(most)])
     assert torch.equal(back(model, compress.compress(model, unlikely)), unlikely)
 
 
 def test_size_is_the_bits_of_the_prior_and_a_fixed_header(model: OasisVQ, drawn: torch.Tensor) -> None:
     levels = np.full(20, 3)
     sizes = np.array([len(file) for file in compress.compress(model, drawn, levels)])
-    ideal = sampling.surprise(model.prior, drawn, level=3).sum((1, 2)).numpy() / 8
+    ideal = model.surprise(drawn, level=3).sum((1, 2)).numpy() / 8
     assert (sizes - ideal).min() > 9
     assert (sizes - ideal).max() < 11.5
 
 
 def test_whole_numbers_survive_a_prior_that_is_a_little_off(model: OasisVQ, drawn: torch.Tensor) -> None:
+    stages, coarse = [], None
     with torch.inference_mode():
         unknown = torch.full((20,), TINY.levels), torch.full((20,), len(TINY.grades))
-        logits = model.exact_prior(drawn, *unknown).flatten(2).mT.numpy()
+        for stage, part in zip(model.stages, model.preset.split(drawn), strict=True):
+            logits = stage.exact_prior(part, *unknown, picture=stage.exact_picture(coarse))
+            stages.append(logits.flatten(2).mT.numpy())  # (20, h * w, K)
+            coarse = part
     rng = np.random.default_rng(0)
-    for table in logits:
-        shift = compress._safe_shift(table)
-        off = table + rng.uniform(-compress.MARGIN, compress.MARGIN, table.shape)
-        assert np.array_equal(compress._weights(off, shift), compress._weights(table, shift))
+    for tables in zip(*stages, strict=True):
+        shift = compress._safe_shift(tables)
+        for table in tables:
+            off = table + rng.uniform(-compress.MARGIN, compress.MARGIN, table.shape)
+            assert np.array_equal(compress._weights(off, shift), compress._weights(table, shift))
 
 
 def test_a_logit_on_the_border_makes_the_encoder_shift() -> None:
@@ -104,9 +115,30 @@ def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, 
     for content in (b"", b"Q", b"PNG" * 20, file[:12], file + bytes(4 * model.preset.codes)):
         with pytest.raises(OasisVQError):
             back(model, [content])
-    other = OasisVQ.from_pretrained(write_weights(tmp_path / "other", seed=1), device="cpu")
+    other = OasisVQ.from_pretrained(write_weights(tmp_path / "other", seed=1, preset=model.preset), device="cpu")
     with pytest.raises(OasisVQError, match="--weights"):
         back(other, [file])
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_file_of_another_coarse_stage_is_refused(name: str, tmp_path: Path) -> None:
+    folder = write_weights(tmp_path / "weights", preset=CASCADE)
+    first = OasisVQ.from_pretrained(folder, device="cpu")
+    (file,) = compress.compress(first, first.sample(1, seed=1).indices)
+    shutil.copy(write_weights(tmp_path / "other", seed=1, preset=CASCADE) / name, folder / name)
+    write_manifest(folder, CASCADE, DATA, TRAINING)
+    with pytest.raises(OasisVQError, match="--weights"):
+        back(OasisVQ.from_pretrained(folder, device="cpu"), [file])
+
+
+def test_a_code_is_told_by_the_codebook_of_its_stage(tmp_path: Path) -> None:
+    model = OasisVQ.from_pretrained(write_weights(tmp_path / "weights", preset=CASCADE), device="cpu")
+    wrong = torch.zeros(1, 1, CASCADE.codes, dtype=torch.int64)
+    wrong[0, 0, 15] = TINY.codebook_size - 1
+    assert torch.equal(back(model, compress.compress(model, wrong)), wrong)
+    wrong[0, 0, 16] = CASCADE.codebook_size
+    with pytest.raises(OasisVQError, match="0 to 5"):
+        compress.compress(model, wrong)
 
 
 def test_codes_and_conditions_out_of_range_are_refused(model: OasisVQ, drawn: torch.Tensor) -> None:
@@ -118,15 +150,18 @@ def test_codes_and_conditions_out_of_range_are_refused(model: OasisVQ, drawn: to
             compress.compress(model, drawn[:1], levels, grades)
 
 
-def test_from_the_command_line_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line_there_and_back(
+    folder: Path, model: OasisVQ, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = np.zeros((64, 64), np.uint8)
     picture[16:48, 20:44] = 150
     picture[28:36, 28:36] = 60
     Image.fromarray(picture).save(tmp_path / "head.png")
-    weights = ["--weights", str(folder)]
-    assert (
-        main(["compress", str(tmp_path / "head.png"), "--out", str(tmp_path / "small"), "--level", "3", *weights]) == 0
-    )
+    weights, figures = ["--weights", str(folder)], tmp_path / "figures.json"
+    words = ["compress", str(tmp_path / "head.png"), "--out", str(tmp_path / "small"), "--level", "3"]
+    assert main([*words, "--json", str(figures), *weights]) == 0
+    plain = {(4, 4): 16 * 3, (4, 8): 32 * 3, (6, 6): 16 * 3 + 36 * math.log2(6)}[model.preset.grid] / 8
+    assert json.loads(figures.read_text())["bytes_plain"] == pytest.approx(plain)
     small = tmp_path / "small" / "head.ovq"
     assert str(small.stat().st_size) in capsys.readouterr().out
     assert main(["decompress", str(small), "--out", str(tmp_path / "back"), *weights]) == 0

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from hub_server import TOKEN, HubServer, Repository
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_weights import DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, point_at, write_weights
+from tiny_weights import CASCADE, DATA, REPO, RESULTS, TINY, TRAINING, forget_the_hub, point_at, write_weights
 
 from oasisvq import OasisVQ
 from oasisvq.errors import OasisVQError
@@ -28,7 +29,7 @@ from oasisvq.hub import background, client, sources
 from oasisvq.hub.background import fetch
 from oasisvq.hub.card import model_card
 from oasisvq.hub.card_pictures import sheets
-from oasisvq.hub.manifest import CARD, FIGURES, MODELS, PICTURES, write_manifest
+from oasisvq.hub.manifest import CARD, COARSE, FIGURES, MODELS, PICTURES, write_manifest
 from oasisvq.hub.publish import publish, publish_space
 from oasisvq.hub.verification import load, verify
 from oasisvq.models.pixelcnn import PixelCNN
@@ -56,6 +57,11 @@ def folder(tmp_path):
 
 
 @pytest.fixture
+def cascade(tmp_path):
+    return write_weights(tmp_path / "cascade", preset=CASCADE)
+
+
+@pytest.fixture
 def bundled(tmp_path, monkeypatch):
     path = write_weights(tmp_path / "bundled" / "base", seed=1)
     monkeypatch.setattr(sources, "BUNDLED", path.parent)
@@ -77,7 +83,11 @@ def hub(monkeypatch):
 def serve(hub: HubServer, folder: Path, **options) -> str:
     """Put a folder on the Hub as it is; the commit."""
     repo = hub.repos.setdefault(REPO, Repository(**options))
-    return repo.commit({path.name: path.read_bytes() for path in folder.iterdir()})
+    return repo.commit({name: path.read_bytes() for name, path in files_in(folder).items()})
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 # What is in a folder
@@ -94,6 +104,81 @@ def test_load_gives_back_what_was_written_as_float32(folder):
     for name, tensor in prior.items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, written[name].float())
+
+
+def test_load_gives_back_each_stage_of_a_cascade(cascade):
+    manifest, preset, stages = load(cascade)
+    assert preset == CASCADE
+    assert set(manifest["files"]) == {*MODELS, *COARSE, "results.json", "vqvae.jsonl"}
+    for stage, names, states in zip(CASCADE.stages, (COARSE, MODELS), stages, strict=True):
+        VQVAE(stage).load_state_dict(states[0])
+        PixelCNN(stage).load_state_dict(states[1])
+        for name, state in zip(names, states, strict=True):
+            written = load_file(cascade / name)
+            assert state.keys() == written.keys()
+            assert all(torch.equal(tensor, written[key].float()) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_a_coarse_stage_that_is_changed_missing_or_of_another_kind_is_refused(cascade, name):
+    content = (cascade / name).read_bytes()
+    (cascade / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(OasisVQError, match=rf"coarse/{name.split('/')[1]}.*sha256"):
+        verify(cascade)
+    shutil.copy(cascade / name.split("/")[1], cascade / name)  # the finer stage's own
+    restamp(cascade)
+    with pytest.raises(OasisVQError, match=f"{name}: .*(not of this preset|the preset asks for)"):
+        verify(cascade)
+    (cascade / name).unlink()
+    with pytest.raises(OasisVQError, match=f"{name} cannot be read"):
+        verify(cascade)
+    with pytest.raises(OasisVQError, match=rf"{name} is missing: finish .* --out {cascade}/coarse"):
+        write_manifest(cascade, CASCADE, DATA, TRAINING)
+    files = json.loads((cascade / "manifest.json").read_text())["files"]
+    edit_manifest(cascade, files={key: stamp for key, stamp in files.items() if key != name})
+    with pytest.raises(OasisVQError, match=f"expected .*{name}"):
+        verify(cascade)
+
+
+def test_coarse_files_of_weights_without_a_coarse_stage_are_refused(folder, cascade):
+    files = json.loads((cascade / "manifest.json").read_text())["files"]
+    own = json.loads((folder / "manifest.json").read_text())["files"]
+    edit_manifest(folder, files=own | {name: files[name] for name in COARSE})
+    with pytest.raises(OasisVQError, match="lists coarse/prior"):
+        verify(folder)
+
+
+STAGE = TINY.to_dict()
+
+
+@pytest.mark.parametrize(
+    "coarse",
+    [
+        STAGE | {"coarse": STAGE},
+        STAGE | {"coarse": {}},
+        STAGE | {"towers": 3},
+        {key: value for key, value in STAGE.items() if key != "size"},
+        STAGE | {"size": "wide"},
+        STAGE | {"size": 10**9},
+        STAGE | {"size": 0},
+        STAGE | {"size": -16},
+        STAGE | {"size": 18},
+        STAGE | {"prior_layers": 1000},
+        STAGE | {"name": "two\nlines"},
+        STAGE | {"levels": 31},
+        STAGE | {"grades": [0.0]},
+        [],
+        {},
+        "base",
+        3,
+        True,
+    ],
+)
+def test_a_manifest_with_a_hostile_coarse_stage_is_refused(cascade, coarse):
+    edit_manifest(cascade, preset=CASCADE.to_dict() | {"coarse": coarse})
+    with pytest.raises(OasisVQError, match=r"no model can be made of its preset|expected vqvae") as caught:
+        verify(cascade)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["vqvae.safetensors", "prior.safetensors", "results.json", "vqvae.jsonl"])
@@ -193,6 +278,16 @@ def test_results_of_other_weights_are_left_out(folder):
         write_manifest(folder, TINY, DATA, TRAINING)
 
 
+@pytest.mark.parametrize("name", COARSE)
+def test_results_of_another_coarse_stage_are_left_out(cascade, name):
+    write_manifest(cascade, CASCADE, DATA, TRAINING)
+    assert "results.json" in verify(cascade)["files"]
+    state = load_file(cascade / name)
+    save_file({key: tensor + 1 for key, tensor in state.items()}, cascade / name)
+    write_manifest(cascade, CASCADE, DATA, TRAINING)
+    assert "results.json" not in verify(cascade)["files"]
+
+
 def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, monkeypatch):
     made = [folder / CARD, folder / FIGURES / next(iter(PICTURES))]
     for path in made:
@@ -252,11 +347,14 @@ def test_damaged_bundled_weights_give_way_to_the_next_but_not_when_named(bundled
         sources.resolve("base")
 
 
-def test_weights_are_read_and_hashed_once(folder, monkeypatch):
+@pytest.mark.parametrize("kind", ["folder", "cascade"])
+def test_weights_are_read_and_hashed_once(kind, request, monkeypatch):
+    folder = request.getfixturevalue(kind)
     read, read_bytes = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
     OasisVQ.from_pretrained(folder)
-    assert sorted(path.name for path in read if path.suffix == ".safetensors") == sorted(MODELS)
+    models = (*MODELS, *COARSE) if kind == "cascade" else MODELS
+    assert sorted(path for path in read if path.suffix == ".safetensors") == sorted(folder / name for name in models)
 
 
 def test_a_folder_is_used_or_refused_but_never_replaced(folder, bundled):
@@ -528,7 +626,9 @@ def test_describe_says_what_is_in_use(hub, folder):
 # Publishing
 
 
-def test_what_is_published_comes_back_byte_for_byte(hub, folder, monkeypatch):
+@pytest.mark.parametrize("kind", ["folder", "cascade"])
+def test_what_is_published_comes_back_byte_for_byte(hub, kind, request, monkeypatch):
+    folder = request.getfixturevalue(kind)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     commit = publish(folder, REPO, private=True)
     repo = hub.repos[REPO]
@@ -536,8 +636,13 @@ def test_what_is_published_comes_back_byte_for_byte(hub, folder, monkeypatch):
     assert len(repo.commits) == 2, "one commit on top of the empty repository"
     assert repo.commits[commit]["README.md"].decode() == model_card(folder)
     found = sources.resolve(REPO, commit)
-    for path in folder.iterdir():
-        assert (found.folder / path.name).read_bytes() == path.read_bytes()
+    files = files_in(folder)
+    assert set(repo.commits[commit]) - {".gitattributes"} == {*files, "README.md"}
+    for name, path in files.items():
+        assert (found.folder / name).read_bytes() == path.read_bytes()
+    model, original = OasisVQ.from_pretrained(REPO, commit), OasisVQ.from_pretrained(folder)
+    assert model.info["source"] == "cache"
+    assert torch.equal(model.sample(1, seed=1).indices, original.sample(1, seed=1).indices)
 
 
 def test_figures_travel_with_the_weights_and_the_card_shows_them(hub, folder, monkeypatch):
@@ -650,3 +755,10 @@ def test_the_card_of_unmeasured_weights_claims_nothing(folder):
     card = model_card(folder)
     assert "Nothing has been measured yet" in card
     assert "model-index" not in card
+
+
+def test_the_card_of_a_cascade_names_the_codes_and_files_of_each_stage(cascade):
+    card = model_card(cascade)
+    assert "24x24 slice into\n4x4 indices into a codebook of 8 and 6x6 indices into a codebook of 6, and back" in card
+    for name in (*COARSE, *MODELS):
+        assert f"| {name} | {(cascade / name).stat().st_size:,} |" in card

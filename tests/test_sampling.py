@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_weights import CASCADE, write_weights
 from tiny_weights import TINY as TINY_PRESET
-from tiny_weights import write_weights
 from torch import Tensor, nn
 
 from oasisvq.errors import OasisVQError
 from oasisvq.models import sampling
 from oasisvq.models.pixelcnn import PixelCNN
-from oasisvq.models.presets import PRESETS
+from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.sampling import Sampler, refill, sample, surprise
 
 TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
@@ -557,18 +557,29 @@ def test_wrong_settings_say_what_is_right(prior: PixelCNN, wrong: dict, message:
         sample(prior, **({"n": 2} | wrong))
 
 
-@pytest.mark.parametrize(("depth", "grids"), [(1, ["4x4", "8x8"]), (2, ["4x8", "8x16"])])
-def test_the_benchmark_times_the_trained_prior_and_other_grids(depth: int, grids: list[str], tmp_path: Path) -> None:
-    folder = write_weights(tmp_path / "weights", preset=replace(TINY_PRESET, depth=depth))
+@pytest.mark.parametrize(
+    ("preset", "sides", "grids"),
+    [
+        (TINY_PRESET, ["4", "8"], ["4x4", "8x8"]),
+        (replace(TINY_PRESET, depth=2), ["4", "8"], ["4x8", "8x16"]),
+        (CASCADE, [], ["6x6", "4x4 + 6x6"]),
+    ],
+    ids=["a code a cell", "two codes a cell", "cascade"],
+)
+def test_the_benchmark_times_the_trained_prior_and_other_grids(
+    preset: Preset, sides: list[str], grids: list[str], tmp_path: Path
+) -> None:
+    folder = write_weights(tmp_path / "weights", preset=preset)
     benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "sampler.py"))
     timed, measure = [], benchmark["measure"]
     benchmark["main"].__globals__["measure"] = lambda prior, *args: timed.append(prior) or measure(prior, *args)
     threads = str(torch.get_num_threads())  # which the benchmark sets for the whole process
-    command = ["--weights", str(folder), "--grid", "4", "8", "--batch", "2", "--threads", threads, "--repeats", "1"]
+    command = ["--weights", str(folder), "--batch", "2", "--threads", threads, "--repeats", "1"]
+    command += ["--grid", *sides] if sides else []
     benchmark["main"]([*command, "--json", str(tmp_path / "rows.json"), "--figure", str(tmp_path / "figure.svg")])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["grid"] for row in rows] == grids
     assert (tmp_path / "figure.svg").read_text().startswith("<svg")
-    trained = timed[0].embedding.weight
+    trained, *others = (prior.embedding.weight for prior in timed)
     assert torch.equal(trained, trained.half().float())  # as weights are stored: not a network made for the occasion
-    assert not torch.equal(timed[1].embedding.weight, timed[1].embedding.weight.half().float())
+    assert not any(torch.equal(weight, weight.half().float()) for weight in others)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import RandomSampler
 
+from oasisvq.data.layout import load_split
 from oasisvq.errors import OasisVQError
 from oasisvq.models.presets import PRESETS
 from oasisvq.models.tokenizer import Tokenizer
-from oasisvq.models.vqvae import VQVAE
+from oasisvq.models.vqvae import VQVAE, Quantised
 from oasisvq.training import loop as training
-from oasisvq.training.codes import brightness
+from oasisvq.training.codes import brightness, encode_split
 
 TINY = replace(
     PRESETS["smoke"],
@@ -32,6 +35,10 @@ TINY = replace(
     vqvae_epochs=3,
     prior_epochs=2,
 )
+CASCADE = replace(
+    TINY, size=64, codebook_size=12, code_dim=4, rate_weight=0.08, coarse=TINY, prior_heads=0, vqvae_crop=32
+)
+KINDS = {"one stage": TINY, "cascade": CASCADE}
 
 
 def digest(path: Path) -> str:
@@ -101,14 +108,39 @@ def test_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:
     assert rates[-1] < 1e-3
 
 
+@pytest.fixture(scope="module")
+def finished(tiny_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each kind with its VQ-VAE trained."""
+    root = tmp_path_factory.mktemp("finished")
+    for kind, preset in KINDS.items():
+        if preset.coarse:
+            shutil.copytree(root / "one stage", root / kind / "coarse")
+        training.train_vqvae(preset, tiny_cohort, root / kind, "fp32")
+    return {kind: root / kind for kind in KINDS}
+
+
 class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["vqvae", "prior"])
 def test_a_killed_run_resumes_to_the_same_bytes(
-    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    model: str,
+    finished: dict[str, Path],
+    tiny_cohort: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = training.train_vqvae(TINY, tiny_cohort, tmp_path / "whole", "fp32")
+    preset, out = KINDS[kind], tmp_path / "killed"
+    train = {"vqvae": training.train_vqvae, "prior": training.train_prior}[model]
+    whole = shutil.copytree(finished[kind], tmp_path / "whole") / f"{model}.safetensors"
+    if model == "prior":
+        train(preset, tiny_cohort, whole.parent, "fp32")
+        shutil.copytree(finished[kind], out)
+    elif preset.coarse:
+        shutil.copytree(finished[kind] / "coarse", out / "coarse")
 
     steps = 0
     learning_rate = training.learning_rate
@@ -122,15 +154,156 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(training, "learning_rate", dies_in_the_second_epoch)
     with pytest.raises(Killed):
-        training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
+        train(preset, tiny_cohort, out, "fp32")
     monkeypatch.undo()
-    assert len((tmp_path / "killed" / "vqvae.jsonl").read_text().splitlines()) == 1
+    assert len((out / f"{model}.jsonl").read_text().splitlines()) == 1
 
-    resumed = training.train_vqvae(TINY, tiny_cohort, tmp_path / "killed", "fp32")
+    if model == "prior":
+        monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("the codes are on disk"))
+    resumed = train(preset, tiny_cohort, out, "fp32")
     assert digest(resumed) == digest(whole)
-    lines = [json.loads(line) for line in (tmp_path / "killed" / "vqvae.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert {"train_loss", "val_loss", "val_ssim", "val_perplexity", "lr", "seconds"} <= set(lines[0])
+    lines = [json.loads(line) for line in (out / f"{model}.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, getattr(preset, f"{model}_epochs") + 1))
+    figures = {"vqvae": {"val_loss", "val_ssim", "val_perplexity"}, "prior": {"val_nll_bits"}}[model]
+    assert {"train_loss", "lr", "seconds"} | figures <= set(lines[0])
+
+
+def test_a_cascade_is_trained_on_one_coarse_stage_alone(
+    finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished["cascade"], tmp_path / "out")
+    weights = out / "coarse" / "vqvae.safetensors"
+    save_file({name: tensor * 1.01 for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(OasisVQError, match="another VQ-VAE"):
+        training.train_vqvae(CASCADE, tiny_cohort, out, "fp32")
+    training.train_prior(CASCADE, tiny_cohort, out, "fp32")
+    shutil.copy(finished["one stage"] / "vqvae.safetensors", weights)
+    with pytest.raises(OasisVQError, match="another VQ-VAE"):
+        training.train_prior(CASCADE, tiny_cohort, out, "fp32")
+    shutil.copy(out / "vqvae.safetensors", weights)
+    with pytest.raises(OasisVQError, match=r"coarse/vqvae\.safetensors does not fit this preset"):
+        training.train_vqvae(CASCADE, tiny_cohort, out, "fp32")
+    weights.unlink()
+    for train in (training.train_vqvae, training.train_prior):
+        with pytest.raises(OasisVQError, match=r"coarse/vqvae\.safetensors is missing"):
+            train(CASCADE, tiny_cohort, out, "fp32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prior_learns_the_codes_of_slices_as_they_lie_and_mirrored(
+    kind: str, finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = KINDS[kind]
+    tokenizer, _ = training.finished(preset, finished[kind])
+    data = load_split(tiny_cohort, "train", preset.size, preset.levels, preset.grades)
+    codes = encode_split(tokenizer, data, tmp_path, "train", "a" * 64, torch.device("cpu"))
+    slices = torch.from_numpy(data.slices)[:, None]
+    expected = torch.stack([tokenizer.encode(slices), tokenizer.encode(slices.flip(3))], 1).flatten(2)
+    assert len(expected.unique()) > 2
+    assert len(codes) == len(data) == 32
+    for i in range(len(codes)):
+        assert torch.equal(codes[i]["codes"], expected[i])
+        assert codes[i]["level"] == data[i]["level"]
+        assert codes[i]["grade"] == data[i]["grade"]
+        torch.testing.assert_close(codes[i]["brightness"], brightness(slices[i, None])[0])
+
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("they are on disk"))
+    again = encode_split(tokenizer, data, tmp_path, "train", "a" * 64, torch.device("cpu"))
+    assert torch.equal(again[3]["codes"], expected[3])
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, slices: expected[: len(slices), 0] * 0 + 5)
+    other = encode_split(tokenizer, data, tmp_path, "train", "b" * 64, torch.device("cpu"))
+    assert (other[3]["codes"] == 5).all()
+    assert len(list(tmp_path.glob("train_codes_*"))) == 1, "those of other weights are gone"
+    assert torch.equal(codes[3]["codes"], expected[3]), "whoever has them open can go on"
+
+
+def test_codes_on_disk_are_made_again_when_a_stage_changes(
+    finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path
+) -> None:
+    stamps = set()
+    for part in (None, "vqvae.safetensors", "coarse/vqvae.safetensors"):
+        out = shutil.copytree(finished["cascade"], tmp_path / str(part).replace("/", " "))
+        if part:
+            save_file({name: tensor * 1.01 for name, tensor in load_file(out / part).items()}, out / part)
+        training.train_prior(replace(CASCADE, prior_epochs=1), tiny_cohort, out, "fp32")
+        stamps |= {path.name for path in (out / "state").glob("train_codes_*.records")}
+    assert len(stamps) == 3
+
+
+def test_crops_are_cut_at_the_borders_of_cells_slice_and_picture_alike() -> None:
+    task = training.VQVAETask(replace(CASCADE, size=128, vqvae_crop=48))
+    slices = torch.arange(128 * 128.0).view(1, 1, 128, 128).expand(200, -1, -1, -1)
+    generator = torch.Generator().manual_seed(0)
+    cropped, picture = task.crop(slices, slices + 0.5, generator)
+    assert cropped.shape == (200, 1, 48, 48)
+    assert picture is not None
+    assert torch.equal(picture, cropped + 0.5)
+    corners = []
+    for one in cropped[:, 0].long():
+        y, x = divmod(int(one[0, 0]), 128)
+        assert torch.equal(one, slices[0, 0, y : y + 48, x : x + 48].long())
+        assert y % CASCADE.cell == x % CASCADE.cell == 0
+        corners.append((y, x))
+    rows, columns = ({corner[axis] for corner in corners} for axis in (0, 1))
+    assert rows == columns == set(range(20, 61, 4)), "from a quarter to three quarters of what room there is"
+    assert len(set(corners)) > 50, "each slice has a place of its own"
+    assert task.crop(slices, None, generator)[1] is None
+
+
+def test_a_finer_stage_sees_the_part_of_the_whole_slice_s_picture_that_its_crop_shows(
+    finished: dict[str, Path], tiny_cohort: Path
+) -> None:
+    tokenizer, _ = training.finished(CASCADE, finished["cascade"])
+    task = training.VQVAETask(CASCADE, tokenizer.coarse)
+    slices = torch.from_numpy(load_split(tiny_cohort, "train", 64, 8, CASCADE.grades).slices)[::5, None]
+    seen: list[torch.Tensor] = []
+
+    def model(*args: torch.Tensor) -> tuple[torch.Tensor, Quantised]:
+        seen.extend(args)
+        return args[0], Quantised(args[0], args[0], torch.zeros(()))
+
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    loss = task.loss(model, {"slice": slices}, generators[0])
+    assert abs(float(loss)) < 1e-6
+    whole = training.augment(slices, generators[1])
+    pictures = task.tokenizer.picture_of(whole)
+    assert pictures is not None
+    crops, of_pictures = seen
+    for crop, of_picture, one, picture in zip(crops, of_pictures, whole, pictures, strict=True):
+        corners = [(y, x) for y in range(0, 33, 4) for x in range(0, 33, 4)]
+        found = [(y, x) for y, x in corners if torch.equal(one[:, y : y + 32, x : x + 32], crop)]
+        assert found
+        assert any(torch.equal(picture[:, y : y + 32, x : x + 32], of_picture) for y, x in found)
+
+
+def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: dict[str, Path]) -> None:
+    tokenizer, _ = training.finished(CASCADE, finished["cascade"])
+    task = training.PriorTask(CASCADE, tokenizer)
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randint(s.codebook_size, (32, *s.grid), generator=generator) for s in CASCADE.stages for _ in "12"]
+    both = torch.stack([CASCADE.join(parts[i::2]).flatten(1) for i in (0, 1)], 1)  # (32, 2, codes)
+    task.rank(np.linspace(0.1, 0.9, 32).astype(np.float32), np.arange(32) % 8)
+    batch = {
+        "codes": both,
+        "brightness": torch.rand(32),
+        "level": torch.arange(32) % 8,
+        "grade": torch.zeros(32).long(),
+    }
+    seen: list[torch.Tensor] = []
+
+    def model(*args: torch.Tensor) -> torch.Tensor:
+        seen.extend(args)
+        return torch.zeros(32, CASCADE.codebook_size, *CASCADE.grid)
+
+    loss = task.loss(model, batch, torch.Generator().manual_seed(0))
+    assert float(loss) == pytest.approx(math.log(CASCADE.codebook_size))
+    indices, _, _, look, picture = seen
+    mirrored = [not torch.equal(one, parts[2][i]) for i, one in enumerate(indices)]
+    assert 8 < sum(mirrored) < 24
+    for i, m in enumerate(mirrored):
+        assert torch.equal(indices[i], parts[2 + m][i])
+        torch.testing.assert_close(picture[i, None], tokenizer.picture(parts[m][i, None]))
+        assert look[i] == 2 * CASCADE.prior_ranks or (look[i] >= CASCADE.prior_ranks) == m
 
 
 def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Path, tmp_path: Path) -> None:
@@ -184,6 +357,21 @@ def test_ranks_are_the_quantiles_of_each_level_and_of_all_where_a_level_has_no_s
         ranks = np.searchsorted(task.borders[level].numpy(), own)
         expected = np.searchsorted(np.quantile(own, np.arange(1, 8) / 8), own)
         np.testing.assert_array_equal(ranks, expected)
+
+
+def test_the_finer_stage_of_a_cascade_adds_to_the_picture(
+    finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished["one stage"], tmp_path / "coarse")
+    learns = replace(CASCADE, vqvae_epochs=15, vqvae_rate=3e-3, prior_epochs=8, prior_rate=5e-3)
+    training.train_vqvae(learns, tiny_cohort, tmp_path, "fp32")
+    tokenizer, _ = training.finished(learns, tmp_path)
+    slices = torch.from_numpy(load_split(tiny_cohort, "validate", 64, 8, learns.grades).slices)[:, None]
+    picture, output = tokenizer.picture_of(slices), tokenizer.decode(tokenizer.encode(slices))
+    assert (output - slices).abs().mean() < 0.8 * (picture - slices).abs().mean()
+    training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
+    lines = [json.loads(line) for line in (tmp_path / "prior.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_nll_bits"] < 0.9 * math.log2(learns.codebook_size)
 
 
 def test_learning_happens(tiny_cohort: Path, tmp_path: Path) -> None:

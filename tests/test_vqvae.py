@@ -1,5 +1,6 @@
 """The quantiser against brute force, and the model's promises about shapes, borders and range."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,24 @@ def test_nearest_agrees_with_brute_force(quantiser: VectorQuantiser) -> None:
     z = torch.randn(200, 4)
     brute = [min(range(16), key=lambda k: float((v - quantiser.codebook[k]).square().sum())) for v in z]
     assert quantiser.nearest(z).tolist() == brute
+
+
+def test_with_a_rate_weight_rarer_codes_count_as_farther(quantiser: VectorQuantiser) -> None:
+    quantiser.counts.copy_(torch.arange(16.0))  # the first code has died
+    quantiser.rate_weight, quantiser.warmup = 0.5, 10
+    z = torch.randn(300, 4)
+    codes = quantiser.codebook.double()
+    nearest = [float(min((codes[i] - codes[j]).square().sum() for j in range(16) if j != i)) for i in range(16)]
+    shares = [max(count / 120, 0.25 / 16) for count in range(16)]
+    plain = quantiser.nearest(z)
+    for steps in (0, 5, 10, 99):
+        quantiser.steps.fill_(steps)
+        weight = 0.5 * min(steps / 10, 1) * sum(nearest) / 16
+        bits = [-weight * math.log2(share) for share in shares]
+        cost = [[float((v.double() - codes[k]).square().sum()) + bits[k] for k in range(16)] for v in z]
+        chosen = quantiser.nearest(z)
+        assert chosen.tolist() == [min(range(16), key=row.__getitem__) for row in cost]
+        assert torch.equal(chosen, plain) == (steps == 0)
 
 
 def test_several_codes_a_cell_are_those_of_the_reference_library(quantiser: VectorQuantiser) -> None:

@@ -59,7 +59,10 @@ def write_weights(folder: Path, seed: int = 0, preset: Preset = TINY) -> Path:
     for stage in reversed(preset.stages):
         place = folder if stage is preset else folder / "coarse"
         place.mkdir(exist_ok=True)
-        for model, name in ((VQVAE(stage), "vqvae"), (PixelCNN(stage), "prior")):
+        vqvae, prior = VQVAE(stage), PixelCNN(stage)
+        if preset.coarse:  # an empty codebook would show the finer stage one picture alone
+            vqvae.codebook.normal_(generator=torch.Generator().manual_seed(seed))
+        for model, name in ((vqvae, "vqvae"), (prior, "prior")):
             save_file({k: t.half() for k, t in model.state_dict().items()}, place / f"{name}.safetensors")
     (folder / "vqvae.jsonl").write_text('{"epoch": 1, "train_loss": 0.5}\n{"epoch": 2, "train_loss": 0.25}\n')
     models = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}

@@ -78,7 +78,8 @@ def planes(head: Aligned) -> tuple[NDArray[np.uint8], ...]:
         picture[_outline(expected) | _outline(levels)] = FRAME
         across, up = (mm for i, mm in enumerate(size) if i != axis)
         made.append(_at_one_millimetre(picture, across, up))
-    return tuple(made)
+    side = max(max(picture.shape[:2]) for picture in made)
+    return tuple(_in_the_middle(picture, side) for picture in made)
 
 
 def show_head(head: Head | None, refused: str | None, as_it_lies: bool, switch: Callable[[], None]) -> None:
@@ -125,6 +126,13 @@ def _outline(shape: NDArray[np.bool_]) -> NDArray[np.bool_]:
         for step in (-1, 1):
             inner &= np.roll(shape, step, axis)
     return shape & ~inner
+
+
+def _in_the_middle(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) on a black square."""
+    before = [(side - n) // 2 for n in picture.shape[:2]]
+    after = [side - n - b for n, b in zip(picture.shape[:2], before, strict=True)]
+    return np.pad(picture, [*zip(before, after, strict=True), (0, 0)])
 
 
 def _at_one_millimetre(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[np.uint8]:

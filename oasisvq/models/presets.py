@@ -158,6 +158,8 @@ class Preset:
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
+        if not preset.side or preset.side << len(preset.channels) != preset.size:
+            raise OasisVQError("preset has a size that its halvings do not divide: get the weights again")
         if len({(stage.levels, stage.grades) for stage in preset.stages}) > 1:
             raise OasisVQError("preset has stages that know other levels or grades: get the weights again")
         return preset
