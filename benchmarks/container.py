@@ -162,6 +162,7 @@ def browse(upload: Path) -> dict[str, Any]:
         tab.goto(app)
         tab.get_by_role("heading", name="Brain slices as discrete codes", level=1).wait_for(timeout=60_000)
         painted = time.monotonic() - started
+        tab.locator(".st-key-about button").first.click()
         tab.get_by_text("bundled with the app").first.wait_for(timeout=60_000)
         up = time.monotonic() - started
         tab.get_by_text("did not answer within").first.wait_for(timeout=60_000)
