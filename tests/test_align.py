@@ -44,8 +44,9 @@ def test_the_template_is_found_where_it_is(straight: Aligned) -> None:
     assert straight.levels.shape == (32, 256, 256)
     assert straight.levels.dtype == np.float32
     again = align(*head())
-    np.testing.assert_array_equal(np.round(again.levels * 255), np.round(straight.levels * 255))
-    np.testing.assert_array_equal(again.fit.matrix, straight.fit.matrix)
+    # Sums in another order leave other last digits.
+    np.testing.assert_allclose(again.levels, straight.levels, atol=1e-4)
+    np.testing.assert_allclose(again.fit.matrix, straight.fit.matrix, atol=1e-6)
 
 
 @pytest.mark.parametrize(
