@@ -173,7 +173,7 @@ def browse(upload: Path) -> dict[str, Any]:
             frame.get_by_text("Your own file").click()
             frame.locator("input[type=file]").set_input_files(upload)
             frame.get_by_text(f"In use: {upload.name}").wait_for(timeout=60_000)
-            frame.get_by_text("SSIM, brain only").first.wait_for(timeout=60_000)
+            frame.get_by_text("brain only").first.wait_for(timeout=60_000)
         browser.close()
     return {
         "first_page_seconds": painted,

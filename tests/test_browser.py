@@ -293,8 +293,10 @@ def player(tab):
 
 def test_a_draw_is_played_once_it_is_there_and_stays_large(tab):
     visit(tab, "Generate")
+    before = player(tab).get_attribute("data-id")
     tab.get_by_role("button", name="Draw a new slice").click()
     tab.wait_for_function("() => location.search.includes('seed=')")
+    tab.wait_for_function("before => document.querySelector('.player')?.dataset.id !== before", arg=before)
     settle(tab)
     drawn = player(tab).get_attribute("data-id")
     tab.get_by_role("button", name="Replay").or_(tab.get_by_role("button", name="Pause")).first.wait_for()
