@@ -7,8 +7,11 @@ if __name__ == "__main__":
     from oasisvq.app.frame import frame, navigation
 
     page = navigation()
-    frame(page)
-    page.run()
+    links = frame(page)
+    try:
+        page.run()
+    finally:  # a page may end early
+        links.draw()
 else:
     from starlette.middleware import Middleware
     from streamlit.starlette import App

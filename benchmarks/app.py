@@ -21,10 +21,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from oasisvq.app.guard import THEME
+from oasisvq.errors import OasisVQError
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -44,10 +47,15 @@ PAGES = {
     "Generate": "Generate",
     "Edit codes": "Edit codes",
     "Surprise": "Surprise",
+    "Real or drawn?": "Real or drawn?",
     "Model card": "Model card",
 }
 STROKES = 15
-DESKTOP, PHONE = {"width": 1360, "height": 1000}, {"width": 390, "height": 844}
+PATIENCE = 60.0  # seconds from its start to its first answer
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+# As somebody who chose "System" in the menu, so that a tab follows the colour scheme that it is given.
+FOLLOW_SYSTEM = f"""localStorage.setItem("{THEME}", '"System"')"""
 
 # What `python -m streamlit` does, on the weights in a folder.
 WITH_WEIGHTS = """
@@ -71,30 +79,45 @@ WATCH = """() => {
 }"""
 
 
-@contextmanager
-def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
-    """Address of a fresh server of the app; `bundled` takes the place of the folder of bundled weights."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
-    options = ["--server.port", str(port), "--server.headless", "true"]
-    with log.open("w") as out:
-        command = [sys.executable, *start, "run", "app.py", *options]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, cwd: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a command that serves the app on a port, from when it is healthy; what it says goes to `log`.
+
+    Raises OasisVQError with the end of the log when it does not start.
+    """
+    started = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
     try:
-        for _ in range(1500):
+        while True:
             try:
                 urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
                 break
             except OSError:
-                assert process.poll() is None, log.read_text()
+                if process.poll() is not None or time.monotonic() - started > PATIENCE:
+                    raise OasisVQError(f"the app did not start: {log.read_text()[-500:]}") from None
                 time.sleep(0.02)
-        yield f"http://localhost:{port}"
-        assert "Traceback" not in log.read_text(), log.read_text()
+        yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
+
+
+@contextmanager
+def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
+    """Address of a fresh server of the app; `bundled` takes the place of the folder of bundled weights."""
+    port = free_port()
+    start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
+    options = ["--server.port", str(port), "--server.headless", "true"]
+    with running([sys.executable, *start, "run", "app.py", *options], port, ROOT, log):
+        yield f"http://localhost:{port}"
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 SETTLED = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
@@ -106,9 +129,14 @@ def settle(tab: Any) -> None:
     tab.wait_for_function(SETTLED, timeout=30_000)
 
 
+def page_link(tab: Any, title: str) -> Any:
+    """The link to a page at the top."""
+    return tab.locator(".st-key-nav").get_by_text(title, exact=True)
+
+
 def visit(tab: Any, title: str) -> None:
-    """Open a page by its link in the sidebar."""
-    tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+    """Open a page by its link."""
+    page_link(tab, title).click()
     tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
     settle(tab)
 
@@ -135,7 +163,7 @@ def page_changes(tab: Any) -> list[float]:
     seconds = []
     for title in PAGES:
         started = time.monotonic()
-        tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+        page_link(tab, title).click()
         tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
         seconds.append(time.monotonic() - started)
         settle(tab)
@@ -158,20 +186,6 @@ def strokes(tab: Any) -> list[float]:
         tab.wait_for_function("count => window.strokes.length > count", arg=i)
         settle(tab)
     return [ms / 1000 for ms in tab.evaluate("window.strokes")]
-
-
-def widen_ventricles(tab: Any) -> None:
-    """An edit to look at: picks the code of a ventricle of the first example and paints four cells beside them."""
-    box = tab.locator("canvas.picture").bounding_box()
-
-    def click(x: float, y: float) -> None:
-        tab.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
-        settle(tab)
-
-    tab.get_by_role("button", name="Pick").click()
-    click(0.43, 0.55)
-    for x, y in ((0.38, 0.57), (0.38, 0.62), (0.62, 0.57), (0.62, 0.62)):
-        click(x, y)
 
 
 def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
@@ -204,29 +218,25 @@ def screenshots(browser: Any, folder: Path, out: Path) -> None:
     """Every page as it comes, a draw, an edit; one in the dark and one as wide as a phone. Examples that ship, only."""
     with serve(folder / "log") as address:
         for name, title, viewport, scheme in (
-            ("home", "Home", DESKTOP, "light"),
-            ("reconstruct", "Reconstruct", DESKTOP, "light"),
-            ("generate", "Generate", DESKTOP, "light"),
-            ("edit-codes", "Edit codes", DESKTOP, "light"),
-            ("surprise", "Surprise", DESKTOP, "light"),
-            ("model-card", "Model card", DESKTOP, "light"),
-            ("edit-codes-dark", "Edit codes", DESKTOP, "dark"),
-            ("edit-codes-phone", "Edit codes", PHONE, "light"),
+            ("home", "Home", DESKTOP, "dark"),
+            ("reconstruct", "Reconstruct", DESKTOP, "dark"),
+            ("generate", "Generate", DESKTOP, "dark"),
+            ("edit-codes", "Edit codes", DESKTOP, "dark"),
+            ("surprise", "Surprise", DESKTOP, "dark"),
+            ("model-card", "Model card", DESKTOP, "dark"),
+            ("edit-codes-light", "Edit codes", DESKTOP, "light"),
+            ("edit-codes-phone", "Edit codes", PHONE, "dark"),
         ):
             context = browser.new_context(viewport=viewport, color_scheme=scheme)
             tab = context.new_page()
+            tab.add_init_script(FOLLOW_SYSTEM)
             tab.goto(f"{address}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
             tab.get_by_role("heading", name=PAGES[title], level=1).wait_for(timeout=60_000)
             settle(tab)
             if title == "Edit codes":
-                tab.locator("canvas.picture").scroll_into_view_if_needed()
-                widen_ventricles(tab)
-            if title == "Generate":
-                tab.get_by_test_id("stSlider").filter(has_text="How many").get_by_role("slider").press("End")
-                settle(tab)
-                tab.get_by_role("button", name="Draw", exact=True).click()
-                tab.get_by_text("Drawn in this session").wait_for(timeout=60_000)
-                tab.get_by_role("button", name="Draw", exact=True).scroll_into_view_if_needed()
+                tab.get_by_role("button", name="Wider ventricles").click()
+            if title in ("Home", "Generate"):
+                tab.wait_for_timeout(2500)  # half of a draw
             settle(tab)
             tab.mouse.move(0, 0)
             tab.wait_for_timeout(500)  # figures fade in

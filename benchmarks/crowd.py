@@ -16,7 +16,6 @@ import asyncio
 import io
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,8 +34,12 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.app import free_port, running
+from oasisvq.app.drawing import EIGHT, levels_apart
+
 ROOT = Path(__file__).parent.parent
 STROKES = 6
+LEVEL = levels_apart(32)[EIGHT // 2]  # on which Generate opens
 PATIENCE = 90.0  # seconds for one answer
 GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
@@ -44,25 +47,10 @@ GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCE
 @contextmanager
 def app(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A fresh server of the app: its address without scheme, and its process; all that it says goes to `log`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true", *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health")
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise SystemExit(f"error: the server does not start:\n{log.read_text()}")
+    with running([sys.executable, *words], port, ROOT, log) as process:
         yield f"localhost:{port}", process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def memory(pid: int) -> float:
@@ -83,7 +71,7 @@ class Visitor:
 
     def __init__(self, socket: ClientConnection, host: str, token: str, cookie: str) -> None:
         self.socket, self.host, self.token, self.cookie = socket, host, token, cookie
-        self.page = self.hash = self.session = ""
+        self.page = self.hash = self.session = self.query = ""
         self.elements: dict[str, Any] = {}  # by kind and label, or kind alone
         self.fragments: dict[str, str] = {}  # by the same
         self.values: dict[str, dict[str, Any]] = {}  # by the widget's id, as fields of WidgetState
@@ -94,6 +82,7 @@ class Visitor:
         request = BackMsg()
         run = request.rerun_script
         run.page_name, run.page_script_hash, run.fragment_id = "" if self.hash else self.page, self.hash, fragment
+        run.query_string = self.query
         run.context_info.url = f"http://{self.host}/{self.page}"
         for widget, value in self.values.items():
             run.widget_states.widgets.add(id=widget, **value)
@@ -124,6 +113,8 @@ class Visitor:
         kind = message.WhichOneof("type")
         if kind == "new_session":
             self.session = message.new_session.initialize.session_id or self.session
+        if kind == "page_info_changed":  # what the page writes into its address
+            self.query = message.page_info_changed.query_string
         if kind == "navigation":
             self.hash = message.navigation.page_script_hash
         if kind == "delta" and message.delta.WhichOneof("type") == "new_element":
@@ -138,7 +129,7 @@ class Visitor:
         return message
 
     async def visit(self, page: str) -> None:
-        self.page, self.hash = page, ""
+        self.page, self.hash, self.query = page, "", ""
         await self.ask()
 
     async def click(self, label: str) -> None:
@@ -221,7 +212,7 @@ async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict
         await tab.visit("generate")
         tab.values[tab.elements["number_input Seed"].id] = {"double_value": number}
         began = time.perf_counter()
-        await tab.click("Draw")
+        await tab.ask()
         figures["draw"].append(time.perf_counter() - began)
         await tab.click("Edit codes")
         assert (tab.codes("original") == expected).all(), f"the draw of seed {number} is not that of the seed"
@@ -273,7 +264,7 @@ def draws(seeds: range) -> list[np.ndarray]:
 
     torch.set_num_threads(1)  # as the app
     model = OasisVQ.from_pretrained(device="cpu")
-    return [model.sample(1, seed=seed).indices[0].numpy() for seed in seeds]
+    return [model.sample(1, seed=seed, level=LEVEL).indices[0].numpy() for seed in seeds]
 
 
 def main(arguments: list[str] | None = None) -> None:

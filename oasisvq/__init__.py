@@ -7,7 +7,9 @@ from oasisvq.errors import OasisVQError
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
-__all__ = ["OasisVQ", "OasisVQError"]
+__version__ = "0.2.0"
+
+__all__ = ["OasisVQ", "OasisVQError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""The command line: `python -m oasisvq COMMAND`. One function a command, which returns its figures; `main` shows them.
+"""The command line: `oasisvq COMMAND`, or `python -m oasisvq COMMAND` in a clone.
+
+One function a command, which returns its figures; `main` shows them.
 
 What is heavy (torch, the models, the Hub's client) is imported by the command that needs it, so that help and typing
 errors answer at once.
@@ -7,17 +9,23 @@ errors answer at once.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
-import importlib.util
+import importlib
 import io
+import itertools
 import json
 import os
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oasisvq import __version__
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -25,11 +33,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from tqdm import tqdm
 
+    from oasisvq.data.align import Aligned
     from oasisvq.pipeline import OasisVQ
 
 Figures = dict[str, Any]
+Command = Callable[..., argparse.ArgumentParser]
 
-CODES_A_FILE = 4096  # draws: a million of them do not wait in memory for the end
+TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+AGAIN = "nothing is half-written; run the same command again"
+DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # of the processes that `accelerate launch` starts, one speaks
             _show(figures)
             if args.json:
-                _write(args.json, (json.dumps(figures, indent=2) + "\n").encode())
+                _write_json(args.json, figures)
     except OasisVQError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING:
+            raise
+        print(f"error: {package} is missing: pip install 'oasisvq[train]'", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
@@ -55,13 +73,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(args: argparse.Namespace) -> Figures:
     from oasisvq.data.layout import describe
-    from oasisvq.data.prepare import prepare_phantom, prepare_volumes
+    from oasisvq.data.prepare import prepare_phantom, prepare_volumes, read_refused
 
     if args.volumes:
         prepare_volumes(args.volumes, args.out, seed=args.seed, subjects=args.subjects)
     else:
         prepare_phantom(args.out, people=tuple(args.people), seed=args.seed)
-    return describe(args.out)
+    refused = read_refused(args.out)
+    _note([f"refused: {source}: {why}" for source, why in refused.items()])
+    return describe(args.out) | {"refused": len(refused), "refused_why": refused}
+
+
+def align(args: argparse.Namespace) -> Figures:
+    import time
+
+    from oasisvq.data.align import BadFit
+    from oasisvq.data.upload import in_the_frame, read_volume
+
+    names = _names(args.files)
+    rows: list[Figures] = []
+    for file, name in zip(_progress(args.files, "aligning"), names, strict=True):
+        began = time.perf_counter()
+        row: Figures = {"file": str(file), "refused": None}
+        try:
+            head = in_the_frame(read_volume(_content(file)))
+            row |= head.fit.figures()
+            _write_levels(args.out if len(names) == 1 else args.out / name, head)
+        except OasisVQError as error:
+            row |= {"litres": None, "dice": None, "matrix": None, "refused": str(error)}
+            row |= error.fit.figures() if isinstance(error, BadFit) else {}
+            if len(names) > 1:
+                _note([f"refused: {file}: {error}"])
+        rows.append(row | {"seconds": time.perf_counter() - began})
+    refused = sum(row["refused"] is not None for row in rows)
+    figures: Figures = {"heads": len(rows) - refused, "refused": refused, "out": str(args.out), "rows": rows}
+    if refused == len(rows):
+        if args.json:
+            _write_json(args.json, figures)
+        raise OasisVQError(f"{rows[0]['file']}: {rows[0]['refused']}" if refused == 1 else "every file was refused")
+    return figures
 
 
 def train(args: argparse.Namespace) -> Figures:
@@ -119,19 +169,41 @@ def evaluate(args: argparse.Namespace) -> Figures:
 
 def encode(args: argparse.Namespace) -> Figures:
     import numpy as np
-    import torch
+
+    from oasisvq.data.codes import write_codes
 
     model = _load(args)
-    slices = torch.from_numpy(_read(args.files, model.preset.size))[:, None]
-    indices = np.concatenate([model.encode(part).numpy() for part in _progress(slices.split(64), "encoding")])
-    _write_npz(args.out, indices=indices, files=np.array([str(file) for file in args.files]))
+    indices, files, levels = [], [], []
+    for batch in _batches(_read(args.files), "encoding"):
+        indices.append(model.encode(_as_tensor(batch, model.preset.size)).numpy())
+        files += [str(one.file) for one in batch]
+        levels += [_told(one, model.preset, model.preset.levels) for one in batch]
+    beside = {"files": np.array(files), "levels": np.array(levels)}
+    _write(args.out, write_codes(np.concatenate(indices), _vqvae_sha256(model), **beside))
     grids = " + ".join(f"{height}x{width}" for height, width in model.preset.parts)
-    return {"slices": len(indices), "grid": grids, "out": str(args.out)}
+    return {"slices": len(files), "grid": grids, "out": str(args.out)}
+
+
+def decode(args: argparse.Namespace) -> Figures:
+    import torch
+
+    from oasisvq.data.codes import read_codes
+
+    names = _names(args.files)
+    model = _load(args)
+    preset, slices = model.preset, 0
+    most = preset.join([torch.full((1, *stage.grid), stage.codebook_size) for stage in preset.stages])[0].numpy()
+    for file, name in zip(args.files, names, strict=True):
+        found = torch.from_numpy(read_codes(file.read_bytes(), str(file), preset.shape, most, _vqvae_sha256(model)))
+        for start in _progress(range(0, len(found), 64), f"decoding {file.name}"):
+            for i, picture in enumerate(model.decode(found[start : start + 64])[:, 0].numpy() + 0.5, start):
+                _write_png(args.out / f"{name}_{i:05d}.png", picture, f"decoded by oasisvq from {preset.codes} codes")
+        slices += len(found)
+    return {"slices": slices, "out": str(args.out)}
 
 
 def reconstruct(args: argparse.Namespace) -> Figures:
     import numpy as np
-    import torch
 
     from oasisvq.measure import metrics
 
@@ -141,42 +213,44 @@ def reconstruct(args: argparse.Namespace) -> Figures:
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for file, name, image in zip(args.files, names, _read(args.files, model.preset.size), strict=True):
-        coded = model.reconstruct(torch.from_numpy(image)[None, None])
-        original, picture = image + 0.5, coded.slices[0, 0].numpy() + 0.5
-        bits = float(model.surprise(coded.indices).sum())
+    for one in _progress(_read(args.files), "reconstructing"):
+        slices = _as_tensor([one], model.preset.size)
+        coded = model.reconstruct(slices)
+        original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
+        level = _told(one, model.preset, None)
+        bits = float(model.surprise(coded.indices, level=level).sum())
         rows.append(
             {
-                "file": str(file),
+                "file": str(one.file),
+                "level": level,
                 "ssim": metrics.ssim(original, picture),
                 "ssim_foreground": metrics.foreground_ssim(original, picture),
                 "psnr": metrics.psnr(original, picture),
                 "bits": bits,
             }
         )
-        _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
-    means = {f"{key}_mean": float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "file"}
+        _write_png(args.out / f"{one.name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
+    figures = ("ssim", "ssim_foreground", "psnr", "bits")
+    means = {f"{key}_mean": float(np.mean([row[key] for row in rows])) for key in figures}
     return {"slices": len(rows), **means, "out": str(args.out), "rows": rows}
 
 
 def compress(args: argparse.Namespace) -> Figures:
     import numpy as np
-    import torch
 
     from oasisvq.compress import SUFFIX, compress
 
-    names = _names(args.files)
     model = _load(args)
     preset = model.preset
     if args.level is not None and not 0 <= args.level < preset.levels:
         raise OasisVQError(f"level {args.level} does not exist: choose 0 (lowest) to {preset.levels - 1}")
+    unknown = preset.levels if args.level is None else args.level
     sizes = []
-    for start in _progress(range(0, len(names), 64), "compressing"):
-        part = slice(start, start + 64)
-        indices = model.encode(torch.from_numpy(_read(args.files[part], preset.size))[:, None])
-        levels = None if args.level is None else [args.level] * len(indices)
-        for name, content in zip(names[part], compress(model, indices, levels), strict=True):
-            _write(args.out / f"{name}{SUFFIX}", content)
+    for batch in _batches(_read(args.files), "compressing"):
+        indices = model.encode(_as_tensor(batch, preset.size))
+        levels = [_told(one, preset, unknown) for one in batch]
+        for one, content in zip(batch, compress(model, indices, levels), strict=True):
+            _write(args.out / f"{one.name}{SUFFIX}", content)
             sizes.append(len(content))
     means = {"bytes_mean": float(np.mean(sizes)), "bytes_plain": preset.plain_bits / 8}
     return {"slices": len(sizes), **means, "out": str(args.out)}
@@ -209,8 +283,8 @@ def sample(args: argparse.Namespace) -> Figures:
     distances: list[float] = []
     bar = tqdm(total=len(mine) * model.preset.codes, desc="drawing", unit="code", disable=None, leave=False)
     with bar:
-        for start in range(mine.start, mine.stop, CODES_A_FILE):
-            draws = range(start, min(start + CODES_A_FILE, mine.stop))
+        for start in range(mine.start, mine.stop, DRAWS_A_FILE):
+            draws = range(start, min(start + DRAWS_A_FILE, mine.stop))
             indices = _draw(model, args, draws, bar)
             if training is not None:
                 distances += model.nearest(indices, training).tolist()
@@ -225,6 +299,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
     """Writes the pictures of draws, and their codes in one file, which what was drawn reaches whatever happens."""
     import torch
 
+    from oasisvq.data.codes import write_codes
+
     drawn: list[Tensor] = []
     try:
         for start in range(draws.start, draws.stop, args.batch):
@@ -237,7 +313,7 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
                 level=args.level,
                 grade=args.grade,
                 first=start,
-                on_step=lambda *_, n=n: bar.update(n),  # type: ignore[misc]
+                on_step=lambda *_, n=n: bar.update(n),
             )
             for i, picture in enumerate(coded.slices[:, 0].numpy() + 0.5, start):
                 how = f"drawn by oasisvq: seed {args.seed}, draw {i}, temperature {args.temperature:g}, no real person"
@@ -245,8 +321,8 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
             drawn.append(coded.indices)
     finally:
         if drawn:
-            codes = torch.cat(drawn).numpy()
-            _write_npz(args.out / f"codes_{draws.start:05d}.npz", indices=codes, first=draws.start)
+            codes = write_codes(torch.cat(drawn).numpy(), _vqvae_sha256(model), first=draws.start)
+            _write(args.out / f"codes_{draws.start:05d}.npz", codes)
     return torch.cat(drawn)
 
 
@@ -289,34 +365,61 @@ def pull(args: argparse.Namespace) -> Figures:
     return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
 
 
+def app(args: argparse.Namespace) -> Figures:
+    # As `streamlit run` does, in this process.
+    sys.argv = ["streamlit", "run", str(HOME / "app.py"), *args.options]
+    runpy.run_module("streamlit", run_name="__main__")
+    return {}
+
+
 def benchmark(args: argparse.Namespace) -> Figures:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{args.what}.py"
-    spec = importlib.util.spec_from_file_location(args.what, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise OasisVQError(f"{path} is missing: benchmarks come with the repository, run this from a clone of it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.import_module(f"benchmarks.{args.what}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", f"benchmarks.{args.what}"):
+            raise
+        path = f"benchmarks/{args.what}.py"
+        raise OasisVQError(f"{path} is missing: it comes with the repository, run this from a clone of it") from error
     module.main(args.options)
     return {}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m oasisvq", description="Discrete codes for brain MRI slices.")
+    parser = argparse.ArgumentParser("oasisvq", description="Discrete codes for brain MRI slices.")
+    parser.add_argument("--version", action="version", version=f"oasisvq {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    again = "nothing is half-written; run the same command again"
+    _add_app(commands)
+    for add in (_add_training, _add_slices, _add_sharing):
+        add(partial(_command, commands))
+    _add_benchmark(commands)
+    return parser
 
-    def command(name: str, run: Any, help: str, resume: str = again) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        sub.set_defaults(run=run, resume=resume)
-        sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-        return sub
 
-    def takes_weights(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
-        )
-        sub.add_argument("--revision", help="commit of the Hub repository")
+def _command(commands: Any, name: str, run: Any, help: str, resume: str = AGAIN) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    sub.set_defaults(run=run, resume=resume)
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    return sub
 
+
+def takes_weights(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
+    )
+    sub.add_argument("--revision", help="commit of the Hub repository")
+
+
+def _add_app(commands: Any) -> None:
+    sub = commands.add_parser(
+        "app",
+        help="open the app in a browser",
+        description="Open the app in a browser. Streamlit's options come after --: oasisvq app -- --server.port 8600",
+    )
+    sub.add_argument("options", nargs="*", metavar="-- OPTION", help="for `streamlit run`")
+    sub.set_defaults(run=app, resume=AGAIN, json=None)
+
+
+def _add_training(command: Command) -> None:
     sub = command(
         "prepare",
         prepare,
@@ -324,7 +427,7 @@ def _parser() -> argparse.ArgumentParser:
         "run the same command again, it goes on with the people that are missing",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    sub.add_argument("--volumes", type=Path, metavar="DIR", help="OASIS-1 discs, or a folder of NIfTI volumes")
+    sub.add_argument("--volumes", type=Path, metavar="DIR", help="OASIS-1 discs, or a folder of NIfTI T1 heads")
     sub.add_argument("--subjects", type=Path, metavar="CSV", help="table of ID and CDR (default: the one among them)")
     sub.add_argument("--people", type=_count, nargs=3, default=(302, 35, 17), metavar=("TRAIN", "VALIDATE", "TEST"))
     sub.add_argument("--seed", type=int, default=0, help="of the phantom people, or of the split of the volumes")
@@ -350,20 +453,40 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", choices=("train", "validate", "test"), default="test")
     takes_weights(sub)
 
-    sub = command("encode", encode, "turn pictures of slices into codes")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w) and `files`")
+
+def _add_slices(command: Command) -> None:
+    sub = command("align", align, "bring T1 heads, skull on or off, into the frame of the training slices")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="NIfTI, DICOM folder, or zip of a series")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets level_00.png to level_31.png and aligned.nii.gz; of several files, a folder each",
+    )
+
+    volumes = "PNG, JPEG or TIFF slice; or a T1 head (NIfTI, DICOM folder, zip), of which 32 levels are taken"
+    sub = command("encode", encode, "turn slices or heads into codes")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
+    sub.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w), `files`, `levels`"
+    )
     takes_weights(sub)
 
-    sub = command("reconstruct", reconstruct, "encode and decode pictures of slices, and say what was lost")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
+    sub = command("decode", decode, "turn files of codes, from encode, sample or the app, into pictures")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets FILE_00000.png and so on")
     takes_weights(sub)
 
-    sub = command("compress", compress, "turn pictures of slices into files of a few hundred bytes or less")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a file")
-    sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all these slices: smaller files, where it is known")
+    sub = command("reconstruct", reconstruct, "encode and decode slices or heads, and say what was lost")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
+    takes_weights(sub)
+
+    sub = command("compress", compress, "turn slices or heads into files of a few hundred bytes a slice or less")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a slice")
+    sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all pictures: smaller files, where it is known")
     takes_weights(sub)
 
     sub = command("decompress", decompress, "turn files of compress into pictures again, with the same weights")
@@ -387,6 +510,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     takes_weights(sub)
 
+
+def _add_sharing(command: Command) -> None:
     sub = command("publish", publish, "upload weights and model card, or the app, to the Hugging Face Hub")
     sub.add_argument("repo", metavar="REPO", help="owner/name")
     sub.add_argument("--weights", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
@@ -397,34 +522,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("repo", nargs="?", metavar="REPO", help="owner/name (default: OASISVQ_HUB_REPO)")
     sub.add_argument("--revision", help="commit, tag or branch (default: OASISVQ_HUB_REVISION, else the newest)")
 
+
+def _add_benchmark(commands: Any) -> None:
     sub = commands.add_parser(
         "benchmark",
         help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = (
-        "app",
-        "codes",
-        "container",
-        "crowd",
-        "draws",
-        "failures",
-        "fuzz",
-        "lesions",
-        "phantom",
-        "rate",
-        "refill",
-        "same_bytes",
-        "sampler",
-        "streaming",
-        "study",
-        "training",
-        "transformer",
-    )
-    sub.add_argument("what", choices=names)
+    names = sorted(path.stem for path in (HOME / "benchmarks").glob("*.py"))
+    sub.add_argument("what", choices=names or None)  # there are none but in a clone
     sub.add_argument("options", nargs=argparse.REMAINDER)
-    sub.set_defaults(run=benchmark, resume=again, json=None)
-    return parser
+    sub.set_defaults(run=benchmark, resume=AGAIN, json=None)
 
 
 def _count(text: str) -> int:
@@ -452,16 +560,63 @@ def _load(args: argparse.Namespace) -> OasisVQ:
     return model
 
 
-def _read(files: Sequence[Path], size: int) -> np.ndarray:
-    """Pictures of single slices as the model reads them: float32 (N, size, size) in [-0.5, 0.5]."""
+class _Slice(NamedTuple):
+    """One slice to be coded: what to call it, where it comes from, its level if that is known, (256, 256) in [0, 1]."""
+
+    name: str
+    file: Path
+    level: int | None
+    picture: np.ndarray
+
+
+def _read(files: Sequence[Path]) -> Iterator[_Slice]:
+    """Pictures as they are, and of each head the 32 levels."""
+    from oasisvq.data import upload
+
+    for file, name in zip(files, _names(files), strict=True):
+        content = _content(file)
+        if not upload.is_volume(content):
+            yield _Slice(name, file, None, upload.read_image(content, str(file)))
+            continue
+        try:
+            volume = upload.read_volume(content)
+            if volume.voxels.shape[2] == 1:
+                yield _Slice(name, file, None, upload.as_it_lies(volume).stack[0])
+                continue
+            levels = upload.in_the_frame(volume).levels
+        except OasisVQError as error:
+            raise OasisVQError(f"{file}: {error}") from error
+        yield from (_Slice(f"{name}_level_{k:02d}", file, k, level) for k, level in enumerate(levels))
+
+
+def _told(one: _Slice, preset: Preset, unknown: Any) -> Any:
+    """The level of a slice, for a model that knows levels of heads; else what stands for unknown."""
+    return unknown if one.level is None or one.level >= preset.levels else one.level
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a file, or of the zip that a folder of DICOM files makes."""
+    from oasisvq.data.dicom import packed
+
+    return packed(file) if file.is_dir() else file.read_bytes()
+
+
+def _batches(slices: Iterator[_Slice], label: str) -> Iterator[list[_Slice]]:
+    """Up to 64 at a time."""
+    with _progress(None, label) as bar:
+        while batch := list(itertools.islice(slices, 64)):
+            yield batch
+            bar.update(len(batch))
+
+
+def _as_tensor(slices: Sequence[_Slice], size: int) -> Tensor:
+    """As the model reads them: (N, 1, size, size) in [-0.5, 0.5]."""
     import numpy as np
+    import torch
 
     from oasisvq.data.slices import to_model
-    from oasisvq.data.upload import read_image
 
-    return np.concatenate(
-        [to_model(read_image(f.read_bytes(), str(f))[None], size) for f in _progress(files, "reading")]
-    )
+    return torch.from_numpy(np.concatenate([to_model(one.picture[None], size) for one in slices]))[:, None]
 
 
 def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
@@ -535,12 +690,32 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
-def _write_npz(path: Path, **arrays: Any) -> None:
-    import numpy as np
+def _vqvae_sha256(model: OasisVQ) -> str:
+    """Of the VQ-VAE: what files of codes name."""
+    return model.info["files"]["vqvae.safetensors"]["sha256"]
 
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    _write(path, buffer.getvalue())
+
+def _write_json(path: Path, figures: Figures) -> None:
+    _write(path, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def _write_levels(folder: Path, head: Aligned) -> None:
+    """level_00.png to level_31.png as training slices are, and aligned.nii.gz, the same in millimetres of the frame."""
+    import nibabel
+    import numpy as np
+    from PIL import Image
+
+    from oasisvq.data.frame import FRAME
+
+    for number, picture in enumerate(head.levels):
+        content = io.BytesIO()
+        Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(content, "PNG")
+        _write(folder / f"level_{number:02d}.png", content.getvalue())
+    volume = nibabel.Nifti1Image(head.levels[:, ::-1].T, FRAME)  # columns, rows upwards, levels
+    volume.set_sform(FRAME, "aligned")
+    volume.set_qform(FRAME, "aligned")
+    volume.header.set_xyzt_units("mm")
+    _write(folder / "aligned.nii.gz", gzip.compress(volume.to_bytes(), mtime=0))
 
 
 def _write_png(path: Path, picture: np.ndarray, how: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Where the files that come with oasisvq lie, and how a file is put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from oasisvq.errors import OasisVQError
+
+# The folder of `app.py`, `pages` and `checkpoints`: the top of a clone, or where a wheel has put them.
+_IN_A_WHEEL = Path(__file__).parent / "shipped"
+HOME = _IN_A_WHEEL if _IN_A_WHEEL.is_dir() else Path(__file__).parents[1]
 
 
 def write_atomically(path: Path, content: bytes, outdated: Iterable[Path] = ()) -> None:

@@ -69,7 +69,7 @@ def keep(state: editor.Editor, now: Picture) -> None:
         )
         codes.download_button(
             "Codes as npz",
-            write_codes(state.indices, sha256),
+            write_codes(state.indices[None], sha256),
             file_name="oasisvq-codes.npz",
             mime="application/octet-stream",
             on_click="ignore",
@@ -110,10 +110,20 @@ if chosen is not None and (row.button("Open this slice") or current() is None):
         codes = model.encode(chosen.tensor)[0].numpy()
     open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
 with row.popover("Saved codes"):
-    saved = st.file_uploader("Saved codes", type=["npz"], max_upload_size=1, key="saved codes")
+    saved = st.file_uploader(
+        "Saved codes",
+        type=["npz"],
+        max_upload_size=20,
+        key="saved codes",
+        help="From this page, or from `oasisvq encode` and `oasisvq sample`, made with these weights.",
+    )
+    number = st.number_input("Slice of the file", 1, help="A file of the command line holds many, in their order.")
     if saved is not None and st.button("Open these codes"):
         try:
-            open_codes(read_codes(saved.getvalue(), "The file", preset.shape, most(preset), sha256), None)
+            found = read_codes(saved.getvalue(), "The file", preset.shape, most(preset), sha256)
+            if number > len(found):
+                raise OasisVQError(f"The file holds {len(found)} slices: choose one of them")
+            open_codes(found[number - 1], None)
         except OasisVQError as error:
             st.error(str(error), icon=":material/error:")
 with row.popover("Path to another slice"):

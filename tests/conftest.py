@@ -1,6 +1,10 @@
 """A tiny cohort in the PNG layout, made of ellipses: enough to train on, in no time."""
 
+import os
 from pathlib import Path
+
+# Most tests are about what all models do alike: the smaller one does it sooner, here and in servers that tests start.
+os.environ.setdefault("OASISVQ_MODEL", "base")
 
 import numpy as np
 import pytest
@@ -8,6 +12,13 @@ from PIL import Image
 
 PEOPLE = {"train": 4, "validate": 2, "test": 2}
 LEVELS = 8
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The groups: what is marked neither `browser` nor `slow` is `fast`."""
+    for item in items:
+        if not any(item.iter_markers("browser")) and not any(item.iter_markers("slow")):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session")

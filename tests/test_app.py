@@ -28,6 +28,8 @@ from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
 from oasisvq.pipeline import OasisVQ
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 PLAIN = {"seed": 3, "temperature": 1.0, "top_k": None, "level": None, "grade": None}
@@ -131,7 +133,7 @@ def test_an_upload_is_reconstructed_and_stays_in_its_session():
     app.file_uploader[0].upload("somebody.png", as_png(picture), "image/png").run()
     mine = metrics_of(app)
     assert mine.keys() == template.keys()
-    assert mine["SSIM"] != template["SSIM"]
+    assert mine != template
 
     app.switch_page("pages/surprise.py").run()
     app.segmented_control(key="source").set_value("Your own file").run()
@@ -268,7 +270,8 @@ def test_nothing_of_an_upload_is_put_in_a_link():
     app = open_page("edit_codes")
     assert len(app.code) == 1
     app.segmented_control(key="source").set_value("Your own file").run()
-    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    upload = next(one for one in app.file_uploader if one.label.startswith("A T1 head"))
+    upload.upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
     button(app, "Open this slice").click().run()
     assert not app.exception
     assert not app.code
@@ -277,11 +280,16 @@ def test_nothing_of_an_upload_is_put_in_a_link():
 
 def test_codes_are_saved_and_opened_again(model):
     app = open_page("edit_codes")
-    codes = model.sample(1, seed=4).indices[0].numpy()
+    codes = model.sample(2, seed=4).indices.numpy()
     sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
     app.file_uploader(key="saved codes").upload("codes.npz", write_codes(codes, sha256), "").run()
+    for number in (1, 2):
+        next(field for field in app.number_input if field.label == "Slice of the file").set_value(number).run()
+        button(app, "Open these codes").click().run()
+        np.testing.assert_array_equal(mine(app, "editor").indices, codes[number - 1])
+    next(field for field in app.number_input if field.label == "Slice of the file").set_value(3).run()
     button(app, "Open these codes").click().run()
-    np.testing.assert_array_equal(mine(app, "editor").indices, codes)
+    assert ["holds 2 slices" in error.value for error in app.error] == [True]
     assert not app.code
     app.file_uploader(key="saved codes").upload("codes.npz", b"PK", "").run()
     button(app, "Open these codes").click().run()
@@ -352,8 +360,8 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
 def test_surprise_adds_up(model):
     app = open_page("surprise")
     shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
-    untold = app.select_slider[0].set_value(None).run()
-    without = float(metrics_of(untold)["Bits for the slice"].replace(",", ""))
+    other = app.select_slider[0].set_value(9).run()
+    without = float(metrics_of(other)["Bits for the slice"].replace(",", ""))
     assert 0 < without != shown > 0
 
 
@@ -377,7 +385,8 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     ranks = [1 + rank / 50 for rank in range(101)]
     monkeypatch.setitem(model.info, "results", model.info["results"] | {"percentiles": {"bits_per_code": ranks}})
     app = open_page("surprise")
-    app.select_slider[0].set_value(None).run()
+    app.session_state[f"level of {app.selectbox(key='case').value} 0"] = None
+    app.run()
     assert not app.exception
     told = " ".join(html.proto.body for html in app.get("html"))
     assert "1.10 to 2.90" in told
@@ -581,7 +590,8 @@ def test_heat_lies_on_the_cells_and_outlines_the_region():
     assert image.size == (320, 320)
     pixels = np.asarray(image)
     rows, columns = np.nonzero(pixels[..., 3])
-    assert (rows.max(), columns.min()) == (15, 304)
+    assert rows.max() in (15, 16)
+    assert columns.min() in (303, 304)
     assert tuple(pixels[8, 312, :3]) != REGION[:3]
     assert (pixels[15, 304:] == REGION).all()
     assert (pixels[:16, 304] == REGION).all()

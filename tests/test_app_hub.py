@@ -12,6 +12,8 @@ from tiny_weights import REPO, forget_the_hub, point_at, write_weights
 from oasisvq.app import models
 from oasisvq.hub import background, client, sources
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -21,6 +21,8 @@ from oasisvq.hub.manifest import write_manifest
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
 
+pytestmark = pytest.mark.slow
+
 GEOMETRIES = {
     "base": replace(TINY, name="base", size=80),
     "clear": replace(TINY, name="clear", size=80, channels=(4,), blocks=(1,)),
@@ -29,11 +31,11 @@ GEOMETRIES = {
 GEOMETRIES["large"] = replace(
     TINY,
     name="large",
-    size=256,
+    size=128,
     coarse=GEOMETRIES["base"],
     channels=(4, 4, 8),
     blocks=(1, 1, 1),
-    codebook_size=2048,
+    codebook_size=64,
     depth=2,
 )
 
@@ -71,7 +73,7 @@ def test_the_selector_names_every_model_with_its_geometry():
     assert app.selectbox(key="model").options == [
         "base: 80 px, 20 × 20 codes",
         "clear: 80 px, 40 × 40 codes",
-        "large: 256 px, 20 × 20 + 32 × 64 codes",
+        "large: 128 px, 20 × 20 + 16 × 32 codes",
     ]
 
 
@@ -130,7 +132,7 @@ def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
         assert len(code_grid.beside().likely[1]) == 5
     for kind in TRIES:
         studio.ask({"kind": "try", "name": kind})
-    studio.walk("MNI152 template, level 11", 0.5)
+    studio.walk("MNI152 template, level 20", 0.5)
     model.decode(torch.from_numpy(code_grid.current().indices)[None])
     st.session_state.pop("belongings", None)
 
@@ -146,9 +148,7 @@ def test_what_belongs_to_another_model_is_let_go_with_a_note():
     assert ["let go" in toast.value for toast in app.toast] == [True]
     assert mine(app, "editor").indices.shape == (40, 40)
     assert "gallery" not in app.session_state["belongings"]
-    app.switch_page("pages/generate.py")
-    app.query_params["model"] = "clear"
-    app.run()
+    app.switch_page("pages/generate.py").run()
     assert app.selectbox(key="model").value == "clear"
     assert not app.toast
 

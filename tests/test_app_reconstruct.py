@@ -18,6 +18,8 @@ from oasisvq.data.slices import to_model
 from oasisvq.measure import out_of_distribution
 from oasisvq.measure.out_of_distribution import Unlike
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def brain():

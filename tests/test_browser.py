@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from benchmarks.app import CHROMIUM, FLAGS, PAGES, serve, settle, visit
+from benchmarks.app import CHROMIUM, FLAGS, FOLLOW_SYSTEM, PAGES, page_link, serve, settle, visit
 
 pytestmark = [
     pytest.mark.browser,
@@ -42,6 +42,7 @@ def seen():
 def tab(browser, server, seen):
     """One tab for all tests, opened by the address of an inner page as the first request to a fresh server."""
     tab = browser.new_page(viewport={"width": 1360, "height": 1300})
+    tab.add_init_script(FOLLOW_SYSTEM)
     tab.on("request", lambda request: seen.hosts.add(urlparse(request.url).netloc))
     tab.on("pageerror", lambda error: seen.crashes.append(str(error)))
     tab.goto(f"{server}/surprise")
@@ -50,7 +51,7 @@ def tab(browser, server, seen):
 
 
 def test_an_inner_page_comes_in_its_frame_from_a_fresh_server(tab):
-    links = tab.get_by_test_id("stSidebarNavLink")
+    links = tab.locator(".st-key-nav a")
     links.first.wait_for()
     assert [link.inner_text().split("\n")[-1] for link in links.all()] == list(PAGES)
     tab.get_by_text("not for diagnosis").first.wait_for()
@@ -104,7 +105,7 @@ def phone(browser, seen):
 
 @pytest.mark.parametrize("title", PAGES)
 def test_a_phone_shows_all_of_a_page(phone, server, title):
-    phone.goto(f"{server}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
+    phone.goto(f"{server}/{'' if title == 'Home' else title.lower().replace(' ', '_').replace('?', '')}")
     phone.get_by_role("heading", name=PAGES[title], level=1).wait_for()
     settle(phone)
     widths = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth)"
@@ -118,7 +119,7 @@ def test_warm_page_change_is_quick(tab):
         seconds = []
         for title in ("Home", "Generate", "Edit codes", "Model card", "Surprise"):
             started = time.monotonic()
-            tab.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+            page_link(tab, title).click()
             tab.get_by_role("heading", name=PAGES[title], level=1).wait_for()
             seconds.append(time.monotonic() - started)
         medians.append(sorted(seconds)[2])
@@ -185,7 +186,7 @@ QUEUE_IS_EMPTY = """() => {
 
 def cells_changed(tab, count: int) -> None:
     """Wait for the server to say that so many cells are changed."""
-    first_metric = "count => document.querySelector('[data-testid=stMetricValue]')?.innerText === String(count)"
+    first_metric = "count => document.querySelector('.figures b')?.innerText === String(count)"
     tab.wait_for_function(first_metric, arg=count, timeout=10_000)
 
 
@@ -260,7 +261,9 @@ def test_a_link_opens_the_same_state_in_another_tab(tab, grid, browser, seen):
     tab.mouse.click(*grid.at(4, 18))
     painted = grid.changed()
     settle(tab)
+    tab.get_by_text("Take it home").click()
     link = tab.get_by_test_id("stCode").inner_text().strip()
+    tab.get_by_text("Take it home").click()
     assert "cells=" in link
     other = browser.new_page(viewport={"width": 1360, "height": 1300})
     other.on("request", lambda request: seen.hosts.add(urlparse(request.url).netloc))
@@ -284,19 +287,86 @@ def test_picked_code_is_painted(tab, grid):
 # Drawing.
 
 
-def test_a_draw_appears_and_can_be_stopped(tab):
-    visit(tab, "Generate")
-    tab.get_by_role("button", name="Draw", exact=True).click()
-    tab.get_by_alt_text("Synthetic slice under construction", exact=False).wait_for()
-    tab.get_by_alt_text("Synthetic slice: seed 0", exact=False).wait_for()
-    tab.get_by_role("button", name="Stop").wait_for(state="hidden")
+def player(tab):
+    return tab.locator(".player")
 
-    tab.get_by_test_id("stSlider").filter(has_text="How many").get_by_role("slider").press("End")
+
+def test_a_draw_is_played_once_it_is_there_and_stays_large(tab):
+    visit(tab, "Generate")
+    before = player(tab).get_attribute("data-id")
+    tab.get_by_role("button", name="Draw a new slice").click()
+    tab.wait_for_function("() => location.search.includes('seed=')")
+    tab.wait_for_function("before => document.querySelector('.player')?.dataset.id !== before", arg=before)
     settle(tab)
-    tab.get_by_role("button", name="Draw", exact=True).click()
-    tab.get_by_role("button", name="Stop").click()
-    tab.get_by_role("progressbar").wait_for(state="hidden")
-    assert tab.get_by_alt_text("Synthetic slice: seed 0", exact=False).count() == 1
+    drawn = player(tab).get_attribute("data-id")
+    tab.get_by_role("button", name="Replay").or_(tab.get_by_role("button", name="Pause")).first.wait_for()
+    tab.locator(".player[data-state=done]").wait_for(timeout=15_000)
+    picture = tab.locator(".player .picture canvas")
+    assert picture.bounding_box()["width"] > 500
+    whole = picture.evaluate("canvas => canvas.toDataURL()")
+    tab.locator(".player .place").fill("150")
+    assert picture.evaluate("canvas => canvas.toDataURL()") != whole
+    tab.reload()
+    player(tab).wait_for(timeout=60_000)
+    settle(tab)
+    assert player(tab).get_attribute("data-id") == drawn
+
+
+def test_back_and_forward_lead_through_draws(tab):
+    first, shown = tab.url, player(tab).get_attribute("data-id")
+    tab.locator(".player .thumbs button").nth(1).click()
+    tab.wait_for_function("before => document.location.href !== before", arg=first)
+    tab.locator(f".player:not([data-id='{shown}'])").wait_for()
+    other = player(tab).get_attribute("data-id")
+    tab.go_back()
+    tab.locator(f".player[data-id='{shown}']").wait_for()
+    tab.go_forward()
+    tab.locator(f".player[data-id='{other}']").wait_for()
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 720)])
+@pytest.mark.parametrize(
+    ("title", "picture"),
+    [
+        ("Home", ".player .picture canvas"),
+        ("Reconstruct", ".viewer [data-panel=reconstruction] canvas"),
+        ("Generate", ".player .picture canvas"),
+        ("Edit codes", "canvas.picture"),
+        ("Surprise", ".viewer [data-panel=original] canvas"),
+        ("Real or drawn?", ".st-key-guess img"),
+    ],
+)
+def test_the_picture_is_whole_without_scrolling(tab, title, picture, size):
+    width, height = size
+    tab.set_viewport_size({"width": width, "height": height})
+    try:
+        visit(tab, title)
+        box = tab.locator(picture).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+        assert box["x"] + box["width"] <= width
+        assert box["height"] > 0.45 * height
+        assert tab.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
+    finally:
+        tab.set_viewport_size({"width": 1360, "height": 1300})
+
+
+def test_a_first_visit_is_dark_and_a_choice_of_the_theme_stays(browser, server):
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
+    tab = context.new_page()
+    ground = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+    tab.goto(f"{server}/edit_codes")
+    tab.get_by_role("heading", name="Edit codes", level=1).wait_for(timeout=60_000)
+    dark = tab.evaluate(ground)
+    assert max(map(int, re.findall(r"\d+", dark))) < 60
+    settle(tab)
+    tab.get_by_test_id("stMainMenu").click()
+    tab.get_by_test_id("stMainMenuItem-theme-Light").click()
+    tab.wait_for_function(f"() => {ground} !== '{dark}'")
+    tab.goto(f"{server}/surprise")
+    tab.get_by_role("heading", name="Surprise", level=1).wait_for(timeout=60_000)
+    assert tab.evaluate(ground) != dark
+    context.close()
 
 
 def test_no_request_left_for_another_host(tab, server, seen):

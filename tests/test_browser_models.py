@@ -1,4 +1,4 @@
-"""Finer grids in a real browser: the model is chosen in the sidebar, and fast fingers lose nothing."""
+"""Finer grids in a real browser: the model is chosen at the top, and fast fingers lose nothing."""
 
 import pytest
 from test_app_models import GEOMETRIES, write_untrained
@@ -18,9 +18,9 @@ def tab(browser, tmp_path_factory, model):  # noqa: F811
     with serve(folder / "log", bundled) as address:
         tab = browser.new_page(viewport={"width": 1360, "height": 1300})
         tab.goto(address)
-        tab.get_by_label("Model", exact=False).first.wait_for(timeout=60_000)
+        tab.locator(".st-key-model").get_by_role("combobox").wait_for(timeout=60_000)
         settle(tab)
-        tab.get_by_test_id("stSidebar").get_by_role("combobox").click()
+        tab.locator(".st-key-model").get_by_role("combobox").click()
         tab.get_by_role("option", name=model, exact=False).click()
         settle(tab)
         visit(tab, "Edit codes")
@@ -32,7 +32,7 @@ def tab(browser, tmp_path_factory, model):  # noqa: F811
 @pytest.fixture
 def grid(tab, model):
     grid = Grid(tab)
-    assert (grid.rows, grid.columns) == GEOMETRIES[model].grid
+    assert (grid.rows, grid.columns) == GEOMETRIES[model].parts[0]
     return grid
 
 

@@ -176,6 +176,7 @@ def test_from_the_command_line_there_and_back(
     assert "head.ovq" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_arithmetic_decodes_the_same(folder: Path, tmp_path: Path) -> None:
     loaded = OasisVQ.from_pretrained(folder, device="cpu")
     indices = loaded.sample(3, seed=2).indices

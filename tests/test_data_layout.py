@@ -130,6 +130,7 @@ def test_sets_share_a_folder_for_what_is_decoded(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").glob("*.records"))) == 2
 
 
+@pytest.mark.slow
 def test_no_room_to_sort_names_is_one_clear_line(root):
     # In a process of its own, whose files may not grow: the database spills to disk.
     for number in range(4000):

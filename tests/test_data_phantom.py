@@ -11,6 +11,8 @@ from oasisvq.data.prepare import prepare_phantom
 from oasisvq.data.slices import foreground
 from oasisvq.errors import OasisVQError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def people():

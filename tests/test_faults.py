@@ -36,6 +36,8 @@ from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.pipeline import OasisVQ
 from oasisvq.training import loop as training
 
+pytestmark = pytest.mark.slow
+
 KILLS = {"training and packaging": 25, "publishing": 25}
 SMALL = replace(TINY, vqvae_epochs=2, prior_epochs=2)
 

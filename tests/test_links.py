@@ -102,10 +102,21 @@ def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
 
 
 def test_codes_come_back_from_a_file(codes):
-    data = write_codes(codes, SHA)
-    np.testing.assert_array_equal(read_codes(data, "a.npz", (20, 20), K, SHA), codes)
+    both = np.stack([codes, codes[::-1]])
+    data = write_codes(both, SHA, files=np.array(["one.png", "two.png"]))
+    np.testing.assert_array_equal(read_codes(data, "a.npz", (20, 20), K, SHA), both)
     with np.load(io.BytesIO(data)) as as_written:
-        assert as_written["indices"].shape == (1, 20, 20)
+        assert as_written["indices"].shape == (2, 20, 20)
+        assert as_written["weights"] == SHA
+        assert as_written["files"].tolist() == ["one.png", "two.png"]
+
+
+def test_each_place_has_a_codebook_of_its_own(codes):
+    most = np.full((20, 20), K)
+    most[3, 5] = codes[3, 5]
+    read_codes(write_codes(codes[None], SHA), "a.npz", (20, 20), most + 1, SHA)
+    with pytest.raises(OasisVQError, match="outside the codebook"):
+        read_codes(write_codes(codes[None], SHA), "a.npz", (20, 20), most, SHA)
 
 
 def npz(**arrays) -> bytes:
@@ -121,11 +132,13 @@ def npz(**arrays) -> bytes:
         (b"PK\x03\x04" + bytes(50), "not an .npz"),
         (npz(other=np.zeros(3)), "not an .npz"),
         (npz(indices=np.zeros((1, 40, 40), int)), "takes"),
+        (npz(indices=np.zeros((20, 20), int)), "takes"),
+        (npz(indices=np.zeros((0, 20, 20), int)), "takes"),
         (npz(indices=np.zeros((1, 20, 20))), "takes"),
         (npz(indices=np.array([[[object()] * 20] * 20])), "takes"),
         (npz(indices=np.full((1, 20, 20), K)), "outside the codebook"),
         (npz(indices=np.full((1, 20, 20), -1)), "outside the codebook"),
-        (write_codes(np.zeros((20, 20), int), "cd" * 32), "other weights"),
+        (write_codes(np.zeros((1, 20, 20), int), "cd" * 32), "other weights"),
     ],
 )
 def test_other_files_are_refused(data, reason):
@@ -133,18 +146,19 @@ def test_other_files_are_refused(data, reason):
         read_codes(data, "a.npz", (20, 20), K, SHA)
 
 
-def test_a_header_that_claims_too_much_is_refused():
+@pytest.mark.parametrize(("shape", "reason"), [((1, 10**9, 20), "takes"), ((10**9, 20, 20), "more than")])
+def test_a_header_that_claims_too_much_is_refused(shape, reason):
     content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "<i8", "fortran_order": False, "shape": (1, 10**9, 20)})
+    np.lib.format.write_array_header_1_0(content, {"descr": "<i8", "fortran_order": False, "shape": shape})
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w") as archive:
         archive.writestr("indices.npy", content.getvalue())
-    with pytest.raises(OasisVQError, match="takes"):
+    with pytest.raises(OasisVQError, match=reason):
         read_codes(bomb.getvalue(), "a.npz", (20, 20), K, SHA)
 
 
 def test_a_file_cut_anywhere_is_refused(codes):
-    data = write_codes(codes, SHA)
+    data = write_codes(codes[None], SHA)
     for end in range(0, len(data), 7):
         with pytest.raises(OasisVQError):
             read_codes(data[:end], "a.npz", (20, 20), K, SHA)

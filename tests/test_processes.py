@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from two_processes import PRESET, learn
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

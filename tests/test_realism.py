@@ -123,6 +123,7 @@ def stripes(n: int, seed: int, upright: bool = True) -> np.ndarray:
     return waves if upright else waves.swapaxes(1, 2)
 
 
+@pytest.mark.slow
 def test_classifier_tells_what_differs_and_not_what_does_not() -> None:
     people = [str(i // 10) for i in range(200)]
     real = stripes(200, 0)
@@ -151,6 +152,7 @@ def made_up(people: int, seed: int) -> SliceSet:
     return SliceSet(slices, np.concatenate([describe_slices(str(i), range(8), 0) for i in range(people)]))
 
 
+@pytest.mark.slow
 def test_judge_reports_planted_copies_and_needs_two_people() -> None:
     train, held_out = made_up(6, 0), made_up(4, 1)
     sources = np.arange(32)

@@ -12,6 +12,8 @@ from oasisvq import cli
 from oasisvq.measure import metrics
 from oasisvq.models.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 QUICK = replace(
     PRESETS["smoke"], vqvae_batch=8, prior_batch=8, vqvae_epochs=4, prior_epochs=2, prior_channels=16, vqvae_rate=3e-3
 )

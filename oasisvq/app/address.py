@@ -46,6 +46,7 @@ def follow(key: str, default: Any, read: Reader) -> None:
     """Before the widget `key`: set it to what the address says, if that is news."""
     asked = st.query_params.get(key)
     if key in st.session_state and asked == _seen().get(key):
+        st.session_state[key] = st.session_state[key]  # else the widget of another page would begin anew
         return
     _seen()[key] = asked
     try:

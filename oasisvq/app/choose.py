@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -15,6 +16,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from oasisvq.app import address, code_grid
 from oasisvq.app.drawing import GALLERY
+from oasisvq.app.head import Head, bring_into_frame, progress, show_head
 from oasisvq.app.models import belongings, reading
 from oasisvq.data.examples import examples, level_in, with_lesion
 from oasisvq.data.slices import to_model
@@ -27,11 +29,12 @@ if TYPE_CHECKING:  # torch and the readers take longer to import than a first vi
     from oasisvq.data.scan import Scan
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
-SHOWN_FIRST = "MNI152 template, level 20"  # of the examples: a level with ventricles, which everybody recognises
+SHOWN_FIRST = "Colin 27, level 24"  # of the examples: a person, with ventricles, which everybody recognises
 SLICE = "slice number"  # key of the slider
 SLICE_NAME = "slice"  # key of the examples, in the address too
 _MEGABYTES = 100  # as oasisvq.data.upload, which is not imported before it is needed
 _KEPT, _REFUSED, _UPLOADS = "uploaded scan", "refused upload", "uploads so far"
+_UNFIT = "upload that does not fit"
 
 
 class Kept(NamedTuple):
@@ -40,12 +43,20 @@ class Kept(NamedTuple):
     Attributes:
         key: tells it from the one before.
         found: what was measured on all its slices, by the sha256 of the weights.
+        head: how it was brought into the frame, if it was; `scan` is then its levels, or the slices as they lie.
+        other: the other of these two.
+        refused: why a volume was not brought into the frame.
+        unfit: whether that is because it looks like no T1 head, so that nothing is shown of it unasked.
     """
 
     name: str
     scan: Scan
     key: str
     found: dict[str, dict[str, list[float]]]
+    head: Head | None = None
+    other: Scan | None = None
+    refused: str | None = None
+    unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ def remarks() -> None:
     """Below the picture: what was noticed when the file of this session was read."""
     if (kept := uploaded()) is None:
         return
+    show_head(kept.head, kept.refused, kept.head is not None and kept.scan is not kept.head.levels, _switch)
     for warning in kept.scan.warnings:
         st.warning(warning, icon=":material/warning:")
     for note in kept.scan.notes:
@@ -152,7 +164,7 @@ def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
     kept: Kept | None = st.session_state.get(_KEPT)
     place = st.container() if kept is None else row.popover("Another file")
     file = place.file_uploader(
-        "An axial, skull-stripped T1 slice or volume",
+        "A T1 head, the skull on or off, or an axial slice without the skull",
         max_upload_size=_MEGABYTES,
         key=f"upload {count}",
         help="PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz), one DICOM file, or a zip of a DICOM series. It is held in memory "
@@ -164,6 +176,9 @@ def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
         st.rerun()
     if refused := st.session_state.get(_REFUSED):
         st.error(refused, icon=":material/error:")
+    if (unfit := st.session_state.get(_UNFIT)) is not None:
+        st.error(f"{unfit.name}: {unfit.refused}", icon=":material/error:")
+        st.button("Use as it lies", on_click=_keep, args=(unfit,), help="Its slices, neither stripped nor turned.")
     if kept is None:
         return None
     if row.button("Forget this file", help="And all that was made from it in this session."):
@@ -177,6 +192,7 @@ def _forget() -> None:
     """Let go of the upload, of codes that came from a file, and of draws begun from one."""
     st.session_state.pop(_KEPT, None)
     st.session_state.pop(_REFUSED, None)
+    st.session_state.pop(_UNFIT, None)
     code_grid.forget_private()
     if kept := {key: one for key, one in belongings().pop(GALLERY, {}).items() if one.origin is not None}:
         belongings()[GALLERY] = kept
@@ -184,21 +200,61 @@ def _forget() -> None:
 
 def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
     """Read an upload into the session, or say why not, and let go of its bytes."""
-    from oasisvq.data import upload
 
     name = harmless(file.name)
     st.session_state.pop(_REFUSED, None)
+    st.session_state.pop(_UNFIT, None)
+    on_step, done = progress()
     try:
-        with st.spinner("Reading …"), reading():
-            scan = upload.read(file.getvalue(), name)
-        st.session_state[_KEPT] = Kept(name, scan.halved(), uuid4().hex, {})
-        st.session_state[SLICE] = scan.first + 1
+        kept = _kept(file.getvalue(), name, on_step)
     except OasisVQError as error:
         st.session_state.pop(_KEPT, None)
         st.session_state[_REFUSED] = str(error)
+    else:
+        if kept.unfit:
+            st.session_state.pop(_KEPT, None)
+            st.session_state[_UNFIT] = kept
+        else:
+            _keep(kept)
+    done()
     context = get_script_run_ctx()
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+
+
+def _kept(data: bytes, name: str, on_step: Callable[[str, float], None]) -> Kept:
+    """What a session keeps of an upload: no more than is shown of it. Raises OasisVQError, `name` first."""
+    from oasisvq.data import upload
+    from oasisvq.data.align import BadFit
+
+    with reading():
+        if not upload.is_volume(data):
+            return Kept(name, upload.read(data, name).halved(), uuid4().hex, {})
+        try:
+            volume = upload.read_volume(data)
+            scan = upload.as_it_lies(volume).halved()
+        except OasisVQError as error:
+            raise OasisVQError(f"{name}: {error}") from error
+    try:
+        head = bring_into_frame(volume, on_step)
+    except OasisVQError as error:
+        refused = str(error) if len(scan.stack) > 1 else None
+        return Kept(name, scan, uuid4().hex, {}, refused=refused, unfit=isinstance(error, BadFit))
+    return Kept(name, head.levels, uuid4().hex, {}, head, scan)
+
+
+def _keep(kept: Kept) -> None:
+    """Take an upload into use."""
+    st.session_state.pop(_UNFIT, None)
+    st.session_state[_KEPT] = kept
+    st.session_state[SLICE] = kept.scan.first + 1
+
+
+def _switch() -> None:
+    """From the levels of a head to its slices as they lie, and back."""
+    kept: Kept = st.session_state[_KEPT]
+    assert kept.other is not None
+    _keep(kept._replace(scan=kept.other, other=kept.scan, key=uuid4().hex, found={}))
 
 
 def _slice_of(kept: Kept, size: int, row: DeltaGenerator) -> Chosen:

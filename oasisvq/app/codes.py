@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,14 @@ Codes = NDArray[np.int64]
 PARTS = {1: ("Codes",), 2: ("Coarse codes", "Fine codes")}  # what to call them, by how many there are
 
 
-def split(preset: Preset, indices: NDArray) -> list[NDArray]:
+def split(preset: Preset, indices: NDArray[Any]) -> list[NDArray[Any]]:
     """What is known of all codes of a slice, (h, w) -> the grid of each part, in the order in which they are drawn."""
     import torch
 
     return [part[0].numpy() for part in preset.split(torch.from_numpy(indices)[None])]
 
 
-def join(preset: Preset, parts: Sequence[NDArray]) -> NDArray:
+def join(preset: Preset, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Inverse of `split`; also of masks, bool."""
     import torch
 

@@ -199,5 +199,5 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
 
 
 def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:
-    """The codes as .npz, `indices` (1, h, w) as the command line writes them, and the weights that they belong to."""
-    return write_codes(examined.indices, info["files"]["vqvae.safetensors"]["sha256"])
+    """The codes as a file that the command line and Edit codes read."""
+    return write_codes(examined.indices[None], info["files"]["vqvae.safetensors"]["sha256"])

@@ -62,15 +62,10 @@ def navigation() -> Page:
     return st.navigation(pages, position="hidden")
 
 
-def link(title: str, place: DeltaGenerator | None = None, label: str | None = None, icon: bool = True) -> None:
+def link(title: str, label: str) -> None:
     """A link to a page, with what is chosen there."""
     page = page_of(title)
-    (place or st).page_link(
-        page.path,
-        label=label or title,
-        icon=page.icon if icon else None,
-        query_params=address.of(page.keys),
-    )
+    st.page_link(page.path, label=label, icon=page.icon, query_params=address.of(page.keys))
 
 
 def page_of(title: str) -> PageOf:
@@ -84,12 +79,29 @@ def go_to(title: str) -> None:
     st.switch_page(page.path, query_params=address.of(page.keys))
 
 
-def frame(page: Page) -> None:
+class Links:
+    """The links to all pages. They carry what is chosen, which a page may change after they were drawn."""
+
+    def __init__(self, places: list[DeltaGenerator]) -> None:
+        self.places = places
+        self.shown: list[dict[str, str]] = []
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw them, if anything has changed."""
+        wanted = [address.of(page.keys) for page in PAGES]
+        if wanted == self.shown:
+            return
+        self.shown = wanted
+        for place, page, query in zip(self.places, PAGES, wanted, strict=True):
+            place.page_link(page.path, label=page.title, query_params=query)
+
+
+def frame(page: Page) -> Links:
     """Links, title and disclaimer: what can be shown before torch is imported and weights are read."""
     st.html(_STYLE)
     with st.container(horizontal=True, key="nav", gap="small", vertical_alignment="center"):
-        for one in PAGES:
-            link(one.title, icon=False)
+        links = Links([st.empty() for _ in PAGES])
         models = st.container(horizontal=True, key="models", width="content", gap="small")
     with st.container(horizontal=True, key="head", gap="small", vertical_alignment="center"):
         st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")
@@ -97,6 +109,7 @@ def frame(page: Page) -> None:
     banner.caption(f":material/science: **{wording.DISCLAIMER}**")
     guide(page.title)
     st.session_state[_FRAMED] = (banner, models, st.empty(), page_of(page.title))
+    return links
 
 
 def guide(title: str) -> None:
@@ -169,7 +182,6 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         format_func=lambda option: known[option].label,
         key="model",
         label_visibility="collapsed",
-        persist_state="session",
         help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
     )
     address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))

@@ -126,8 +126,8 @@ def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
 
 
 @st.cache_resource(show_spinner=False)
-def _turns(what: str) -> Turns:
-    return Turns(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _turns(what: str, places: int | None = None) -> Turns:
+    return Turns(places or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
@@ -138,6 +138,11 @@ def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
 def reading() -> AbstractContextManager[Callable[[], None]]:
     """Hold one of the places to read an upload, which takes memory: no more at once than there are processors."""
     return _turns("uploads").turn()
+
+
+def aligning() -> AbstractContextManager[Callable[[], None]]:
+    """Hold the one place to bring a head into the frame, which takes a gigabyte and a processor."""
+    return _turns("heads", 1).turn()
 
 
 def waiting() -> int:

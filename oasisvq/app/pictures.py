@@ -83,7 +83,7 @@ def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8
 
 def heat(values: NDArray[np.floating], most: float, region: NDArray[np.bool_], cell: int = 16) -> Image.Image:
     """A map of cells (n, n) to lay over a picture: transparent 0 to yellow `most`, a region of it outlined in blue."""
-    share = np.clip(values / most, 0, 1)
+    share = np.clip(np.nan_to_num(values) / most, 0, 1)
     scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
     colours = np.dstack([scale[(share * 255).astype(int)], np.clip(2.5 * share, 0, 1) * 255])
     image = Image.fromarray(np.rint(colours).astype(np.uint8), "RGBA")

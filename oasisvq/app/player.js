@@ -21,9 +21,8 @@ class Player {
     this.element = this.find(".player");
     this.find(".play").addEventListener("click", () => (this.running ? this.pause() : this.play()));
     this.find(".place").addEventListener("input", (event) => {
-      this.pause();
       this.done = Number(event.target.value);
-      this.show();
+      this.pause();
     });
   }
 

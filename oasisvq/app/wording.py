@@ -74,8 +74,8 @@ MORE_UNUSUAL = """
 """
 
 LIMITS = """
-- The model knows axial, skull-stripped T1 slices like those it was trained on. It turns anything else into the
-  nearest thing that it knows, without complaint.
+- The model knows axial T1 slices of the brain, without the skull, like those of its training. It turns anything else
+  into the nearest thing that it knows, without complaint.
 - A reconstruction is a drawing made from codes. A small finding may vanish in it, and detail may appear that was
   never there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
@@ -95,8 +95,8 @@ The weights come under the terms of the data that they were trained on. For slic
 [OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to find out who took
 part, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
 Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910,
-P20 MH071616, U24 RR021382." No slice of anybody is in the weights' files or in this app: the examples are a
-template and phantoms.
+P20 MH071616, U24 RR021382." No slice of anybody in that data is in the weights' files or in this app: the
+examples are Colin 27 (one man, free for any use with his notice), a template and phantoms.
 """
 
 COPIES = """
@@ -106,7 +106,7 @@ slice, mirrored ones too, and so are slices of held-out people, who cannot have 
 
 TRAIN = """
 Put your slices in the layout of `keras_png_slices_data`, or let `prepare` make it from OASIS-1 discs or a folder of
-skull-stripped NIfTI volumes, then train both models, measure them and write their card with one command:
+T1 heads as NIfTI, skull on or off, then train both models, measure them and write their card with one command:
 
 ```bash
 python -m oasisvq prepare --help          # volumes to slices, people split once and for all

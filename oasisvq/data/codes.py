@@ -1,9 +1,11 @@
-"""One slice's codes as a file: .npz with `indices` (1, h, w), as the command line writes them, and their weights."""
+"""Codes of slices as a file: .npz with `indices` (N, h, w), and `weights`, the sha256 of the VQ-VAE they belong to."""
 
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -11,26 +13,28 @@ from numpy.typing import NDArray
 
 from oasisvq.errors import OasisVQError
 
-_MEMBERS = {"indices": 100_000, "weights": 1_000}  # bytes of each array that are read at most
+LARGEST = 2**27  # bytes of codes that are read at most: 40,000 slices of 20 x 20
 
 
-def write_codes(indices: NDArray[np.integer], sha256: str) -> bytes:
-    """The codes (h, w) of one slice, and the sha256 of the VQ-VAE that they belong to."""
+def write_codes(indices: NDArray[np.integer], sha256: str, **beside: Any) -> bytes:
+    """The file of codes (N, h, w). `beside` are further arrays, which `read_codes` does not look at."""
     content = io.BytesIO()
-    np.savez_compressed(content, indices=indices[None], weights=np.array(sha256))
+    np.savez_compressed(content, indices=indices, weights=np.array(sha256), **beside)
     return content.getvalue()
 
 
-def read_codes(data: bytes, name: str, grid: tuple[int, int], most: NDArray | int, sha256: str) -> NDArray[np.int64]:
-    """Inverse of `write_codes`: codes of shape `grid`, from 0 to below `most`. `name` is for messages only.
+def read_codes(
+    data: bytes, name: str, shape: tuple[int, int], most: NDArray[np.integer] | int, sha256: str
+) -> NDArray[np.int64]:
+    """Inverse of `write_codes`: codes (N, *shape), N at least 1, from 0 to below `most`. `name` is for messages only.
 
     Nothing is unpacked or allocated before its size is known, and no pickle is loaded. Raises OasisVQError in one
-    sentence when the file is anything else, or was made with other weights.
+    sentence when the file is anything else, or was made with other weights. Files that name no weights are read too.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            weights = _array(archive, "weights", (), "U") if "weights.npy" in archive.namelist() else None
-            indices = _array(archive, "indices", (1, *grid), "iu")[0].astype(np.int64)
+            weights = _array(archive, "weights", (), "U", 1_000) if "weights.npy" in archive.namelist() else None
+            indices = _array(archive, "indices", shape, "iu", LARGEST).astype(np.int64, copy=False)
     except OasisVQError as error:
         raise OasisVQError(f"{name}: {error}") from error
     except Exception as error:  # a zip of hostile bytes raises what any of its unpackers does
@@ -42,12 +46,15 @@ def read_codes(data: bytes, name: str, grid: tuple[int, int], most: NDArray | in
     return indices
 
 
-def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str) -> NDArray:
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str, largest: int) -> NDArray[Any]:
+    """An array of the archive: (N, *shape), or () where `shape` is ()."""
     with archive.open(f"{name}.npy") as member:
-        content = io.BytesIO(member.read(_MEMBERS[name]))
-    version = npy.read_magic(content)
-    found, _, dtype = npy.read_array_header_1_0(content) if version == (1, 0) else npy.read_array_header_2_0(content)
-    if found != shape or dtype.kind not in kinds:
-        raise OasisVQError(f"`{name}` has shape {found} of {dtype}: this model takes {shape} whole numbers")
-    content.seek(0)
-    return npy.read_array(content, allow_pickle=False)
+        version = npy.read_magic(member)
+        found, _, dtype = npy.read_array_header_1_0(member) if version == (1, 0) else npy.read_array_header_2_0(member)
+    if len(found) != (len(shape) + 1 if shape else 0) or found[1:] != shape or 0 in found or dtype.kind not in kinds:
+        wanted = " x ".join(map(str, ("N", *shape))) if shape else "one"
+        raise OasisVQError(f"`{name}` is {found} of {dtype}: this model takes {wanted}: save the codes again")
+    if math.prod(found) * dtype.itemsize > largest:
+        raise OasisVQError(f"`{name}` is {found}: more than {largest:,} bytes: save fewer slices in one file")
+    with archive.open(f"{name}.npy") as member:
+        return npy.read_array(member, allow_pickle=False)

@@ -77,6 +77,25 @@ def read_apart(data: bytes) -> Volume:
     return Volume(np.frombuffer(content, np.float32).reshape(about["shape"]), affine, about["notes"])
 
 
+def packed(folder: Path) -> bytes:
+    """The files of a folder, and of the folders in it, as the zip that `read` takes, in memory.
+
+    Raises OasisVQError when they are too many or too large for one series.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in files)
+    if len(files) > MAX_FILES or size > MAX_UNPACKED:
+        raise OasisVQError(
+            f"{folder}: {len(files)} files, {size // 1_000_000} MB: one series has at most {MAX_FILES} and "
+            f"{MAX_UNPACKED // 1_000_000} MB, name the folder of that series"
+        )
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for number, file in enumerate(files):
+            archive.writestr(str(number), file.read_bytes())
+    return content.getvalue()
+
+
 def read(data: bytes) -> Volume:
     """Read one DICOM file (a slice, or the frames of one) or a zip of a series; of several series the largest.
 

@@ -1,19 +1,19 @@
-"""The example slices that ship with oasisvq: levels of the MNI152 template, and phantom people. Nobody's own brain.
+"""The example slices that ship with oasisvq, all in the frame of the training slices: levels of Colin 27, one man
+scanned 27 times; of the MNI152 template, a mean of 152 people; and phantom people, who are nobody.
 
-Run `python -m oasisvq.data.examples` to make the files again (it needs nilearn; reading them does not).
+Run `python -m oasisvq.data.examples COLIN27.nii.gz` to make the files again (reading them needs no volume).
 """
 
 from __future__ import annotations
 
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-_TEMPLATE_LEVELS = (2, 11, 20, 29)
-# The template is larger and brighter than the people of OASIS, whose slices the bundled weights know.
-_TEMPLATE_SIZE, _TEMPLATE_BRIGHTNESS = 0.95, 0.85
+_COLIN_LEVELS, _TEMPLATE_LEVELS = (12, 24, 30), (8, 20)
 
 _LESION = (104, 152, 12, 0.25)  # row, column and radius in pixels, grey: in white matter, off the middle
 
@@ -26,14 +26,14 @@ def _folder() -> Path:
 
 
 def examples() -> dict[str, np.ndarray]:
-    """Label to slice, float32 (256, 256) in [0, 1], template first; labels name level and grade."""
+    """Label to slice, float32 (256, 256) in [0, 1], Colin 27 first; labels name level and grade."""
     paths = sorted(_folder().glob("*.png"), key=lambda path: (path.stem.startswith("Phantom"), path.stem))
     return {path.stem: np.asarray(Image.open(path), dtype=np.float32) / 255 for path in paths}
 
 
 def with_lesion() -> tuple[str, np.ndarray]:
     """Label and picture of a template slice with a dark disc painted into it: something to find, in nobody's brain."""
-    name = f"MNI152 template, level {_TEMPLATE_LEVELS[2]:02d}"
+    name = f"MNI152 template, level {_TEMPLATE_LEVELS[1]:02d}"
     picture = examples()[name]
     row, column, radius, grey = _LESION
     y, x = np.ogrid[: len(picture), : len(picture)]
@@ -47,21 +47,23 @@ def level_in(label: str) -> int | None:
     return int(after[:2]) if after[:2].isdigit() else None
 
 
-def make() -> None:
-    """Draw the files of `examples` afresh."""
-    import nibabel
+def make(colin: Path) -> None:
+    """Draw the files of `examples` afresh; `colin` is the volume of Colin 27."""
     from nilearn.datasets import load_mni152_template
 
+    from oasisvq.data.align import align
     from oasisvq.data.phantom import person
-    from oasisvq.data.slices import normalise
-    from oasisvq.data.volumes import axial_slices
+    from oasisvq.data.volumes import read_volume
 
-    template = nibabel.as_closest_canonical(load_mni152_template(resolution=1))
-    voxel = np.array(template.header.get_zooms()[:3], dtype=float)
-    stack = normalise(axial_slices(template.get_fdata(dtype=np.float32), voxel, "MNI152 template"))
+    template = load_mni152_template(resolution=1)
+    heads = {
+        "Colin 27": (align(*read_volume(colin)), _COLIN_LEVELS),
+        "MNI152 template": (align(template.get_fdata(dtype=np.float32), template.affine), _TEMPLATE_LEVELS),
+    }
     pictures = {
-        f"MNI152 template, level {level:02d}": np.round(_shrunk(stack[level]) * _TEMPLATE_BRIGHTNESS * 255)
-        for level in _TEMPLATE_LEVELS
+        f"{name}, level {level:02d}": np.round(head.levels[level] * 255)
+        for name, (head, levels) in heads.items()
+        for level in levels
     }
     for letter, (number, level) in zip("ABCD", _PEOPLE.items(), strict=True):
         slices, grade = person(0, number)
@@ -72,14 +74,5 @@ def make() -> None:
         Image.fromarray(picture.astype(np.uint8)).save(_folder() / f"{name}.png", optimize=True)
 
 
-def _shrunk(picture: np.ndarray) -> np.ndarray:
-    """The slice at _TEMPLATE_SIZE in the middle of a picture of the same size."""
-    from scipy import ndimage
-
-    small = ndimage.zoom(picture, _TEMPLATE_SIZE, order=1)
-    before = (len(picture) - len(small)) // 2
-    return np.pad(small, (before, len(picture) - len(small) - before))
-
-
 if __name__ == "__main__":
-    make()
+    make(Path(sys.argv[1]))

@@ -21,14 +21,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from oasisvq.data import phantom
+from oasisvq.data.align import align
 from oasisvq.data.layout import SPLITS
-from oasisvq.data.slices import normalise
 from oasisvq.data.subjects import read_cdr
-from oasisvq.data.volumes import Volume, axial_slices, find_volumes, read_volume, stem
+from oasisvq.data.volumes import Volume, find_volumes, read_volume, stem
 from oasisvq.errors import OasisVQError
 
 # People of the original set by split.
 PEOPLE = (302, 35, 17)
+
+REFUSED = "refused.csv"
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ def prepare_volumes(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the slices of OASIS-1 discs or NIfTI volumes into the folder `out`, split by person with a seed.
+    """Write the levels of OASIS-1 discs or T1 heads, skull on or off, into the folder `out`, split by person by a seed.
 
     Grades (CDR) come from `subjects`, a table with ID (or case) and CDR; by default OASIS-1's own table or a
     subjects.csv when it lies in `source`. Goes on after an interruption, as `prepare_phantom`.
-    Raises OasisVQError naming the file and the fix, at the first volume that is no skull-stripped whole brain.
+    What does not fit the frame (see align.py) is refused and left out; `refused.csv` in `out` says why, volume by
+    volume. Raises OasisVQError when a split is left without people.
     """
     source = Path(source)
     volumes = find_volumes(source)
@@ -112,7 +115,7 @@ def prepare_volumes(
         )
     about = {
         "name": source.resolve().name,
-        "description": f"{len(volumes)} skull-stripped T1 volumes of {len(split_of)} people, 32 axial levels each.",
+        "description": f"{len(volumes)} T1 volumes of {len(split_of)} people, 32 axial levels each.",
         "source": "OASIS-1" if all(person.startswith("OAS1_") for person in split_of) else "NIfTI volumes",
         "seed": seed,
         "levels": 32,
@@ -141,8 +144,7 @@ class _Cut:
     grade: float | None
 
     def __call__(self) -> tuple[np.ndarray, float | None]:
-        slices = axial_slices(*read_volume(self.volume.file), name=str(self.volume.file))
-        return np.round(normalise(slices) * 255).astype(np.uint8), self.grade
+        return np.round(align(*read_volume(self.volume.file)).levels * 255).astype(np.uint8), self.grade
 
 
 def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | None, progress: bool, unit: str) -> Path:
@@ -165,17 +167,28 @@ def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | No
     left = [job for job in jobs if job.key not in finished]
     made = _results(left, draft, workers)
     bar = tqdm(made, f"preparing {unit}", len(jobs), initial=len(finished), unit="", disable=None if progress else True)
+    refused = {}
     for job, grade in bar:
+        if isinstance(grade, OasisVQError):
+            refused[job.source] = str(grade)
+            continue
         finished[job.key] = "" if grade is None else f"{grade:g}"
         _write_rows(draft, finished)
+    if refused:
+        _write_refused(draft, refused)
+    if empty := [split for split in SPLITS if split not in {split for _, split, _ in finished}]:
+        raise OasisVQError(
+            f"{len(refused)} of {len(jobs)} {unit} were refused, nobody is left in {' and '.join(empty)}: see "
+            f"{draft / REFUSED}"
+        )
     if out.is_dir():
         out.rmdir()
     draft.rename(out)
     return out
 
 
-def _results(jobs: list[_Job], folder: Path, workers: int | None) -> Iterator[tuple[_Job, float | None]]:
-    """Each job with its grade as it is finished; in this process for one worker."""
+def _results(jobs: list[_Job], folder: Path, workers: int | None) -> Iterator[tuple[_Job, float | OasisVQError | None]]:
+    """Each job with its grade, or why it was refused, as it is finished; in this process for one worker."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
         yield from ((job, _make(job, folder)) for job in jobs)
@@ -190,8 +203,11 @@ def _results(jobs: list[_Job], folder: Path, workers: int | None) -> Iterator[tu
             pool.shutdown(cancel_futures=True)
 
 
-def _make(job: _Job, folder: Path) -> float | None:
-    slices, grade = job.make()
+def _make(job: _Job, folder: Path) -> float | OasisVQError | None:
+    try:
+        slices, grade = job.make()
+    except OasisVQError as error:
+        return OasisVQError(str(error))  # of a kind that travels between processes
     for number, image in enumerate(slices):
         name = f"case_{job.case}_slice_{number}.nii.png"
         Image.fromarray(image).save(folder / f"keras_png_slices_{job.split}" / name)
@@ -209,6 +225,22 @@ def _is_of(folder: Path, about: dict[str, Any]) -> bool:
 def _read_rows(folder: Path) -> dict[tuple[str, str, str], str]:
     with (folder / "subjects.csv").open(newline="", encoding="utf-8") as lines:
         return {(row["case"], row["split"], row["source"]): row["cdr"] for row in csv.DictReader(lines)}
+
+
+def read_refused(folder: Path | str) -> dict[str, str]:
+    """What `prepare_volumes` left out of a set, by its place in the source, and why."""
+    file = Path(folder) / REFUSED
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {row["source"]: row["why"] for row in csv.DictReader(lines)}
+
+
+def _write_refused(folder: Path, refused: dict[str, str]) -> None:
+    with (folder / REFUSED).open("w", newline="", encoding="utf-8") as lines:
+        table = csv.writer(lines)
+        table.writerow(("source", "why"))
+        table.writerows(sorted(refused.items()))
 
 
 def _write_rows(folder: Path, grades: dict[tuple[str, str, str], str]) -> None:

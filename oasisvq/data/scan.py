@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
-from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise
-from oasisvq.data.volumes import BRAIN, extent, middle_level
+from oasisvq.data.align import BRAIN
+from oasisvq.data.frame import LEVELS, as_image, averaged, canvas, cut
+from oasisvq.data.slices import FOREGROUND, foreground, normalise
 from oasisvq.errors import OasisVQError
 
-LEVELS = 32  # of the models, 1 mm apart
 _PLANES = ("sagittal", "coronal", "axial")
 _COARSE = 4.0  # mm within a slice; more leaves nothing to recognise at any size of the models
 _VOXEL = (0.05, 20.0)  # mm
 _MOST = 512  # axial slices
+_SHOWN = 20  # of the levels, the first: ventricles, which everybody recognises
+_DEPTH = 0.375
 _TILT = 12.0  # degrees from which it is worth a word
 
 
@@ -57,6 +58,12 @@ def single(picture: NDArray[np.float32], notes: list[str]) -> Scan:
     """One picture (H, H) in [0, 1] that tells nothing about itself."""
     unknown = "The file does not say which side is left: no letters are shown. It is taken as axial, front up."
     return Scan(picture[None], None, None, (None,), 0, (*notes, unknown), tuple(_warnings(picture)))
+
+
+def in_the_frame(levels: NDArray[np.float32], oriented: bool, notes: list[str]) -> Scan:
+    """The levels (32, 256, 256) of a head that was brought into the frame."""
+    edges = ("L", "R", "A", "P") if oriented else None
+    return Scan(levels, (1.0, 1.0, 1.0), edges, tuple(range(LEVELS)), _SHOWN, tuple(notes), ())
 
 
 def axial(voxels: NDArray[np.floating], affine: NDArray[np.float64], oriented: bool, notes: list[str]) -> Scan:
@@ -121,18 +128,17 @@ def axial(voxels: NDArray[np.floating], affine: NDArray[np.float64], oriented: b
     head = coarse > FOREGROUND * np.percentile(positive, 99.5)
     (left, right), (back, front), (bottom, top) = (
         (low * s, min(high * s + s - 1, n - 1))
-        for (low, high), s, n in zip((extent(head, axis) for axis in range(3)), stride, volume.shape, strict=True)
+        for (low, high), s, n in zip((_extent(head, axis) for axis in range(3)), stride, volume.shape, strict=True)
     )
     litres = head.sum() * np.prod(stride) * size.prod() / 1e6
 
-    stack = np.stack(
-        [
-            _on_canvas(volume[:, :, z], size[:2], ((left + right) // 2, (back + front) // 2))
-            for z in range(bottom, top + 1)
-        ]
-    )
-    stack = normalise(stack)
-    at = LEVELS // 2 + np.round((np.arange(bottom, top + 1) - middle_level(top, back, front, size)) * size[2])
+    place = np.diag([*size, 1.0])
+    middle = (left + right) / 2 * size[0], (back + front) / 2 * size[1]
+    grid = canvas(top - bottom + 1, size[2], middle, bottom * size[2])
+    stack = normalise(cut(averaged(as_image(volume.astype(np.float32), place), axes=2), grid))
+    # Level 16 lies 0.375 of the brain's length below its top: 12 mm above the anterior commissure in the template.
+    sixteenth = top - _DEPTH * (front - back + 1) * size[1] / size[2]
+    at = LEVELS // 2 + np.round((np.arange(bottom, top + 1) - sixteenth) * size[2])
     whole = BRAIN[0] <= litres <= BRAIN[1] and (top - bottom + 1) * size[2] > 60
     first = int(np.argmin(np.abs(at - LEVELS // 2 - 4))) if whole else int(0.6 * (len(stack) - 1))
     warnings = _warnings(stack[first])
@@ -152,34 +158,11 @@ _SKULL = (
 _CROPPED = "The picture is bright up to its edge: the model knows whole slices on a black background."
 
 
-def _on_canvas(
-    plane: NDArray[np.floating], size: NDArray[np.floating], centre: tuple[float, float]
-) -> NDArray[np.float32]:
-    """One plane (X, Y) as a picture (CANVAS, CANVAS) of 1 mm pixels, front up, the centre in its middle."""
-    image = Image.fromarray(np.ascontiguousarray(plane.T, dtype=np.float32))
-    scale, middle = np.array(size), np.array(centre, dtype=np.float64)
-    if scale.min() < 0.75:  # averaged first: else fine detail would turn to noise
-        small = [max(1, round(n * mm)) if mm < 0.75 else n for n, mm in zip(image.size, size, strict=True)]
-        fewer = np.array(small) / image.size
-        scale, middle = scale / fewer, (middle + 0.5) * fewer - 0.5
-        image = image.resize((small[0], small[1]), Image.Resampling.BOX)
-    across, up = 1 / scale
-    # From the middle of a pixel of the canvas to voxels; rows count downwards, voxels to the front.
-    return np.asarray(
-        image.transform(
-            (CANVAS, CANVAS),
-            Image.Transform.AFFINE,
-            (
-                across,
-                0,
-                middle[0] + 0.5 - across * (CANVAS // 2 + 0.5),
-                0,
-                -up,
-                middle[1] + 0.5 + up * (CANVAS // 2 + 0.5),
-            ),
-            Image.Resampling.BILINEAR,
-        )
-    )
+def _extent(head: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """First and last voxel of a head along an axis; planes with under 5 % of the fullest one's voxels are specks."""
+    profile = head.sum(axis=tuple(other for other in range(3) if other != axis))
+    inside = np.flatnonzero(profile >= 0.05 * profile.max())
+    return int(inside[0]), int(inside[-1])
 
 
 def _warnings(picture: NDArray[np.floating]) -> list[str]:

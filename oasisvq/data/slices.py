@@ -14,7 +14,8 @@ FOREGROUND = 0.02
 # The original slices are 256x256 at 1 mm a pixel; smaller crops of them (208x176) are centred on that canvas.
 CANVAS = 256
 
-_BRIGHT = 0.95
+# What the 99.5th percentile of a person's brain becomes.
+WHITE = 0.95
 
 
 def as_grey(image: Image.Image, name: str) -> np.ndarray:
@@ -51,7 +52,7 @@ def normalise(stack: np.ndarray) -> np.ndarray:
     # The first guess still counts haze as foreground; the second does not.
     haze = np.percentile(positive, 99.5) * FOREGROUND
     white = np.percentile(positive[positive > haze], 99.5)
-    scaled = np.clip(values * (_BRIGHT / white), 0.0, 1.0, dtype=np.float32)
+    scaled = np.clip(values * (WHITE / white), 0.0, 1.0, dtype=np.float32)
     scaled[scaled <= FOREGROUND] = 0.0
     return scaled
 

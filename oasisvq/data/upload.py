@@ -6,11 +6,14 @@ import contextlib
 import ctypes
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, _imaging
 
-from oasisvq.data import dicom, nifti, scan
+from oasisvq.data import align, dicom, nifti, scan
+from oasisvq.data.align import Aligned
 from oasisvq.data.scan import Scan
 from oasisvq.data.slices import as_grey, normalise, square
 from oasisvq.errors import OasisVQError
@@ -24,7 +27,17 @@ _MIN_SIDE = 32
 warnings.filterwarnings("ignore", module=r"PIL\.")
 with contextlib.suppress(AttributeError, OSError):
     for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        getattr(ctypes.CDLL(Image.core.__file__), _handler)(None)
+        getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
+
+
+class Volume(NamedTuple):
+    """Numbers (X, Y, Z), float32; `affine` (4, 4) takes voxels to millimetres right, front and up, a guess where
+    `oriented` is False, None for a slice that has no place in space; `notes` for the reader."""
+
+    voxels: NDArray[np.float32]
+    affine: NDArray[np.float64] | None
+    oriented: bool
+    notes: list[str]
 
 
 def read(data: bytes, name: str) -> Scan:
@@ -33,13 +46,50 @@ def read(data: bytes, name: str) -> Scan:
     What it is, is told by its first bytes, not by its name; `name` is for messages only.
     Raises OasisVQError in one sentence, `name` first, for anything that shows no axial slice of one brightness a pixel.
     """
-    if data[128:132] == b"DICM" or data[:4] == b"PK\x03\x04" or nifti.is_nifti(data):
-        try:
-            return _volume(data)
-        except OasisVQError as error:
-            raise OasisVQError(f"{name}: {error}") from error
-    picture, notes = _picture(data, name)
-    return scan.single(picture, notes)
+    if not is_volume(data):
+        picture, notes = _picture(data, name)
+        return scan.single(picture, notes)
+    try:
+        return as_it_lies(read_volume(data))
+    except OasisVQError as error:
+        raise OasisVQError(f"{name}: {error}") from error
+
+
+def is_volume(data: bytes) -> bool:
+    """Whether bytes begin like NIfTI, DICOM or a zip, so that `read_volume` takes them."""
+    return data[128:132] == b"DICM" or data[:4] == b"PK\x03\x04" or nifti.is_nifti(data)
+
+
+def read_volume(data: bytes) -> Volume:
+    """Read a NIfTI volume, a DICOM file or a zip of a DICOM series. Raises OasisVQError in one sentence, as `read`."""
+    if len(data) > MAX_VOLUME_BYTES:
+        raise OasisVQError(
+            f"{len(data) / 1e6:.0f} MB: a volume has at most {MAX_VOLUME_BYTES // 1_000_000} MB, give one series"
+        )
+    if nifti.is_nifti(data) and data[128:132] != b"DICM":
+        volume = nifti.read(data)
+        return Volume(volume.voxels, volume.affine, volume.oriented, [])
+    series = dicom.read_apart(data)
+    return Volume(series.voxels, series.affine, series.affine is not None, series.notes)
+
+
+def as_it_lies(volume: Volume) -> Scan:
+    """The axial slices of a volume, where and how it lies. Raises OasisVQError when none can be made of it."""
+    if volume.affine is None:
+        return scan.single(square(_bright(volume.voxels[:, :, 0].T)), volume.notes)
+    return scan.axial(volume.voxels, volume.affine, volume.oriented, volume.notes)
+
+
+def check_head(volume: Volume) -> NDArray[np.float64]:
+    """The affine of a volume that may be a head. Raises OasisVQError for a single slice."""
+    if volume.affine is None or 1 in volume.voxels.shape:
+        raise OasisVQError("one slice: a head is brought into the frame as a whole, give its volume or series")
+    return volume.affine
+
+
+def in_the_frame(volume: Volume) -> Aligned:
+    """The 32 levels of a volume of a T1 head. Raises OasisVQError as `align.align`, and for a single slice."""
+    return align.align(volume.voxels, check_head(volume))
 
 
 def read_image(data: bytes, name: str) -> np.ndarray:
@@ -50,20 +100,6 @@ def read_image(data: bytes, name: str) -> np.ndarray:
     Raises OasisVQError in one sentence for anything else: coloured, too large or small, broken, blank, many pages.
     """
     return _picture(data, name)[0]
-
-
-def _volume(data: bytes) -> Scan:
-    if len(data) > MAX_VOLUME_BYTES:
-        raise OasisVQError(
-            f"{len(data) / 1e6:.0f} MB: a volume has at most {MAX_VOLUME_BYTES // 1_000_000} MB, give one series"
-        )
-    if nifti.is_nifti(data) and data[128:132] != b"DICM":
-        volume = nifti.read(data)
-        return scan.axial(volume.voxels, volume.affine, volume.oriented, [])
-    series = dicom.read_apart(data)
-    if series.affine is None:
-        return scan.single(square(_bright(series.voxels[:, :, 0].T)), series.notes)
-    return scan.axial(series.voxels, series.affine, True, series.notes)
 
 
 def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:

@@ -1,8 +1,4 @@
-"""Skull-stripped T1 volumes, OASIS-1 discs or any NIfTI files, to the axial slices the models read.
-
-Which levels: 32 neighbours, 1 mm apart, from the midbrain to the bodies of the lateral ventricles, where the slices
-that oasisvq was built on lie. They are found in any brain by its own size: their middle is 0.375 of its length (front
-to back) below its top, which is 12 mm above the anterior commissure in the MNI152 template.
+"""T1 volumes on disk, OASIS-1 discs or any NIfTI files: which there are, whose they are, and their voxels.
 
 Which way up: NIfTI says how its axes lie. Analyze 7.5 does not; OASIS-1's T88 images are taken as nibabel takes any
 Analyze file, second axis to the front and third to the top. Which side is left is not known there: no claim is made.
@@ -20,16 +16,8 @@ from typing import Literal
 
 import nibabel
 import numpy as np
-from scipy import ndimage
 
-from oasisvq.data.slices import CANVAS, FOREGROUND
 from oasisvq.errors import OasisVQError
-
-# Of the length of the brain, from its top down to the middle of the levels.
-_DEPTH = 0.375
-
-# Litres. Adult brains with the water in them hold 1 to 2.1; a head with skull and scalp more than 3.
-BRAIN = (0.7, 2.5)
 
 # Bytes as stored: 400 voxels a side of 8 bytes each.
 _MAX_STORED = 512_000_000
@@ -107,13 +95,11 @@ def _oasis(folder: Path) -> Volume:
 
 
 def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one volume: float32 (X, Y, Z), y to the front and z to the top, and its voxel size in mm, (3,)."""
+    """Read one volume: float32 (X, Y, Z), and its affine to millimetres right, front and up, (4, 4)."""
     try:
         image = _load(file)
         _check_promise(image)
-        image = nibabel.as_closest_canonical(image)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        voxel = np.array(image.header.get_zooms()[:3], dtype=float)
+        data, affine = np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
     except Exception as error:  # readers given hostile bytes raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OasisVQError(f"{file}: not a readable volume ({reason}): copy it again from where you got it") from error
@@ -123,9 +109,7 @@ def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise OasisVQError(
             f"{file}: {shape} voxels: expected one volume of three dimensions, take one out of the series"
         )
-    if not (np.isfinite(voxel).all() and (voxel > 0).all()):
-        raise OasisVQError(f"{file}: the header gives no voxel size: convert it again with the size in millimetres")
-    return np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0), voxel
+    return data, affine
 
 
 def _check_promise(image: nibabel.spatialimages.SpatialImage) -> None:
@@ -149,52 +133,3 @@ def _load(file: Path) -> nibabel.spatialimages.SpatialImage:
     )
     _check_promise(signed)
     return nibabel.Nifti1Image(np.asarray(signed.dataobj).astype(np.int16).view(np.uint16), signed.affine)
-
-
-def axial_slices(volume: np.ndarray, voxel: np.ndarray, name: str, levels: int = 32) -> np.ndarray:
-    """Cut the levels out of a volume as `read_volume` gives it: (levels, 256, 256) at 1 mm, lowest first, front up.
-
-    Brightness stays as it was. Volumes of 1 mm voxels are cut, not interpolated. `name` is for messages.
-    Raises OasisVQError when the volume is no skull-stripped whole brain.
-    """
-    positive = volume[volume > 0]
-    brain = volume > (FOREGROUND * np.percentile(positive, 99.5) if positive.size else 0)
-    litres = brain.sum() * voxel.prod() / 1e6
-    if len(np.unique(positive[:100_000])) < 16:
-        raise OasisVQError(f"{name}: only a few different values: a mask or label map, take it out of the folder")
-    if litres > BRAIN[1]:
-        raise OasisVQError(
-            f"{name}: {litres:.1f} litres are not background, a brain has under {BRAIN[1]}: not skull-stripped, "
-            "strip it first (SynthStrip, HD-BET or FSL bet)"
-        )
-    if litres < BRAIN[0]:
-        raise OasisVQError(
-            f"{name}: only {litres:.2f} litres of brain: a whole adult brain is needed, voxel size in mm"
-        )
-
-    _, (back, front), (_, top) = (extent(brain, axis) for axis in range(3))
-    z = middle_level(top, back, front, voxel) + (np.arange(levels) - levels // 2) * (32 / levels) / voxel[2]
-    if z[0] < 0:
-        raise OasisVQError(
-            f"{name}: the volume ends {-z[0] * voxel[2]:.0f} mm above the lowest level: a whole brain is needed"
-        )
-
-    band = brain[:, :, int(z[0]) : int(z[-1]) + 1]
-    x, y = (
-        sum(extent(band, axis)) // 2 + sign * (np.arange(CANVAS) - CANVAS // 2) / voxel[axis]
-        for axis, sign in ((0, 1), (1, -1))
-    )
-    where = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]))
-    return ndimage.map_coordinates(volume, where, order=1)
-
-
-def middle_level(top: int, back: int, front: int, voxel: np.ndarray) -> float:
-    """The slice, counted in voxels from below, that is level 16 of 32 in a brain of this top, back and front."""
-    return float(np.round(top - _DEPTH * (front - back + 1) * voxel[1] / voxel[2]))
-
-
-def extent(brain: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last voxel of the brain along an axis; planes with under 5 % of the fullest one's voxels are specks."""
-    profile = brain.sum(axis=tuple(other for other in range(3) if other != axis))
-    inside = np.flatnonzero(profile >= 0.05 * profile.max())
-    return int(inside[0]), int(inside[-1])

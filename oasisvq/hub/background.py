@@ -1,4 +1,8 @@
-"""Weights of the Hub, fetched while others are in use."""
+"""Weights of the Hub, fetched while others are in use.
+
+`huggingface_hub` resumes a broken download and tries a dead host again for 23 seconds. It has nothing that waits for a
+Hub which is away for longer, nor anything that works in the background: that is all there is here.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures for the model card: what the weights make of the example slices, what they draw, how they learned.
 
-Nobody's own brain is in them: the examples are the MNI152 template and phantom people.
+Nobody of the training data is in them: the examples are Colin 27, the MNI152 template and phantom people.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
 def _meter(name: str, report: Report) -> type[tqdm]:
     """A progress bar that is never drawn: it tells `report` of every step."""
 
-    class Meter(tqdm):
+    class Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"disable": True})
             self.done = int(options.get("initial") or 0)

@@ -32,7 +32,7 @@ CODES = "codes.json"
 MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, CODES)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in FIGURES: what the card says under each
-    "reconstructions.png": "The MNI152 template and phantom people, what the codes keep of them, and the difference",
+    "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",
     "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
     "training.png": "Loss by epoch: the VQ-VAE's, and the prior's in bits per code",
 }

@@ -12,6 +12,21 @@ from oasisvq.hub.client import upload
 from oasisvq.hub.manifest import CARD, MANIFEST, pictures_in
 from oasisvq.hub.verification import verify
 
+# What Hugging Face reads of a Space, above its README.
+FRONT_MATTER = """---
+title: oasisvq
+emoji: 🧠
+colorFrom: indigo
+colorTo: gray
+sdk: docker
+app_port: 8501
+pinned: false
+---
+
+"""
+# Of the repository, beside the Dockerfile and what it copies: what README links to.
+_BESIDE = ("Dockerfile", "docs", "benchmarks/study.md", "LICENSE", "NOTICE", "*.md", "CITATION.cff")
+
 
 def publish(folder: Path, repo: str, private: bool = False) -> str:
     """Upload verified weights, manifest, records, figures and model card in one commit. Returns the commit to pin.
@@ -39,12 +54,14 @@ def publish_space(repo: str, private: bool = False) -> str:
     for name in sources.bundled():
         verify(sources.BUNDLED / name)
     copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", (root / "Dockerfile").read_text(), re.MULTILINE)
-    names = ["README.md", "Dockerfile", "docs", *(name for line in copied for name in line.split())]
-    paths = (path for name in names for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name]))
+    names = [*_BESIDE, *(name for line in copied for name in line.split())]
+    found = (path for name in names for path in root.glob(name))
+    paths = (path for one in found for path in (one.rglob("*") if one.is_dir() else [one]))
     # Beside the code lies what Python made of it, beside weights perhaps the state of their training.
-    files = {
+    files: dict[str, Path | bytes] = {
         path.relative_to(root).as_posix(): path
         for path in paths
         if path.is_file() and not {"__pycache__", "state"} & set(path.parts)
     }
+    files["README.md"] = FRONT_MATTER.encode() + (root / "README.md").read_bytes()
     return upload(repo, files, private, "Publish the oasisvq app", space=True)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.hub import client
 from oasisvq.hub.manifest import CODES, DRAWS, FAILURES, LESIONS, MANIFEST, RATE, RESULTS, read_record
 from oasisvq.hub.verification import Loaded, load
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints"
-DEFAULT = "base"
+BUNDLED = HOME / "checkpoints"
+# The weights that are used when none are asked for. A small server may prefer "base".
+DEFAULT = os.environ.get("OASISVQ_MODEL") or "large"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -95,6 +97,8 @@ def resolve(source: str | Path | None = None, revision: str | None = None, wait:
             return found
     elif revision:
         raise OasisVQError(f"revision {revision} of what? Name a Hub repository too, or set OASISVQ_HUB_REPO")
+    if "OASISVQ_MODEL" in os.environ and DEFAULT not in bundled():
+        notes.append(f"OASISVQ_MODEL asks for {DEFAULT}, but bundled are {', '.join(bundled()) or 'none'}")
     for name in bundled():
         try:
             loaded = load(BUNDLED / name)
