@@ -262,6 +262,21 @@ def test_refill_keeps_the_rest(model: OasisVQ) -> None:
         assert torch.equal(model.refill(indices[: i + 1], mask, seed=1, level=level).indices[i], told[i])
 
 
+def test_the_refill_of_a_cascade_is_that_of_its_stages_one_after_the_other(cascade: OasisVQ) -> None:
+    assert cascade.coarse is not None
+    indices, mask = random_codes(cascade.preset, 2), some_of(cascade.preset)
+    filled = cascade.preset.split(cascade.refill(indices, mask, seed=7, level=3, grade=0.5, proposals=4).indices)
+    before, where = cascade.preset.split(indices), cascade.preset.split(mask[None])
+    picture = cascade.exact_picture(filled[0])
+    assert picture is not None
+    for i in (0, 1):
+        told = {"seed": 7, "first": i, "level": 3, "grade": 1, "proposals": 4}
+        coarse = sampling.refill(cascade.coarse.prior, before[0][i, None], where[0][0], **told)
+        assert torch.equal(coarse[0], filled[0][i])
+        own = sampling.refill(cascade.prior, before[1][i, None], where[1][0], picture=picture[i, None], stage=1, **told)
+        assert torch.equal(own[0], filled[1][i])
+
+
 def test_a_stage_that_is_kept_whole_is_seen_by_the_one_refilled(cascade: OasisVQ) -> None:
     indices = random_codes(cascade.preset, 2)
     mask = torch.arange(52)[None] >= 16  # the finer stage, all of it

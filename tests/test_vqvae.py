@@ -185,6 +185,23 @@ def test_every_preset_takes_its_slices_to_its_grid_and_learns(name: str, size: i
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_a_finer_stage_is_given_the_picture_and_says_what_to_add_to_it() -> None:
+    torch.manual_seed(0)
+    model = VQVAE(replace(TINY, coarse=TINY)).eval()
+    slices, picture = torch.rand(2, 1, 1, 80, 80) - 0.5
+    other = picture.clone()
+    other[:, :, 40:44, 40:44] = -picture[:, :, 40:44, 40:44]
+    codes = torch.randn(1, 4, 20, 20)
+    seen = model.encoder(torch.cat([slices, other], 1)) - model.encoder(torch.cat([slices, picture], 1))
+    added = (model.decoder(codes, other) - other) - (model.decoder(codes, picture) - picture)
+    for change, cell in ((seen, 1), (added, 4)):
+        assert change[:, :, 10 * cell : 11 * cell, 10 * cell : 11 * cell].abs().max() > 1e-4
+        assert change[:, :, 18 * cell :].abs().max() < 1e-5, "far away nothing changes"
+    torch.nn.init.zeros_(model.decoder.last.weight)
+    torch.nn.init.zeros_(model.decoder.last.bias)
+    assert torch.equal(model.decoder(codes, picture), picture)
+
+
 def test_black_border_costs_one_code() -> None:
     """A black slice is the same everywhere for the encoder: padding must not draw a frame round it."""
     torch.manual_seed(0)
