@@ -22,6 +22,7 @@ def tab(browser, tmp_path_factory, model):  # noqa: F811
         settle(tab)
         tab.locator(".st-key-model").get_by_role("combobox").click()
         tab.get_by_role("option", name=model, exact=False).click()
+        tab.wait_for_url(f"**model={model}**")  # the links to other pages follow the choice
         settle(tab)
         visit(tab, "Edit codes")
         tab.locator("canvas.picture").wait_for()
