@@ -67,37 +67,14 @@ def test_augment_follows_its_generator() -> None:
     assert not torch.equal(first, other)
 
 
-def test_shuffle_is_torch_s_order_of_every_epoch() -> None:
-    sampler = training.Shuffle(10_000, seed=3)
+@pytest.mark.parametrize("count", [10_000, 200_000])
+def test_shuffle_is_torch_s_order_of_every_epoch(count: int) -> None:
+    sampler = training.Shuffle(count, seed=3)
     for epoch in (0, 5):
         sampler.set_epoch(epoch)
         generator = torch.Generator().manual_seed(3 + epoch)
-        assert list(sampler) == list(RandomSampler(range(10_000), generator=generator))
-    assert len(sampler) == 10_000
-
-
-@pytest.mark.parametrize("count", [2**17 + 1, 200_000, 2**18])
-def test_a_long_shuffle_takes_each_once_and_looks_random(count: int) -> None:
-    sampler = training.Shuffle(count, seed=3)
-    orders = []
-    for sampler.epoch in (0, 0, 1):
-        orders.append(np.fromiter(sampler, np.int64))
-        assert np.array_equal(np.sort(orders[-1]), np.arange(count))
-    first, again, other = orders
-    assert np.array_equal(first, again)
-    # Correlations of so many independent numbers have a standard deviation of 0.003.
-    for a, b in (
-        (first, np.arange(count)),
-        (first[:-1], first[1:]),
-        (first, other),
-        (first % 32, np.arange(count) % 32),
-    ):
-        assert abs(np.corrcoef(a, b)[0, 1]) < 0.015
-    # The 32 slices of a person must not come together, nor those of a level: as many kinds a batch as chance gives.
-    batches = first[: count // 32 * 32].reshape(-1, 32)
-    levels = np.mean([len(np.unique(batch)) for batch in batches % 32])
-    assert levels == pytest.approx(32 * (1 - (31 / 32) ** 32), abs=0.1)
-    assert np.mean([len(np.unique(batch)) for batch in batches // 32]) > 31.5
+        assert list(sampler) == list(RandomSampler(range(count), generator=generator))
+    assert len(sampler) == count
 
 
 def test_learning_rate_warms_up_peaks_and_ends_at_zero() -> None:

@@ -70,14 +70,10 @@ def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Shuffle(Sampler[int]):
-    """Numbers below `count`, each once, in an order that follows from seed and epoch.
+    """Numbers below `count`, each once, in torch's random order for this seed and epoch.
 
-    Up to AT_ONCE numbers it is the order of torch's RandomSampler. More would fill memory: their order is computed on
-    the fly by a Feistel network with random keys (Luby and Rackoff 1988), a permutation of all numbers of so many bits.
+    Kept as a tensor, 8 bytes a number: samplers of torch and Accelerate make a list of them, of 44.
     """
-
-    AT_ONCE = 2**17
-    ROUNDS = 6
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
@@ -90,19 +86,8 @@ class Shuffle(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        if self.count <= self.AT_ONCE:
-            yield from torch.randperm(self.count, generator=generator).tolist()
-            return
-        keys = torch.randint(2**31, (self.ROUNDS,), generator=generator).tolist()
-        half = ((self.count - 1).bit_length() + 1) // 2  # bits
-        for start in range(0, 4**half, 4096):
-            numbers = torch.arange(start, start + 4096)
-            left, right = numbers >> half, numbers & (2**half - 1)
-            for key in keys:
-                mixed = (right ^ key) * 0x9E3779B1  # 2^32 over the golden ratio: spreads each bit over those above it
-                left, right = right, left ^ ((mixed >> 16) & (2**half - 1))
-            numbers = (left << half) | right
-            yield from numbers[numbers < self.count].tolist()
+        for part in torch.randperm(self.count, generator=generator).split(4096):
+            yield from part.tolist()
 
 
 class Task(Protocol):
