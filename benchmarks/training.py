@@ -10,7 +10,6 @@ counted by PyTorch's own counter. Without MONAI only our own figures are printed
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from oasisvq.measure.record import write_record
 from oasisvq.models.presets import PRESETS
 from oasisvq.models.vqvae import VQVAE
 
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else value for key, value in row.items()))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Draws (--minutes 0 for these alone): images a second of MONAI's own `VQVAETransf
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import load_split
+from oasisvq.measure.record import write_record
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.sampling import sample
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"min: validation {row['validation_bits_per_code']:.3f}, test {row['test_bits_per_code']:.3f} bits a code"
         )
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":
