@@ -5,7 +5,7 @@
 Both learn the same codes (those that the VQ-VAE of --weights gives to the training people and to their mirror images)
 for --minutes each, from new weights, with AdamW, the same batch, warm-up and cosine, the level and grade told, in one
 process and by turns of a few seconds, so that a noisy machine slows both. The transformer reads level and grade as its
-first two tokens; neither is told the look. What counts is bits per code on validation and test people, as the weights
+first two tokens; neither is given the appearance. What counts is bits per code on validation and test people, as the weights
 stand when time is up.
 
 Draws (--minutes 0 for these alone): images a second of MONAI's own `VQVAETransformerInferer.sample` and of
