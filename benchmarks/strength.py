@@ -1,4 +1,4 @@
-"""How strongly a finished prior should be told the brightness of a draw: the choice of `oasisvq.models.pixelcnn`.
+"""How strongly a finished prior should be told the brightness of a draw: the choice of APPEARANCE_SCALE.
 
     python -m oasisvq benchmark strength --weights checkpoints/base --data DIR --json checkpoints/base/strength.json
 
@@ -11,11 +11,12 @@ the mean grey about that of its level, over the same of training slices.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.draws import JUDGED, draw
@@ -24,19 +25,20 @@ from oasisvq.data.layout import load_split
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
 from oasisvq.measure.record import write_record
-from oasisvq.models import pixelcnn
+from oasisvq.models import sampling
 
 STRENGTHS = (1.0, 1.3, 1.6)
 
 
-def tell(model: OasisVQ, strength: float) -> None:
-    """Change a model to tell the brightness so many times as strongly as in training."""
-    for stage in model.stages:
-        table = stage.prior.look
-        if table is not None:
-            # A finished prior adds LEAN times the difference to the last row, which stands for unknown.
-            unknown = table.weight[-1:]
-            table.weight[:-1] = unknown + strength / pixelcnn.LEAN * (table.weight[:-1] - unknown)
+@contextmanager
+def told(strength: float) -> Iterator[None]:
+    """Samples are told their appearance so strongly."""
+    usual = sampling.APPEARANCE_SCALE
+    sampling.APPEARANCE_SCALE = strength
+    try:
+        yield
+    finally:
+        sampling.APPEARANCE_SCALE = usual
 
 
 def spread(pictures: NDArray[np.floating], levels: NDArray[np.integer]) -> float:
@@ -46,25 +48,26 @@ def spread(pictures: NDArray[np.floating], levels: NDArray[np.integer]) -> float
 
 
 def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, Any]:
+    """Every figure, as plain values ready for JSON, a row for each strength."""
+    model = OasisVQ.from_pretrained(weights)
+    preset = model.preset
+    like = load_split(data, "validate", preset.size, preset.levels, preset.grades)
+    held_out, train = (load_split(data, s, JUDGED, preset.levels, preset.grades) for s in ("validate", "train"))
+    real = train.slices + 0.5
     rows = []
     for strength in STRENGTHS:
-        model = OasisVQ.from_pretrained(weights)
-        preset = model.preset
-        tell(model, strength)
-        held_out = load_split(data, "validate", preset.size, preset.levels, preset.grades)
-        at_80, train = (load_split(data, s, JUDGED, preset.levels, preset.grades) for s in ("validate", "train"))
         row: dict[str, Any] = {"strength": strength, "frechet_ratio": [], "brightness_variance_ratio": []}
         for seed in range(seeds):
-            drawn, sources = draw(model, held_out, count, seed, temperature=1.0, top_k=None)
+            with told(strength):
+                drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=None)
             if preset.size != JUDGED:
                 drawn = to_model(drawn, JUDGED) + np.float32(0.5)
-            figures = realism.frechet_figures(drawn, sources, at_80, train, train.slices + 0.5, seed)
-            row["frechet_ratio"].append(figures["ratio"])
-            variance = spread(drawn, held_out.levels[sources]) / spread(train.slices + 0.5, train.levels)
-            row["brightness_variance_ratio"].append(variance)
+            row["frechet_ratio"].append(realism.frechet_figures(drawn, sources, held_out, train, real, seed)["ratio"])
+            row["brightness_variance_ratio"].append(
+                spread(drawn, held_out.levels[sources]) / spread(real, train.levels)
+            )
         rows.append(row)
-        shown = "  ".join(f"{key} {np.mean(values):.2f}" for key, values in row.items())
-        print(shown, flush=True)
+        print("  ".join(f"{key} {np.mean(values):.2f}" for key, values in row.items()), flush=True)
     return {
         "split": "validate",
         "people": len(set(held_out.cases)),
@@ -85,8 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
     try:
-        with torch.inference_mode():
-            figures = run(args.weights, args.data, args.count, args.seeds)
+        figures = run(args.weights, args.data, args.count, args.seeds)
     except OasisVQError as error:
         parser.exit(2, f"error: {error}\n")
     if args.json:
