@@ -625,3 +625,48 @@ def test_the_benchmark_times_the_trained_prior_and_other_grids(
     trained, *others = (prior.embedding.weight for prior in timed)
     assert torch.equal(trained, trained.half().float())  # as weights are stored: not a network made for the occasion
     assert not any(torch.equal(weight, weight.half().float()) for weight in others)
+
+
+def test_where_rounding_could_let_another_code_into_the_top_k_exact_logits_decide(prior: PixelCNN) -> None:
+    exact = torch.zeros(1, 11, dtype=torch.float64)
+    exact[0, :3] = torch.tensor([4.0, 3.0 + 1e-6, 3.0])
+    rounded = exact.float()
+    rounded[0, 1], rounded[0, 2] = 3.0, 3.0 + 1e-6
+
+    class Exact:
+        asked = 0
+
+        def told(self, *_: object) -> tuple[None, None]:
+            return None, None
+
+        def logits(self, *_: object, last_row: bool) -> Tensor:
+            self.asked += 1
+            return exact[:, :, None, None].expand(-1, -1, 1, 7)
+
+    def pick(logits: Tensor, top_k: int) -> tuple[int, int]:
+        known, model = torch.zeros(1, dtype=torch.long), Exact()
+        grid, uniforms = torch.zeros(1, 5, 7, dtype=torch.long), torch.full((35, 1, 1), 0.9, dtype=torch.float64)
+        picker = sampling._Picker(prior, grid, known, known, None, None, uniforms, 1.0, top_k, model)
+        return int(picker.pick(0, logits)[0]), model.asked
+
+    assert pick(rounded, top_k=2) == (1, 1)
+    rounded[0, 2] = 2.9  # far enough from the last that is let in
+    assert pick(rounded, top_k=2) == (1, 0)
+
+
+def test_exchanging_proposals_row_by_row_suits_a_tall_region_better_than_choosing_at_the_end() -> None:
+    """Against importance resampling of as many independent fills: of four, none suits all rows."""
+    n, proposals, height = 30, 4, 24
+    prior = make_prior(height, 2, 8, heads=0)
+    mask = torch.ones(height, 2, dtype=torch.bool)
+    grids = refill(prior, torch.zeros(n, height, 2, dtype=torch.long), mask, proposals=1)  # draws
+    mask[:, 1] = False
+
+    def bits(filled: Tensor) -> Tensor:
+        return surprise(prior, filled)[:, ~mask].sum(1)
+
+    filtered = bits(refill(prior, grids, mask, proposals=proposals))
+    alone = bits(refill(prior, grids.repeat_interleave(proposals, 0), mask, proposals=1)).view(n, proposals)
+    chosen = torch.multinomial((-alone * math.log(2)).softmax(1), 1, generator=torch.Generator().manual_seed(0))
+    gain = alone.gather(1, chosen)[:, 0] - filtered
+    assert gain.mean() > 3 * gain.std() / math.sqrt(n)
