@@ -335,7 +335,7 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["Drawn again"]).groups())
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["drawn again"]).groups())
     assert 0 < redrawn <= cells / 4
 
 
@@ -359,9 +359,9 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
 
 def test_surprise_adds_up(model):
     app = open_page("surprise")
-    shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
+    shown = float(metrics_of(app)["all codes"].split()[0].replace(",", ""))
     other = app.select_slider[0].set_value(9).run()
-    without = float(metrics_of(other)["Bits for the slice"].replace(",", ""))
+    without = float(metrics_of(other)["all codes"].split()[0].replace(",", ""))
     assert 0 < without != shown > 0
 
 
@@ -369,10 +369,10 @@ def test_surprise_opens_on_a_painted_lesion_and_finds_it():
     app = open_page("surprise")
     assert app.selectbox(key="case").value.endswith("with a painted lesion")
     assert any("was painted into this slice" in caption.value for caption in app.caption)
-    with_lesion = float(metrics_of(app)["Most unusual cell, standard deviations"])
+    with_lesion = float(metrics_of(app)["most unusual cell"].split()[0])
     app.selectbox(key="case").set_value(SHOWN_FIRST).run()
     assert not any("was painted into this slice" in caption.value for caption in app.caption)
-    assert float(metrics_of(app)["Most unusual cell, standard deviations"]) < with_lesion / 2
+    assert float(metrics_of(app)["most unusual cell"].split()[0]) < with_lesion / 2
 
 
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
@@ -390,11 +390,11 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     assert not app.exception
     told = " ".join(html.proto.body for html in app.get("html"))
     assert "1.10 to 2.90" in told
-    assert "held-out slices: 11.5 to 17.2" in told
+    assert "held-out slices, level given: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
     app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
-    assert "Most unusual cell, bits per code" in metrics_of(app)
+    assert metrics_of(app)["most unusual cell"].endswith(" bits per code")
 
 
 # Behind the pages.

@@ -204,7 +204,7 @@ def test_original_and_reconstruction_on_the_two_sides_of_a_line(viewer):
 
 def test_a_value_under_the_pointer_is_told(viewer):
     viewer.canvas("original").hover()
-    assert "original 0." in viewer.root.locator(".reading").first.inner_text()
+    assert "left 0." in viewer.root.locator(".reading").first.inner_text()
 
 
 def test_what_is_taken_home(viewer):

@@ -52,12 +52,12 @@ def test_guesses_are_counted_and_another_round_begins():
     app = open_page("real_or_drawn")
     items = mine(app, "round of pictures")
     for number, item in enumerate(items):
-        button(app, "Draw" if item.drawn or number == 0 else "Reconstruction").click().run()
+        button(app, "Drawn" if item.drawn or number == 0 else "Real").click().run()
         assert not app.exception
         assert any(item.why == markdown.value for markdown in app.markdown)
         button(app, "Next").click().run()
     right = len(items) - (not items[0].drawn)
-    assert any(f"You named {right} of 10 right" in heading.value for heading in app.subheader)
+    assert any(f"You got {right} of 10 right" in heading.value for heading in app.subheader)
     button(app, "Another round").click().run()
     assert not app.exception
     assert mine(app, "answers") == []

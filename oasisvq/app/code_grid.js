@@ -444,11 +444,11 @@ class CodeGrid {
     this.find(".under .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
     const tile = this.find(".tile").getContext("2d");
     this.drawTile(tile, settings.code, 0, 0, 64);
-    this.find(".tile").setAttribute("aria-label", `Code ${settings.code} decoded on its own`);
+    this.find(".tile").setAttribute("aria-label", `Code ${settings.code} on its own`);
     const uses = indices.filter((code) => code === settings.code).length;
     this.find(".code").textContent =
-      `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice. ` +
-      `The slice uses ${new Set(indices).size} of ${data.order.length} codes.`;
+      `Code ${settings.code}: in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice, ` +
+      `which uses ${new Set(indices).size} of ${data.order.length} codes.`;
     this.explain();
     this.offer();
   }
@@ -481,7 +481,7 @@ class CodeGrid {
     };
     const dismiss = choice("", "Dismiss", "Dismiss", () => this.request({ kind: "dismiss" }));
     if (likely) {
-      this.find(".offered").textContent = `The likeliest codes at ${this.describe(likely.place - offset)}:`;
+      this.find(".offered").textContent = `The likeliest codes for ${this.describe(likely.place - offset)}:`;
       const codes = likely.codes.map(([code, share]) => {
         const canvas = Object.assign(document.createElement("canvas"), { width: 56, height: 56 });
         this.drawTile(canvas.getContext("2d"), code, 0, 0, 56);
@@ -492,7 +492,7 @@ class CodeGrid {
       });
       this.find(".choices").replaceChildren(...codes, dismiss);
     } else if (offers) {
-      this.find(".offered").textContent = "The selected cells, drawn again by the prior. Take one:";
+      this.find(".offered").textContent = "The selected cells, drawn again by the prior. Choose one:";
       const fills = offers.map((source, i) =>
         choice(Object.assign(new Image(), { src: source, alt: "" }), "", `Use proposal ${i + 1}`, () =>
           this.request({ kind: "use", number: i }),

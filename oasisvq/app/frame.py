@@ -182,7 +182,7 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         format_func=lambda option: known[option].label,
         key="model",
         label_visibility="collapsed",
-        help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
+        help="Finer grids keep more of a slice. The codes of one model mean nothing to another.",
     )
     address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
     return name
@@ -194,11 +194,11 @@ def _in_use(name: str, model: OasisVQ) -> OasisVQ:
     now = model.info["files"]["vqvae.safetensors"]["sha256"]
     if before.info["files"]["vqvae.safetensors"]["sha256"] != now:
         if name == name_before and belongings():
-            st.info("Other weights have come from the Hub.")
-            if not st.button("Use them", help="What you made with those in use is let go: it means nothing to others."):
+            st.info("New weights have arrived from the Hub.")
+            if not st.button("Use them", help="Discards the codes and slices that you made with the current weights."):
                 return before
         if let_go():
-            st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
+            st.toast("Codes and slices made with the other model were discarded: they mean nothing to this one.")
     st.session_state[_BEFORE] = (name, model)
     return model
 

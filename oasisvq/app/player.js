@@ -109,16 +109,16 @@ class Player {
         choose();
       };
     });
-    options.push(["How open", () => (settings.entropy = true)]);
+    options.push(["Uncertainty", () => (settings.entropy = true)]);
     this.find(".shown").replaceChildren(
       ...options.map(([name, choose], i) => {
         const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
-        if (name === "How open") button.title = "Entropy: how many codes were likely. Black: one. Bright: many.";
+        if (name === "Uncertainty") button.title = "Entropy of the prior: black where one code was likely, bright where many were";
         button.addEventListener("click", () => {
           choose();
           this.show();
         });
-        button.dataset.option = name === "How open" ? "entropy" : i;
+        button.dataset.option = name === "Uncertainty" ? "entropy" : i;
         return button;
       }),
     );
@@ -136,13 +136,14 @@ class Player {
     this.find(".play").textContent = this.running ? "Pause" : this.done >= data.total ? "Replay" : "Play";
     this.element.dataset.state = this.running ? "playing" : this.done >= data.total ? "done" : "paused";
     this.element.dataset.id = data.id;
+    this.element.dataset.parts = data.parts.map((part) => part.count).join(" ");
     for (const button of this.find(".shown").children) {
       const { option } = button.dataset;
       const pressed = option === "entropy" ? settings.entropy : !settings.entropy && Number(option) === shown;
       button.setAttribute("aria-pressed", String(pressed));
     }
     const whole = this.done >= data.total;
-    this.find(".codes figcaption").textContent = settings.entropy ? `How open each code was, 0 to ${data.most} bits` : data.codesName;
+    this.find(".codes figcaption").textContent = settings.entropy ? `Uncertainty of each code, black 0 to yellow ${data.most} bits` : data.codesName;
     this.find(".picture figcaption").textContent = data.pictureName;
     this.find(".codes canvas").setAttribute(
       "aria-label",
@@ -150,7 +151,7 @@ class Player {
     );
     this.find(".picture canvas").setAttribute(
       "aria-label",
-      whole ? `Synthetic slice: ${data.name}` : `Synthetic slice under construction: ${data.name}`,
+      `Synthetic slice${whole ? "" : ", partly drawn"}: ${data.name}`,
     );
   }
 

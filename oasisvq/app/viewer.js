@@ -330,10 +330,10 @@ class Viewer {
     this.find('[data-step="1"]').disabled = this.wanted === data.count - 1;
     this.find('[data-step="-1"]').disabled = this.wanted === 0;
     this.find(".hint").textContent =
-      (data.count > 1 ? "Wheel, arrow up and down: slices.\n" : "") +
-      "Drag, [ and ], comma and dot: window and level. 1 to 4: presets.\nCtrl + wheel, + and −, double click: zoom. " +
-      "Drag when zoomed, Shift + arrows: move.\nO: next overlay. V: side by side or slider. Arrow left and right: the " +
-      "line of the slider. 0: reset.\nBoth pictures follow.";
+      (data.count > 1 ? "Wheel, up and down arrows: previous and next slice.\n" : "") +
+      "Drag, or [ and ], comma and full stop: window and level. 1 to 4: presets.\nCtrl + wheel, + and −, double click: " +
+      "zoom. Drag when zoomed, Shift + arrows: move.\nO: next overlay. V: side by side or slider. Left and right arrows: " +
+      "line of the slider. 0: reset.\nBoth pictures always show the same part.";
     this.scale();
     for (const reading of this.all(".reading")) reading.textContent = this.reading();
     for (const figure of this.figures) {
@@ -429,7 +429,7 @@ class Viewer {
     const { original, reconstruction, similarity } = this.values;
     const [before, after] = [original[i] / 255, reconstruction[i] / 255];
     return (
-      `Column ${x}, row ${y}: ${this.data.names[0].toLowerCase()} ${before.toFixed(2)}, beside it ${after.toFixed(2)}, ` +
+      `Column ${x}, row ${y}. Grey, 0 to 1: left ${before.toFixed(2)}, right ${after.toFixed(2)}, ` +
       `difference ${signed(after - before)}${similarity.length ? `, SSIM ${(similarity[i] / 255).toFixed(2)}` : ""}`
     );
   }
