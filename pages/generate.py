@@ -143,7 +143,7 @@ def keep(shown: Drawn) -> None:
     if row.button("Edit codes", icon=":material/grid_on:"):
         code_grid.open_codes(shown.indices, shown.origin)
         go_to("Edit codes")
-    take = row.popover("Save and share", icon=":material/download:")
+    take = row.popover("Save", icon=":material/download:")
     take.download_button(
         "Picture, PNG",
         lambda: png(marked(shown.picture / 255, SYNTHETIC), fields),
@@ -172,8 +172,8 @@ def measured() -> None:
     near, told = model.info["draws"]["copies"], model.info["draws"]["auc"]["against_reconstructions"]
     st.caption(
         "**How real are drawn slices?** Given one of them and one reconstruction of a person outside the training "
-        f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they copies?** "
-        f"The median distance to the nearest training slice is {near['draws_median']:.4f} for "
+        f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they "
+        f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
         f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for slices of people outside "
         f"the training data (root mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the drawn "
         "slices are nearer than the nearest 1 % of those. Training slices do not come with the weights; where you have "
@@ -192,7 +192,7 @@ others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"The prior draws a slice that nobody has, one code after the other; the decoder paints it. {shown.name}: "
-    f"{shown.bits:,.0f} bits under the prior. Every picture carries the mark **SYNTHETIC**."
+    f"A slice that belongs to nobody: {shown.name}; {shown.bits:,.0f} bits under the prior. Every picture of it carries "
+    "the mark **SYNTHETIC**."
 )
 measured()

@@ -52,10 +52,10 @@ with st.container(key="ways"):
     for column, (title, what) in zip(
         st.columns(4),
         (
-            ("Reconstruct", "What do the codes keep of a slice, and what do they lose?"),
-            ("Generate", "Draw new slices at any level, and watch them grow."),
+            ("Reconstruct", "See what the codes of a slice keep and lose."),
+            ("Generate", "Watch new slices grow, code by code."),
             ("Edit codes", "Paint with codes. Widen a ventricle."),
-            ("Surprise", "See where a slice is not what the model expected."),
+            ("Surprise", "See where a slice surprises the model."),
         ),
         strict=True,
     ):

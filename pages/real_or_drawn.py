@@ -67,7 +67,7 @@ with told:
         st.button("Next", type="primary", on_click=go_on, shortcut="N")
     else:
         st.subheader("Is this the reconstruction of a real slice, or did the model draw it?")
-        buttons = st.container(horizontal=True)
+        buttons = st.container(horizontal=True, key="answers")
         buttons.button("Real", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
         buttons.button("Drawn", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
     score = f"**You:** {right} of {len(answers)} right." if answers else "**You:** no guess yet."

@@ -36,7 +36,7 @@ viewer(
     (
         DIFFERENCE,
         SIMILARITY,
-        *(code_overlay(name, code_colours(part, palette.rank)) for name, part, palette in codes),
+        *(code_overlay(name, code_colours(part, palette.rank, palette.background)) for name, part, palette in codes),
     ),
     ("Original", "Reconstruction"),
     RECONSTRUCTION,

@@ -87,7 +87,7 @@ viewer(
             "Bright where the slice is unusual for this model; outlined in blue where it was drawn again",
             "0",
             "#000, #781c6d, #ed6925, #fcffa4",
-            f"{limit:.0f} {label}",
+            f"{limit:.0f} {label} or more",
             heat(cells, limit, region),
         )
     ],

@@ -21,7 +21,18 @@ from oasisvq.app.choose import SHOWN_FIRST, in_model_size
 from oasisvq.app.drawing import animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
-from oasisvq.app.pictures import REGION, SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, heat, marked, png
+from oasisvq.app.pictures import (
+    MARGIN,
+    REGION,
+    SYNTHETIC,
+    code_colours,
+    enlarge,
+    entropy_colours,
+    heat,
+    margin,
+    marked,
+    png,
+)
 from oasisvq.app.turns import Turns
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
@@ -571,16 +582,26 @@ def test_synthetic_pictures_are_marked_and_say_so_in_the_file():
 
 
 def test_code_colours_run_from_transparent_dark_to_bright():
-    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4))
+    dark = np.zeros((2, 2), int)
+    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), dark)
     assert colours.shape == (2, 2, 4)
     assert colours[0, 0, 3] == 0
     assert colours[1, 1, 3] == 255
     assert len({tuple(colour) for colour in colours.reshape(-1, 4)}) == 4
-    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4))
+    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4), np.zeros((2, 4), int))
     np.testing.assert_array_equal(side_by_side, colours)
-    picture = code_map(np.array([[0, 1], [2, 3]]), np.arange(4))
-    assert picture.getpixel((0, 0)) == (0, 0, 0)
-    assert picture.size == (320, 320)
+    bright = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), np.array([[3, 3], [3, 0]]))
+    assert (bright[..., 3] == [[0, 255], [255, 0]]).all(), "the background's code is transparent, however bright it is"
+
+
+def test_an_empty_margin_is_left_out_and_no_other():
+    picture = np.zeros((80, 80))
+    picture[8:72, 8:72] = 1
+    assert margin(picture) == MARGIN
+    for place in ((7, 40), (40, 72)):
+        full = picture.copy()
+        full[place] = 0.5
+        assert margin(full) == 0
 
 
 def test_heat_lies_on_the_cells_and_outlines_the_region():

@@ -155,7 +155,7 @@ def test_one_window_and_level_for_both_pictures_by_drag_preset_and_key(viewer):
         viewer.tab.mouse.move(box["x"] + 60, box["y"] + 130)
         viewer.tab.mouse.up(button=button)
         assert changed()
-        viewer.tab.get_by_role("button", name="Whole range").click()
+        viewer.tab.get_by_role("button", name="All greys").click()
         assert not changed()
     viewer.tab.get_by_role("button", name="Grey/white").click()
     assert changed()

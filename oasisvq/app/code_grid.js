@@ -36,6 +36,7 @@ class CodeGrid {
     this.stroke = null; // the stroke under way
     this.cursor = null; // cell of the keyboard or the pointer
     this.byKeyboard = false;
+    this.canvases = {};
     this.listen();
   }
 
@@ -63,14 +64,19 @@ class CodeGrid {
 
     this.step = [SIDE / data.width, SIDE / data.height].map(Math.round); // canvas pixels from a code to the next
     this.buildChoices();
-    this.image = greyCanvas(data.image);
-    this.before = greyCanvas(data.before);
-    if (data.palette.bytes !== this.paletteBytes) {
-      this.paletteBytes = data.palette.bytes;
-      this.tiles = greyCanvas(data.palette);
-      this.drawPalette();
-    }
+    this.image = this.canvasOf("image");
+    this.before = this.canvasOf("before");
+    const tiles = this.tiles;
+    this.tiles = this.canvasOf("palette");
+    if (this.tiles !== tiles) this.drawPalette();
     this.show();
+  }
+
+  // The canvas of a grey picture that Python sent; that of last time, where it is the same.
+  canvasOf(name) {
+    const { bytes } = this.data[name];
+    if (this.canvases[name]?.bytes !== bytes) this.canvases[name] = { bytes, canvas: greyCanvas(this.data[name]) };
+    return this.canvases[name].canvas;
   }
 
   buildChoices() {
@@ -449,6 +455,7 @@ class CodeGrid {
     this.find(".code").textContent =
       `Code ${settings.code}: in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice, ` +
       `which uses ${new Set(indices).size} of ${data.order.length} codes.`;
+    this.find(".start").hidden = changed > 0;
     this.explain();
     this.offer();
   }
@@ -519,7 +526,8 @@ function greyCanvas({ bytes, width, height }) {
   const grey = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const image = new ImageData(width, height);
-  grey.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  const pixels = new Uint32Array(image.data.buffer);
+  grey.forEach((value, i) => (pixels[i] = 0xff000000 | (value * 0x010101)));
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }

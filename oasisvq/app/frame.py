@@ -101,7 +101,8 @@ def frame(page: Page) -> Links:
     """Links, title and disclaimer: what can be shown before torch is imported and weights are read."""
     st.html(_STYLE)
     with st.container(horizontal=True, key="nav", gap="small", vertical_alignment="center"):
-        links = Links([st.empty() for _ in PAGES])
+        with st.container(horizontal=True, key="links", gap="small", width="content"):
+            links = Links([st.empty() for _ in PAGES])
         models = st.container(horizontal=True, key="models", width="content", gap="small")
     with st.container(horizontal=True, key="head", gap="small", vertical_alignment="center"):
         st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")

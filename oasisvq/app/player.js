@@ -26,7 +26,7 @@ class Player {
     });
   }
 
-  // What Python says: data = {id, name, frames, at, total, seconds, play, low, parts, most, strip}; parts = [{rows,
+  // What Python says: data = {id, name, frames, at, total, seconds, play, low, margin, parts, most, strip}; parts = [{rows,
   // columns, first, name, colours, entropy}], strip = {kinds, kind, items} or null.
 
   receive(data) {
@@ -164,12 +164,23 @@ class Player {
     context.fillRect(0, 0, canvas.width, canvas.height);
     const known = this.cellsOf(part);
     context.save();
+    this.enlarge(context);
+    context.save();
     reveal(context, known, part.across, width, height);
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(settings.entropy ? part.open : part.codes, 0, 0, canvas.width, canvas.height);
     context.restore();
     if (known < part.across * part.rows) pen(context, known, part.across, width, height);
+    context.restore();
+  }
+
+  // What is drawn from here on leaves out the empty margin of the slice.
+  enlarge(context) {
+    const { width, height } = context.canvas;
+    const { margin } = this.data;
+    context.scale(1 / (1 - 2 * margin), 1 / (1 - 2 * margin));
+    context.translate(-margin * width, -margin * height);
   }
 
   // The last picture that is done, and over it the next one as far as its codes are there.
@@ -183,6 +194,8 @@ class Player {
     context.imageSmoothingQuality = "high";
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
+    context.save();
+    this.enlarge(context);
     draw(this.images[last]);
     if (this.done < this.data.total) {
       const known = this.cellsOf(part);
@@ -192,6 +205,7 @@ class Player {
       context.restore();
       pen(context, known, part.across, width, height);
     }
+    context.restore();
     context.font = "bold 26px sans-serif";
     context.textAlign = "right";
     context.fillStyle = "#ccc";

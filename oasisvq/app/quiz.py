@@ -50,18 +50,19 @@ def make_round(model: OasisVQ, examples: Mapping[str, NDArray[np.floating]], see
         drawn = model.sample(EACH, seed=seed, level=[level or 0 for level in levels]).slices[:, 0].numpy() + 0.5
     symmetry = MEASURES[3]
     known = [anatomy(picture)[symmetry] for picture in again]
-    items = [Item(picture, False, _why_real(name)) for name, picture in zip(names, again, strict=True)]
+    items = [Item(picture, False, why_real(name)) for name, picture in zip(names, again, strict=True)]
     for picture, level in zip(drawn, levels, strict=True):
-        items.append(Item(picture, True, _why_drawn(anatomy(picture)[symmetry], float(np.mean(known)), level)))
+        items.append(Item(picture, True, why_drawn(anatomy(picture)[symmetry], float(np.mean(known)), level)))
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def _why_real(name: str) -> str:
+def why_real(name: str) -> str:
+    """What gives away the reconstruction of an example, by the example's label."""
     what, _, _ = name.partition(",")
     if what.startswith("Colin 27"):
         return (
-            f"A reconstruction of {name}: one man, scanned 27 times and averaged. There is almost no noise, and every "
-            "fold of the cortex leads somewhere."
+            f"A reconstruction of {name}: one man, the average of 27 scans. There is almost no noise, and the folds of "
+            "the cortex are sharp and continuous."
         )
     if what.startswith("MNI152"):
         return (
@@ -74,7 +75,8 @@ def _why_real(name: str) -> str:
     )
 
 
-def _why_drawn(symmetry: float, others: float, level: int | None) -> str:
+def why_drawn(symmetry: float, others: float, level: int | None) -> str:
+    """What gives away a drawn slice: `symmetry` is the correlation of its halves, `others` that of reconstructions."""
     start = f"Drawn by the prior at level {level}. "
     if symmetry < others - LESS_ALIKE:
         return (

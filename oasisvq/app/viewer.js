@@ -41,7 +41,7 @@ class Viewer {
   }
 
   // What Python says: data = {source, index, count, size, original, reconstruction, similarity, limit, edges, name, page,
-  // names, mark, over, first, overlays}. An overlay has a key, a label, a title, the words low and high beside its colours,
+  // names, mark, over, first, overlays, margin}. An overlay has a key, a label, a title, the words low and high beside its colours,
   // and a picture as source, but for "difference" and "similarity", which are made here.
 
   receive(data) {
@@ -145,6 +145,11 @@ class Viewer {
     this.show();
   }
 
+  // How many times larger than the whole slice would be: without zoom its empty margin is left out.
+  magnified(zoom = settings.zoom) {
+    return zoom / (1 - 2 * this.data.margin);
+  }
+
   expose(window, level) {
     settings.window = Math.min(Math.max(window, 0.02), 1);
     settings.level = Math.min(Math.max(level, 0), 1);
@@ -216,7 +221,8 @@ class Viewer {
         const { start, kind } = drag;
         if (kind === "expose") return this.expose(start.window + dx, start.level + dy);
         if (kind === "slide") return this.draw(x);
-        return this.moveTo(start.x - dx / start.zoom, start.y - dy / start.zoom);
+        const larger = this.magnified(start.zoom);
+        return this.moveTo(start.x - dx / larger, start.y - dy / larger);
       }
       this.show();
     });
@@ -282,7 +288,7 @@ class Viewer {
   // Places. A place on a canvas and a place in the picture both run from 0 to 1.
 
   seen(x, y) {
-    return [settings.x + (x - 0.5) / settings.zoom, settings.y + (y - 0.5) / settings.zoom];
+    return [settings.x + (x - 0.5) / this.magnified(), settings.y + (y - 0.5) / this.magnified()];
   }
 
   inPicture(x, y) {
@@ -384,7 +390,7 @@ class Viewer {
     const { data } = this;
     const context = canvas.getContext("2d");
     const side = canvas.width;
-    const scale = (side / data.size) * settings.zoom;
+    const scale = (side / data.size) * this.magnified();
     const [left, top] = this.seen(0, 0).map((place) => -place * data.size * scale);
     const place = [left, top, data.size * scale, data.size * scale];
     context.save();
