@@ -192,7 +192,7 @@ others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"A slice that belongs to nobody: {shown.name}; {shown.bits:,.0f} bits under the prior. Every picture of it carries "
-    "the mark **SYNTHETIC**."
+    f"A slice that belongs to nobody: {shown.name}; {shown.bits:,.0f} bits under the prior. Every picture of it "
+    "carries the mark **SYNTHETIC**."
 )
 measured()
