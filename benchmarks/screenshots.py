@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.app import CHROMIUM, DESKTOP, FLAGS, PAGES, ROOT, serve, settle, visit
+from benchmarks.app import CHROMIUM, FLAGS, PAGES, ROOT, serve, settle, visit
 from oasisvq.files import write_atomically
 
 WIDTH = 960  # pixels, of the animation
