@@ -276,7 +276,8 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
         )
         lowest = head[0].level if head[0].level is not None else args.level or 0
         content = compress_head(model, codes, lowest)
-        _write(args.out / f"{head[0].name.removesuffix('_level_00')}{SUFFIX}", content)
+        name = "head" if head[0].level is None else head[0].name.removesuffix("_level_00")
+        _write(args.out / f"{name}{SUFFIX}", content)
         sizes.append(len(content))
         slices += len(head)
     per_slice = {"bytes_a_slice": sum(sizes) / slices, "bytes_plain": model.preset.plain_bits / 8}
