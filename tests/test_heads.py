@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -255,6 +256,27 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     assert (hidden[0, 1] != 0).any()
     edge = {k: v[None] for k, v in codes[2].items()}
     assert (task.add_neighbours(None, edge, torch.tensor([False]), torch.tensor([[True, True]]))[0, 1] == 0).all()
+
+
+def test_drawn_heads_from_the_command_line(
+    model: OasisVQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("oasisvq.cli._load", lambda args: model)
+    words = ["sample", "--head", "--count", "2", "--first", "1", "--seed", "3", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    head = model.sample_head(seed=3, first=2)
+    expected = (head.slices[0, :, 0].numpy() + 0.5).clip(0, 1)
+    for level in range(LEVELS):
+        picture = np.asarray(Image.open(tmp_path / "out" / "head_00002" / f"level_{level:02d}.png"))
+        assert np.abs(picture / 255 - expected[level]).max() < 0.003
+    volume = nibabel.load(tmp_path / "out" / "head_00002.nii.gz")
+    assert volume.shape == (*picture.shape, LEVELS)
+    assert np.array_equal(np.asarray(volume.dataobj)[:, ::-1, LEVELS - 1].T, picture)
+    assert b"SYNTHETIC" in volume.header["descrip"].tobytes()
+    with np.load(tmp_path / "out" / "head_00002" / "codes.npz") as codes:
+        assert np.array_equal(codes["indices"], head.indices[0].numpy())
+    assert main([*words, "--level", "3"]) == 2
+    assert "--level" in capsys.readouterr().err
 
 
 def test_heads_from_the_command_line(model: OasisVQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
