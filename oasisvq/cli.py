@@ -221,12 +221,13 @@ def reconstruct(args: argparse.Namespace) -> Figures:
         original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
         level = _told(one, model.preset, None)
         bits = float(model.surprise(coded.indices, level=level).sum())
+        similarity = metrics.similarity(original, picture)
         rows.append(
             {
                 "file": str(one.file),
                 "level": level,
-                "ssim": metrics.ssim(original, picture),
-                "ssim_foreground": metrics.foreground_ssim(original, picture),
+                "ssim": similarity.ssim,
+                "ssim_foreground": similarity.foreground,
                 "psnr": metrics.psnr(original, picture),
                 "bits": bits,
             }
