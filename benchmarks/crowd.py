@@ -35,7 +35,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.app import free_port, running
-from oasisvq.app.drawing import EIGHT, levels_apart
+from oasisvq.app.gallery import EIGHT, levels_apart
 
 ROOT = Path(__file__).parent.parent
 STROKES = 6
