@@ -11,7 +11,6 @@ Chromium.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -27,6 +26,7 @@ from typing import Any
 
 from oasisvq.app.guard import THEME
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in figures.items():
         print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":

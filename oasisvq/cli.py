@@ -163,8 +163,10 @@ def verify(args: argparse.Namespace) -> Figures:
 
 def evaluate(args: argparse.Namespace) -> Figures:
     from oasisvq.measure.evaluation import evaluate
+    from oasisvq.measure.record import circumstances
+    from oasisvq.training.reproducibility import MEASURED
 
-    return evaluate(_load(args), args.data, args.split)
+    return {MEASURED: circumstances(), **evaluate(_load(args), args.data, args.split)}
 
 
 def encode(args: argparse.Namespace) -> Figures:

@@ -2,7 +2,9 @@
 
 Each of OASIS-1's people is the mean of three or four scans, resampled to an atlas: smoother than one fresh scan, with
 brightness spread over the whole range. A head that is brighter, darker or sharper than nearly all of them is brought to
-the nearer end of their range; others stay as they are. `python -m oasisvq.data.appearance DIR` prints these ranges.
+the nearer end of their range; others stay as they are. Vessels filled with a contrast agent outshine all tissue, and
+would leave it grey: what outshines it is brought down, as far as in training people. `python -m
+oasisvq.data.appearance DIR` prints these ranges.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import brentq
 
-from oasisvq.data.slices import WHITE, normalise
+from oasisvq.data.slices import WHITE, foreground, normalise
 
-# Mean of the brain after `normalise`, and `sharpness`: the 5th and 95th, and the 95th percentile of training people.
+# Of the brain of training people after `normalise`. Mean: the 5th and 95th percentile of people; 95th percentile of the
+# pixels: the 5th of people; `sharpness`: the 95th of people.
 BRIGHTNESS = (0.493, 0.606)
-SHARPNESS = 0.306
+BRIGHT = 0.861
+SHARPNESS = 0.351
 
 _EVERY = 4  # of the levels is looked at: all of a person are alike
 _RIM = 6  # pixels along the outline that do not count
@@ -27,25 +31,33 @@ _RIM = 6  # pixels along the outline that do not count
 
 def as_in_training(values: NDArray[np.floating], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Levels of one person, (N, H, W), of any brightness, to [0, 1] as training slices look, 0 outside the brain."""
-    stack = normalise(values * brain)
+    stack = _toned(normalise(values * brain))
+    blurred = _blurred(stack, brain, _too_sharp(stack[::_EVERY], brain[::_EVERY]))
+    return _toned(normalise(blurred))
+
+
+def _toned(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Levels as `normalise` gives them, their brightness in the range of training people."""
     if not stack.any():
         return stack
-    stack = normalise(_blurred(stack, brain, _too_sharp(stack[::_EVERY], brain[::_EVERY])))
+    bright = np.percentile(stack[stack > 0], 95)
+    if bright < BRIGHT:
+        stack = np.interp(stack, (0, bright, WHITE, 1), (0, BRIGHT, WHITE, 1))
     inside = stack[stack > 0] / WHITE
     wanted = min(max(float(inside.mean()), BRIGHTNESS[0] / WHITE), BRIGHTNESS[1] / WHITE)
     gamma = brentq(lambda gamma: (inside**gamma).mean() - wanted, 0.1, 10.0)
-    return np.clip(WHITE * (stack / WHITE) ** gamma, 0, 1)
+    return np.clip(WHITE * (stack / WHITE) ** gamma, 0, 1).astype(np.float32)
 
 
 def sharpness(stack: NDArray[np.floating], brain: NDArray[np.bool_]) -> float:
-    """How much of the detail within 2 pixels is finer than 0.7: a ratio of standard deviations, away from the rim.
+    """How much of the detail within 5.6 pixels is finer than 1.4: a ratio of standard deviations, away from the rim.
 
     `stack` is (N, H, W), `brain` what counts of it.
     """
     deep = ndimage.binary_erosion(brain, np.ones((1, 3, 3)), iterations=_RIM)
     if not deep.any():
         return 0.0
-    fine, all_of_it = ((stack - ndimage.gaussian_filter(stack, (0, sigma, sigma)))[deep].std() for sigma in (0.7, 2.0))
+    fine, all_of_it = ((stack - ndimage.gaussian_filter(stack, (0, sigma, sigma)))[deep].std() for sigma in (1.4, 5.6))
     return float(fine / max(all_of_it, 1e-6))
 
 
@@ -78,8 +90,9 @@ def _main() -> None:
     found = []
     for person in people:
         stack = person[::_EVERY] + np.float32(0.5)
-        found.append((stack[stack > 0].mean(), sharpness(stack, stack > 0)))
-    for name, values in zip(("brightness", "sharpness"), zip(*found, strict=True), strict=True):
+        inside, brain = stack[stack > 0], np.stack([foreground(level) for level in stack])
+        found.append((inside.mean(), np.percentile(inside, 95), sharpness(stack, brain)))
+    for name, values in zip(("brightness", "bright", "sharpness"), zip(*found, strict=True), strict=True):
         print(f"{name}: 5th, 50th, 95th percentile {np.percentile(values, [5, 50, 95]).round(3)}")
 
 
