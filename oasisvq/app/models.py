@@ -72,7 +72,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
+    label = f"{name}: {preset.size} px, {preset.codes:,} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
