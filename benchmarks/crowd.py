@@ -36,6 +36,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.app import free_port, running
 from oasisvq.app.drawing import EIGHT, levels_apart
+from oasisvq.measure.record import write_record
 
 ROOT = Path(__file__).parent.parent
 STROKES = 6
@@ -303,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):<20} {f'{value:.3g}' if isinstance(value, float) else value}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_record(options.json, figures)
     if errors or figures["tracebacks_in_log"]:
         raise SystemExit("error: not all went well")
 

@@ -21,7 +21,18 @@ from oasisvq.app.choose import SHOWN_FIRST, in_model_size
 from oasisvq.app.drawing import animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
-from oasisvq.app.pictures import REGION, SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, heat, marked, png
+from oasisvq.app.pictures import (
+    MARGIN,
+    REGION,
+    SYNTHETIC,
+    code_colours,
+    enlarge,
+    entropy_colours,
+    heat,
+    margin,
+    marked,
+    png,
+)
 from oasisvq.app.turns import Turns
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
@@ -335,7 +346,7 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["Drawn again"]).groups())
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["drawn again"]).groups())
     assert 0 < redrawn <= cells / 4
 
 
@@ -359,9 +370,9 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
 
 def test_surprise_adds_up(model):
     app = open_page("surprise")
-    shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
+    shown = float(metrics_of(app)["all codes"].split()[0].replace(",", ""))
     other = app.select_slider[0].set_value(9).run()
-    without = float(metrics_of(other)["Bits for the slice"].replace(",", ""))
+    without = float(metrics_of(other)["all codes"].split()[0].replace(",", ""))
     assert 0 < without != shown > 0
 
 
@@ -369,10 +380,10 @@ def test_surprise_opens_on_a_painted_lesion_and_finds_it():
     app = open_page("surprise")
     assert app.selectbox(key="case").value.endswith("with a painted lesion")
     assert any("was painted into this slice" in caption.value for caption in app.caption)
-    with_lesion = float(metrics_of(app)["Most unusual cell, standard deviations"])
+    with_lesion = float(metrics_of(app)["most unusual cell"].split()[0])
     app.selectbox(key="case").set_value(SHOWN_FIRST).run()
     assert not any("was painted into this slice" in caption.value for caption in app.caption)
-    assert float(metrics_of(app)["Most unusual cell, standard deviations"]) < with_lesion / 2
+    assert float(metrics_of(app)["most unusual cell"].split()[0]) < with_lesion / 2
 
 
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
@@ -390,11 +401,11 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     assert not app.exception
     told = " ".join(html.proto.body for html in app.get("html"))
     assert "1.10 to 2.90" in told
-    assert "held-out slices: 11.5 to 17.2" in told
+    assert "held-out slices, level given: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
     app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
-    assert "Most unusual cell, bits per code" in metrics_of(app)
+    assert metrics_of(app)["most unusual cell"].endswith(" bits per code")
 
 
 # Behind the pages.
@@ -571,16 +582,26 @@ def test_synthetic_pictures_are_marked_and_say_so_in_the_file():
 
 
 def test_code_colours_run_from_transparent_dark_to_bright():
-    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4))
+    dark = np.zeros((2, 2), int)
+    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), dark)
     assert colours.shape == (2, 2, 4)
     assert colours[0, 0, 3] == 0
     assert colours[1, 1, 3] == 255
     assert len({tuple(colour) for colour in colours.reshape(-1, 4)}) == 4
-    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4))
+    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4), np.zeros((2, 4), int))
     np.testing.assert_array_equal(side_by_side, colours)
-    picture = code_map(np.array([[0, 1], [2, 3]]), np.arange(4))
-    assert picture.getpixel((0, 0)) == (0, 0, 0)
-    assert picture.size == (320, 320)
+    bright = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), np.array([[3, 3], [3, 0]]))
+    assert (bright[..., 3] == [[0, 255], [255, 0]]).all(), "the background's code is transparent, however bright it is"
+
+
+def test_an_empty_margin_is_left_out_and_no_other():
+    picture = np.zeros((80, 80))
+    picture[8:72, 8:72] = 1
+    assert margin(picture) == MARGIN
+    for place in ((7, 40), (40, 72)):
+        full = picture.copy()
+        full[place] = 0.5
+        assert margin(full) == 0
 
 
 def test_heat_lies_on_the_cells_and_outlines_the_region():

@@ -72,7 +72,8 @@ class Drawn(NamedTuple):
     @property
     def name(self) -> str:
         """What it was asked with, in words."""
-        return ", ".join(f"{key} {value}" for key, value in self.settings.items() if value is not None)
+        told = {key: value for key, value in self.settings.items() if value is not None}
+        return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in sorted(told.items()))
 
 
 def known_grades(model: OasisVQ) -> list[float]:

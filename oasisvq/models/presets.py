@@ -1,4 +1,4 @@
-"""Every size, seed and schedule in one frozen place: a preset is stored beside the weights it made."""
+"""Every size, seed and schedule in one place: a preset is frozen, and stored beside the weights it made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Preset:
     size: int = 80
     codebook_size: int = 512
     code_dim: int = 32
-    # Codes a cell: each after the first refines what those before it say.
+    # Codes of a cell: each after the first refines those before it.
     depth: int = 1
     # The coarse stage of a cascade: this preset's models are given its reconstruction, or its sample, as a picture.
     coarse: Preset | None = None
@@ -47,12 +47,13 @@ class Preset:
     prior_heads: int = 4
     prior_dropout: float = 0.1
 
-    # What a draw can be conditioned on: the level of the slice and the clinical dementia rating (CDR) of the person.
+    # Conditions of the prior: the level of the slice and the clinical dementia rating (CDR) of the person.
     levels: int = 32
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
-    # How finely the prior is told how bright a slice is among those of its level, and whether it is mirrored (0: it is
-    # told neither).
+    # Ranks of brightness among the slices of a level: with the orientation, a third condition (0: neither).
     prior_ranks: int = 8
+    # Slices of neighbouring levels that the prior can be given: the one below and the one above, or 0.
+    prior_neighbours: int = 0
 
     # Schedules: one warm-up and cosine cycle each.
     vqvae_epochs: int = 26
@@ -102,6 +103,11 @@ class Preset:
         return sum(math.prod(grid) for grid in self.parts)
 
     @property
+    def prior_pictures(self) -> int:
+        """Pictures that the prior can be given: the coarse stage's of the slice itself, and the neighbouring slices."""
+        return (self.coarse is not None) + self.prior_neighbours
+
+    @property
     def plain_bits(self) -> float:
         """Bits of a slice when each code is written with log2 of its codebook's size."""
         return sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in self.stages)
@@ -137,8 +143,16 @@ class Preset:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
-        # Weights from before these existed say nothing of them.
-        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, "rate_weight": 0.0, **values}
+        # Defaults for weights from before these fields existed.
+        older = {
+            "prior_ranks": 0,
+            "prior_neighbours": 0,
+            "depth": 1,
+            "coarse": None,
+            "vqvae_crop": 0,
+            "rate_weight": 0.0,
+        }
+        values = older | values
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -158,6 +172,8 @@ class Preset:
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
+        if preset.prior_neighbours not in (0, 2):
+            raise OasisVQError("preset has neighbours that no slice can have: get the weights again")
         if not preset.side or preset.side << len(preset.channels) != preset.size:
             raise OasisVQError("preset has a size that its halvings do not divide: get the weights again")
         if len({(stage.levels, stage.grades) for stage in preset.stages}) > 1:
@@ -185,34 +201,35 @@ _SMOKE = Preset(
     blocks=(1, 1),
     prior_channels=32,
     prior_layers=4,
+    prior_neighbours=2,
     codebook_warmup=20,
     vqvae_epochs=4,
     prior_epochs=3,
 )
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset(name="base"),
-    # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
-    # lacks. Few channels where pixels are many; no attention, since the picture says what lies far away.
+    "base": Preset(name="base", prior_neighbours=2),
+    # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
+    # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(
         name="large",
         size=256,
         codebook_size=64,
         code_dim=8,
-        coarse=Preset(name="base"),
+        coarse=Preset(name="base", prior_neighbours=2),
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,
-        rate_weight=0.08,
+        rate_weight=0.095,
         prior_channels=64,
-        prior_layers=6,
+        prior_layers=8,
         prior_heads=0,
-        vqvae_epochs=5,
+        vqvae_epochs=8,
         vqvae_batch=16,
         vqvae_crop=160,
-        prior_epochs=5,
+        prior_epochs=8,
     ),
-    # Everything small, to see that it works: one stage, and a cascade.
+    # Small ones, to see that everything works: one stage, and a cascade.
     "smoke": _SMOKE,
     "smoke-large": replace(
         _SMOKE, name="smoke-large", size=160, codebook_size=64, code_dim=8, coarse=_SMOKE, blocks=(0, 1), vqvae_crop=96

@@ -1,4 +1,4 @@
-"""What a prior learns from: every slice of a split, as it lies and mirrored, encoded once and kept on disk."""
+"""The training data of a prior: every slice of a split, and its mirror image, encoded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -20,33 +20,51 @@ BATCH = 32
 
 
 class CodeSet(Dataset[dict[str, Tensor]]):
-    """Codes of a split, read from a file as they are asked for.
+    """Codes of a split, read from a file one by one.
+
+    Args:
+        slices: what was encoded.
+        neighbours: whether the codes of the levels below and above are wanted too.
 
     Attributes:
-        records: (N,), mapped, with the fields `codes`, uint16 (2, codes), as the slice lies and mirrored; `brightness`
-            as `brightness` gives it; `level` and `grade` as in `SliceSet`.
+        records: (N,), memory-mapped, with the fields `codes`, uint16 (2, codes), of the slice and of its mirror image;
+            `brightness`, from the function of that name; `level` and `grade` as in `SliceSet`.
     """
 
-    def __init__(self, records: np.memmap) -> None:
-        self.records = records
+    def __init__(self, records: np.memmap, slices: SliceSet, neighbours: bool) -> None:
+        self.records, self.slices, self.neighbours = records, slices, neighbours
         self._read = reader(records)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """dict of codes, int64 (2, codes); brightness, level and grade, numbers."""
+        """dict of codes, int64 (2, codes); brightness, level and grade, numbers.
+
+        With neighbours also `beside`, bool (2,), whether the levels below and above are there, and `neighbours`, their
+        codes, int64 (2, 2, codes), 0 where they are not.
+        """
         record = self._read(i)
-        return {
+        return self._beside(i) | {
             "codes": torch.from_numpy(record["codes"].astype(np.int64)),
             "brightness": torch.tensor(float(record["brightness"])),
             "level": torch.tensor(int(record["level"])),
             "grade": torch.tensor(int(record["grade"])),
         }
 
+    def _beside(self, i: int) -> dict[str, Tensor]:
+        if not self.neighbours:
+            return {}
+        there = self.slices.beside(i)
+        codes = np.zeros((2, *self.records.dtype["codes"].shape), np.int64)
+        for side, (j, found) in enumerate(zip((i - 1, i + 1), there, strict=True)):
+            if found:
+                codes[side] = self._read(j)["codes"]
+        return {"beside": torch.tensor(there), "neighbours": torch.from_numpy(codes)}
+
 
 def brightness(slices: Tensor) -> Tensor:
-    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 where there is none."""
+    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 for a slice without brain."""
     grey = slices.flatten(1) + 0.5
     brain = grey > FOREGROUND
     return (grey * brain).sum(1) / brain.sum(1).clamp_min(1)
@@ -55,9 +73,9 @@ def brightness(slices: Tensor) -> Tensor:
 def encode_split(
     tokenizer: Tokenizer, slices: SliceSet, folder: Path, name: str, stamp: str, device: torch.device
 ) -> CodeSet:
-    """Encode a split, unless `folder` holds its codes under this stamp: sha256 of all that they follow from.
+    """Encode a split, unless `folder` has its codes under this stamp, a sha256 of all that they depend on.
 
-    In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
+    In full precision, as slices are encoded later: rounding would move whole backgrounds to a neighbouring code.
     """
     codes = ("codes", np.uint16, (2, tokenizer.preset.codes))
     kind = np.dtype([codes, ("brightness", np.float32), ("level", np.int16), ("grade", np.int8)])
@@ -74,4 +92,4 @@ def encode_split(
 
     with torch.no_grad():
         path = on_disk(folder, f"{name}_codes", stamp, "records", records())
-    return CodeSet(np.memmap(path, kind, "r"))
+    return CodeSet(np.memmap(path, kind, "r"), slices, tokenizer.preset.prior_neighbours > 0)
