@@ -17,8 +17,8 @@ from oasisvq.app.models import aligning
 
 if TYPE_CHECKING:  # SimpleITK and the readers take longer to load than a first visitor should wait
     from oasisvq.data.align import Aligned, Fit
+    from oasisvq.data.dicom import Volume
     from oasisvq.data.scan import Scan
-    from oasisvq.data.upload import Volume
 
 MASK, FRAME = (45, 190, 175), (245, 170, 60)  # colours of the outlines
 _PLANES = ("from the side", "from the front", "from above")
