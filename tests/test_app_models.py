@@ -115,7 +115,7 @@ def test_other_grids_are_drawn_edited_and_completed(name):
 @pytest.mark.parametrize("name", ["clear", "large"])
 def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
     monkeypatch.setattr("oasisvq.app.studio.PROPOSALS", 1)
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
     model = models.load_model(name)
     preset, studio = model.preset, Studio(model)
     start = studio.codes_of("MNI152 template, level 20")
@@ -134,7 +134,7 @@ def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
         studio.ask({"kind": "try", "name": kind})
     studio.walk("MNI152 template, level 20", 0.5)
     model.decode(torch.from_numpy(code_grid.current().indices)[None])
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
 
 
 def test_what_belongs_to_another_model_is_let_go_with_a_note():
@@ -147,7 +147,7 @@ def test_what_belongs_to_another_model_is_let_go_with_a_note():
     assert not app.exception
     assert ["let go" in toast.value for toast in app.toast] == [True]
     assert mine(app, "editor").indices.shape == (40, 40)
-    assert "gallery" not in app.session_state["belongings"]
+    assert "gallery" not in app.session_state["session_store"]
     app.switch_page("pages/generate.py").run()
     assert app.selectbox(key="model").value == "clear"
     assert not app.toast

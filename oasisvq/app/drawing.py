@@ -18,7 +18,7 @@ from PIL import Image
 
 from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
-from oasisvq.app.models import belongings, load_palette, load_palettes, turn
+from oasisvq.app.models import compute_slot, load_palette, load_palettes, session_store
 from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
@@ -89,19 +89,19 @@ def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None
     asked = dict(settings)
     given = mask = None
     entropy = np.full(preset.codes, np.nan)
-    load_palettes(model)  # which would take a turn within the turn
-    with turn() as pass_on:
+    load_palettes(model)  # which takes a slot itself
+    with compute_slot() as give_way:
         if upper:
             asked["upper rows"] = upper.rows
             given, mask = torch.from_numpy(upper.indices), torch.from_numpy(below(preset, upper.rows))
 
         def step(position: int, _: Tensor, bits: Tensor) -> None:
-            pass_on()
+            give_way()
             entropy[position] = float(bits[0])
 
         coded = model.sample(1, **settings, on_step=step, given=given, mask=mask)
-        told = {name: settings[name] for name in ("level", "grade")}
-        bits = float(model.surprise(coded.indices, **told).sum())
+        condition = {name: settings[name] for name in ("level", "grade")}
+        bits = float(model.surprise(coded.indices, **condition).sum())
         picture = coded.slices[0, 0].numpy() + np.float32(0.5)
         at, frames = growth(model, coded.indices, picture)
     origin: Origin | None = of_draw(asked | {"draw": 0})
@@ -179,7 +179,7 @@ def drawn_before(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | Non
         for number in range(EIGHT):
             if (one := fresh(model, number)).settings == settings:
                 return one
-    return belongings().get(GALLERY, {}).get(_key(settings, upper))
+    return session_store().get(GALLERY, {}).get(_key(settings, upper))
 
 
 def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
@@ -187,7 +187,7 @@ def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None =
     drawn = drawn_before(model, settings, upper)
     if drawn is None:
         drawn = draw(model, settings, upper)
-        gallery = belongings().setdefault(GALLERY, {})
+        gallery = session_store().setdefault(GALLERY, {})
         gallery[_key(settings, upper)] = drawn
         for oldest in [*gallery][:-KEPT]:
             del gallery[oldest]
