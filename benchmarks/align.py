@@ -20,7 +20,6 @@ Wrong inputs must be refused: other contrasts, made of the same heads, half head
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -46,6 +45,7 @@ from oasisvq.data.align import Aligned, BadFit, align
 from oasisvq.data.frame import LEVELS, as_image, as_transform
 from oasisvq.data.slices import to_model
 from oasisvq.measure import metrics
+from oasisvq.measure.record import write_record
 
 AXES = ("RAS", "LPS", "LAS", "PIR", "ASL", "SRP", "IPL", "PSR")
 MIDDLE = np.array([0.0, 0.0, LEVELS / 2, 1.0])  # of the levels, in the frame
@@ -233,7 +233,7 @@ def main(argv: list[str]) -> None:
         told = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
         tqdm.write(", ".join(f"{key} {value}" for key, value in told.items() if key != "matrix"))
         if args.json:
-            args.json.write_text(json.dumps(summary(rows) | {"rows": rows}, indent=1) + "\n")
+            write_record(args.json, summary(rows) | {"rows": rows})
 
     originals = {}
     for file in args.heads:

@@ -1,7 +1,6 @@
-"""How long people wait for the app, in a real browser on a fresh server; and its screenshots.
+"""How long people wait for the app, in a real browser on a fresh server.
 
     python -m oasisvq benchmark app --json app.json
-    python -m oasisvq benchmark app --screenshots docs
 
 First paint counts from the moment that the server's health check answers: until the banner and the title of the first
 page stand, and until the page is complete. A page change is warm: the page was open before. A stroke counts from the
@@ -12,7 +11,6 @@ Chromium.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -28,6 +26,7 @@ from typing import Any
 
 from oasisvq.app.guard import THEME
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -52,7 +51,7 @@ PAGES = {
 }
 STROKES = 15
 PATIENCE = 60.0  # seconds from its start to its first answer
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+DESKTOP = {"width": 1440, "height": 900}
 
 # As somebody who chose "System" in the menu, so that a tab follows the colour scheme that it is given.
 FOLLOW_SYSTEM = f"""localStorage.setItem("{THEME}", '"System"')"""
@@ -149,7 +148,7 @@ def first_paint(browser: Any, address: str) -> tuple[float, float]:
     tab.get_by_role("heading", name=PAGES["Home"], level=1).wait_for(timeout=60_000)
     tab.get_by_text("not for diagnosis").first.wait_for()
     painted = time.monotonic() - started
-    tab.get_by_text("These weights saw").first.wait_for(timeout=60_000)
+    tab.get_by_text("Trained on").first.wait_for(timeout=60_000)
     settle(tab)
     complete = time.monotonic() - started
     tab.close()
@@ -214,42 +213,11 @@ def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
     }
 
 
-def screenshots(browser: Any, folder: Path, out: Path) -> None:
-    """Every page as it comes, a draw, an edit; one in the dark and one as wide as a phone. Examples that ship, only."""
-    with serve(folder / "log") as address:
-        for name, title, viewport, scheme in (
-            ("home", "Home", DESKTOP, "dark"),
-            ("reconstruct", "Reconstruct", DESKTOP, "dark"),
-            ("generate", "Generate", DESKTOP, "dark"),
-            ("edit-codes", "Edit codes", DESKTOP, "dark"),
-            ("surprise", "Surprise", DESKTOP, "dark"),
-            ("model-card", "Model card", DESKTOP, "dark"),
-            ("edit-codes-light", "Edit codes", DESKTOP, "light"),
-            ("edit-codes-phone", "Edit codes", PHONE, "dark"),
-        ):
-            context = browser.new_context(viewport=viewport, color_scheme=scheme)
-            tab = context.new_page()
-            tab.add_init_script(FOLLOW_SYSTEM)
-            tab.goto(f"{address}/{'' if title == 'Home' else title.lower().replace(' ', '_')}")
-            tab.get_by_role("heading", name=PAGES[title], level=1).wait_for(timeout=60_000)
-            settle(tab)
-            if title == "Edit codes":
-                tab.get_by_role("button", name="Wider ventricles").click()
-            if title in ("Home", "Generate"):
-                tab.wait_for_timeout(2500)  # half of a draw
-            settle(tab)
-            tab.mouse.move(0, 0)
-            tab.wait_for_timeout(500)  # figures fade in
-            tab.screenshot(path=out / f"{name}.png")
-            context.close()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and writes what was asked for."""
     parser = argparse.ArgumentParser("python -m oasisvq benchmark app", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--starts", type=int, default=3, help="fresh servers to time the first page on (default 3)")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="take screenshots instead")
     args = parser.parse_args(arguments)
     if not Path(CHROMIUM).exists():
         parser.exit(2, f"error: no browser at {CHROMIUM}: apt-get install chromium\n")
@@ -257,15 +225,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        if args.screenshots:
-            screenshots(browser, Path(folder), args.screenshots)
-        else:
-            figures = measure(browser, Path(folder), args.starts)
-            for name, value in figures.items():
-                print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
-            if args.json:
-                args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        figures = measure(browser, Path(folder), args.starts)
         browser.close()
+    for name, value in figures.items():
+        print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
+    if args.json:
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":

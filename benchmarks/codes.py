@@ -8,7 +8,6 @@ Written beside the weights, the app shows it on Edit codes. It says nothing of o
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from oasisvq import OasisVQ
 from oasisvq.data.layout import load_split
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 from oasisvq.measure.usage import FEWEST, usage
 
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         rare = sum(count < FEWEST for count in stage["people"])
         print(f"{len(stage['share'])} codes, {rare} of them in fewer than {FEWEST} of {found['people']} people")
     if args.json:
-        args.json.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_record(args.json, found, indent=None)
 
 
 if __name__ == "__main__":

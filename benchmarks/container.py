@@ -35,6 +35,7 @@ from urllib.parse import urlparse
 
 from benchmarks.app import running
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 
 CLONE = Path(__file__).parent.parent
 CHROMIUM = "/usr/bin/chromium"
@@ -240,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in figures.items():
         print(f"{name.replace('_', ' ')}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":

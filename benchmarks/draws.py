@@ -1,16 +1,16 @@
-"""How much draws look like held-out people: anatomy, Fréchet distance, a fresh classifier, copies.
+"""How much draws look like held-out people: anatomy, Fréchet distance, fresh classifiers, copies, membership.
 
     python -m oasisvq benchmark draws --weights checkpoints/base --data keras_png_slices_data --json draws.json
 
 Draws are made at the levels and grades of the held-out people, those of each slice equally often. The figures are those
-of `oasisvq.measure.realism`; temperature and top-k stand beside them. Choose settings with `--split validate`; report
-the test people.
+of `oasisvq.measure.realism` and of `oasisvq.measure.membership`; temperature and top-k stand beside them. Choose
+settings with `--split validate`; report the test people.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
+from oasisvq.measure.evaluation import prior_bits
+from oasisvq.measure.membership import membership
+from oasisvq.measure.record import write_record
 from oasisvq.models import sampling
 
 JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
 COLUMNS, GROUPS = 12, 4
+EVERY = 4  # levels between the slices that are scored for the membership test
 
 
 def draw(
@@ -61,11 +65,22 @@ def draw(
     return np.concatenate(pictures), sources
 
 
-def reconstruct(model: OasisVQ, data: SliceSet, name: str) -> np.ndarray:
-    """Every slice through the VQ-VAE, (N, S, S) in [0, 1]."""
+def reconstruct(model: OasisVQ, data: SliceSet, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Every slice through the VQ-VAE: (N, S, S) in [0, 1], and its codes (N, h, w)."""
     parts = torch.from_numpy(data.slices)[:, None].split(BATCH)
-    bar = tqdm(parts, f"reconstructing {name}", disable=None, leave=False)
-    return np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in bar]) + 0.5
+    coded = [model.reconstruct(part) for part in tqdm(parts, f"reconstructing {name}", disable=None, leave=False)]
+    pictures = torch.cat([part.slices[:, 0] for part in coded]).numpy() + 0.5
+    return pictures, torch.cat([part.indices for part in coded]).numpy()
+
+
+def remembered(model: OasisVQ, sets: Sequence[tuple[SliceSet, np.ndarray]], seed: int) -> dict[str, Any]:
+    """`oasisvq.measure.membership` of training and held-out people, each with their codes, level and grade told."""
+    sides: list[tuple[np.ndarray, list[str]]] = []
+    for data, codes in sets:
+        rows = np.flatnonzero(data.levels % EVERY == 0)
+        some = SliceSet(data.slices[rows], data.about[rows])
+        sides.append((prior_bits(model, codes[rows], some).mean((1, 2)), some.cases))
+    return {"levels": f"every {EVERY}th", **membership(sides[0], sides[1], seed)}
 
 
 def contact_sheet(rows: dict[str, np.ndarray]) -> Image.Image:
@@ -111,7 +126,7 @@ def table(figures: dict[str, Any]) -> str:
             f"{name:22}{means}" + "".join(ratio(row[f"{k}_ratio"]) for k in ("draws", "reconstructions", "training"))
         )
     lines.append("  (means, then Wasserstein distances to held-out people over that between their halves)")
-    frechet, auc, copies = figures["frechet"], figures["auc"], figures["copies"]
+    frechet, auc, copies, known = (figures[key] for key in ("frechet", "auc", "copies", "membership"))
     lines += ["", "Fréchet distance to held-out people, in thousandths"]
     lines += [
         f"  {label:45}{1000 * frechet[key]:8.3f}"
@@ -146,6 +161,14 @@ def table(figures: dict[str, Any]) -> str:
         f"  {'draws':45}{copies['draws_least']:8.4f}{copies['draws_median']:8.4f}",
         f"  {'reconstructions of held-out slices':45}{copies['held_out_least']:8.4f}{copies['held_out_median']:8.4f}",
         f"  {'draws closer than the closest 1 % of these':45}{100 * copies['share_closer']:7.2f}%",
+        "",
+        "Bits per code of training people and of held-out people; AUC of a guess by them who was trained on (95 %)",
+        f"  {known['train_bits_per_code']:.3f} and {known['held_out_bits_per_code']:.3f}; "
+        + "; ".join(
+            f"{what} {known[key]:.2f} ({low:.2f} to {high:.2f})"
+            for what, key in (("by person", "auc_people"), ("by slice", "auc_slices"))
+            for low, high in [known[f"{key}_ci95"]]
+        ),
     ]
     return "\n".join(lines)
 
@@ -176,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: {error}\n")
     print(table(figures))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, figures)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -186,22 +209,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     splits = args.split, "train"
     held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
-    again = reconstruct(model, held_out, "held-out people")
+    again, codes = reconstruct(model, held_out, "held-out people")
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
         at = sources[shown]
         contact_sheet({"drawn": drawn[shown], "reconstructed": again[at], "held out": held_out.slices[at] + 0.5}).save(
             args.sheet
         )
-    train_again = reconstruct(model, train, "training people")
-    full_size = {}
+    train_again, train_codes = reconstruct(model, train, "training people")
+    further: dict[str, Any] = {"membership": remembered(model, [(train, train_codes), (held_out, codes)], args.seed)}
     if preset.size != JUDGED:
         people = np.array(held_out.cases)
-        full_size["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
+        further["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
         shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
         held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
-    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | full_size
+    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | further
     return {
         "count": args.count,
         "judged_at": JUDGED,

@@ -13,7 +13,6 @@ The figures go to failures.json beside the weights (`package` then lists it in t
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +30,9 @@ from oasisvq.data import upload
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.phantom import person
 from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise, to_model
-from oasisvq.files import write_atomically
 from oasisvq.hub.manifest import FAILURES, MODELS
 from oasisvq.measure import metrics, out_of_distribution
+from oasisvq.measure.record import write_record
 
 Slices = NDArray[np.floating]
 
@@ -300,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
         figures = run(OasisVQ.from_pretrained(args.weights), args.data, args.split, args.sheet)
     except OasisVQError as error:
         parser.exit(2, f"error: {error}\n")
-    write_atomically(args.json or args.weights / FAILURES, (json.dumps(figures, indent=1) + "\n").encode())
+    write_record(args.json or args.weights / FAILURES, figures)
     print(table(figures))
 
 

@@ -15,7 +15,6 @@ with a lesion. The level is told, the grade is not. Settings were chosen on vali
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +31,7 @@ from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
 from oasisvq.measure.atypical import unusual
+from oasisvq.measure.record import write_record
 
 KINDS = ("bright", "dark", "displaced", "missing")
 SIZES = (3, 4, 6, 9, 12)  # pixels across, of a slice of 80
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: {error}\n")
     print(table(figures))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, figures)
 
 
 if __name__ == "__main__":

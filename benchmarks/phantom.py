@@ -8,7 +8,6 @@ Both folders are in the PNG layout. Figures are of the training people, at 80x80
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy import ndimage
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
 from oasisvq.measure.metrics import ssim
+from oasisvq.measure.record import write_record
 
 QUANTILES = (5, 25, 50, 75, 95)
 
@@ -87,9 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{key:{width}}  {phantom[key]:9.3f}  {real[key]:9.3f}")
     print(f"overlap of the grey-level histograms (1: equal): {overlap:.3f}")
     if args.json:
-        args.json.write_text(
-            json.dumps({"phantom": phantom, "real": real, "histogram_overlap": overlap}, indent=2) + "\n"
-        )
+        write_record(args.json, {"phantom": phantom, "real": real, "histogram_overlap": overlap})
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 Sizes are those of whole files, headers included: ours as `python -m oasisvq compress` writes them, told the level of
 each slice (and the grade where it is known), and as codes of fixed length without any header. Classical codecs get the
-slice at the model's size in 8 bits, each with its best settings for small grey pictures, over its whole range; beside
-that, one picture of all slices of a person, in which a codec pays for its header once. Clarity is SSIM and its mean
-over the brain against the slice, means over people with their 95 % interval by bootstrap.
+slice at the model's size in 8 bits, over their whole range; beside that, one picture of all slices of a person, in
+which a codec pays for its header once. What else can be set is chosen on validation people: what is as clear over the
+brain as our codes in the fewest bytes. Clarity is SSIM and its mean over the brain against the slice, means over people
+with their 95 % interval by bootstrap.
 
 The figures go to rate.json beside each of the weights (`package` then lists them in the manifest), and to --json.
 """
@@ -19,7 +20,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,52 +34,91 @@ from oasisvq.data.layout import SliceSet, describe, load_split
 from oasisvq.files import write_atomically
 from oasisvq.hub.manifest import MODELS, RATE
 from oasisvq.measure import metrics
+from oasisvq.measure.record import circumstances
+from oasisvq.training.reproducibility import MEASURED
 
 BATCH = 64
 CLARITY = ("ssim", "ssim_foreground")
 
 Setting = tuple[str, str, dict[str, Any]]  # what it is called, Pillow's format, Pillow's options
 
-# The smallest files first.
-CODECS: dict[str, list[Setting]] = {
-    "JPEG": [
-        (f"quality {q}", "JPEG", {"quality": q, "optimize": True}) for q in (1, 5, 10, 20, 30, 45, 60, 75, 85, 92, 96)
-    ],
-    "WebP": [(f"quality {q}", "WEBP", {"quality": q, "method": 6}) for q in (0, 5, 15, 30, 45, 60, 70, 80, 88, 94, 98)],
-    "AVIF": [
-        (f"quality {q}", "AVIF", {"quality": q, "speed": 4, "subsampling": "4:0:0"})
-        for q in (0, 5, 10, 20, 30, 40, 50, 65, 80, 94)
-    ],
-    "JPEG 2000": [
-        (
-            f"ratio {r}",
-            "JPEG2000",
-            {"quality_mode": "rates", "quality_layers": [r], "no_jp2": True, "irreversible": True},
-        )
-        for r in (100, 70, 50, 35, 25, 18, 13, 9, 6, 4, 3)
-    ],
+
+class Codec(NamedTuple):
+    """Pillow's format, the steps from its smallest files to its clearest, and what else may be set, by name."""
+
+    kind: str
+    steps: dict[str, dict[str, Any]]
+    manners: dict[str, dict[str, Any]]
+
+    def settings(self, manner: str) -> list[Setting]:
+        return [(label, self.kind, options | self.manners[manner]) for label, options in self.steps.items()]
+
+
+def _qualities(*values: int) -> dict[str, dict[str, Any]]:
+    return {f"quality {value}": {"quality": value} for value in values}
+
+
+CODECS: dict[str, Codec] = {
+    "JPEG": Codec(
+        "JPEG",
+        _qualities(1, 5, 10, 20, 30, 45, 60, 75, 85, 92, 96),
+        {"baseline": {"optimize": True}, "progressive": {"optimize": True, "progressive": True}},
+    ),
+    "WebP": Codec(
+        "WEBP",
+        _qualities(0, 5, 15, 30, 45, 60, 70, 80, 88, 94, 98),
+        {"method 4": {"method": 4}, "method 6": {"method": 6}},
+    ),
+    "AVIF": Codec(
+        "AVIF",
+        _qualities(0, 5, 10, 20, 30, 40, 50, 65, 80, 94),
+        {
+            f"speed {speed}{tune and f', tune {tune}'}": {
+                "speed": speed,
+                "subsampling": "4:0:0",
+                **({"advanced": {"tune": tune}} if tune else {}),
+            }
+            for speed, tune in ((4, ""), (0, ""), (0, "ssim"), (0, "psnr"))
+        },
+    ),
+    "JPEG 2000": Codec(
+        "JPEG2000",
+        {f"ratio {r}": {"quality_layers": [r]} for r in (100, 70, 50, 35, 25, 18, 13, 9, 6, 4, 3)},
+        {
+            f"{n} resolutions": {"num_resolutions": n, "quality_mode": "rates", "no_jp2": True, "irreversible": True}
+            for n in (2, 3, 4, 5, 6)
+        },
+    ),
 }
+SEARCHED = 5  # validation people on whom the manner of each codec is chosen
 
 
 def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, Any]:
     """All figures: codecs once for each size, then every model. `file` keeps what is done, and what it holds stays."""
     about = describe(data)
     figures: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    if (figures.get("split"), figures.get("data")) != (split, about):
-        figures = {"split": split, "data": about, "sizes": {}}
+    manners = {name: list(one.manners) for name, one in CODECS.items()}
+    if [figures.get(key) for key in ("split", "data", "manners")] != [split, about, manners]:
+        figures = {"split": split, "data": about, "manners": manners, "sizes": {}}
 
     def keep() -> None:
+        figures[MEASURED] = circumstances()
         write_atomically(file, (json.dumps(figures, indent=1) + "\n").encode())
 
     for model in models:
         preset = model.preset
         held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
         figures |= {"people": len(set(held_out.cases)), "slices": len(held_out)}
-        found = figures["sizes"].setdefault(str(preset.size), {"codecs": {}, "together": {}, "models": {}})
+        empty: dict[str, Any] = {"chosen": {}, "codecs": {}, "together": {}, "models": {}}
+        found = figures["sizes"].setdefault(str(preset.size), empty)
         for where in ("codecs", "together"):
-            for name, settings in CODECS.items():
+            for name, one in CODECS.items():
+                chosen = found["chosen"].setdefault(where, {})
+                if name not in chosen:
+                    chosen[name] = choose(one, model, data, where == "together")
+                    keep()
                 points = found[where].setdefault(name, [])
-                left = settings[len(points) :]
+                left = one.settings(chosen[name]["manner"])[len(points) :]
                 for setting in tqdm(left, f"{name}, {where}, {preset.size} pixels", disable=None, leave=False):
                     points.append(codec(held_out, setting, where == "together"))
                     keep()
@@ -86,6 +126,34 @@ def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, 
             found["models"][preset.name] = ours(model, held_out)
             keep()
     return figures
+
+
+def choose(one: Codec, model: OasisVQ, data: Path, together: bool) -> dict[str, Any]:
+    """The manner of a codec that is as clear over the brain as our reconstructions in the fewest bytes.
+
+    On some validation people, at every second step. A manner that never gets so clear comes after all that do.
+    """
+    preset = model.preset
+    people = load_split(data, "validate", preset.size, preset.levels, preset.grades)
+    rows = np.isin(people.about["person"], np.unique(people.about["person"])[:SEARCHED])
+    some = SliceSet(people.slices[rows], people.about[rows])
+    again = np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in _parts(some)]) + 0.5
+    wanted = point(some, np.zeros(len(some)), again)["ssim_foreground"]
+    smallest = {}
+    for manner in tqdm(one.manners, f"choosing for {one.kind}", disable=None, leave=False):
+        points = [codec(some, setting, together) for setting in one.settings(manner)[::2]]
+        ordered = sorted((found["ssim_foreground"], found["bytes"]) for found in points)
+        clear, sizes = zip(*ordered, strict=True)
+        smallest[manner] = float(np.interp(wanted, clear, sizes)) if wanted <= clear[-1] else math.inf
+    return {
+        "manner": min(smallest, key=smallest.__getitem__),
+        "bytes_as_clear": {manner: None if math.isinf(size) else size for manner, size in smallest.items()},
+        "people": min(SEARCHED, len(set(people.cases))),
+    }
+
+
+def _parts(data: SliceSet) -> Iterable[torch.Tensor]:
+    return torch.from_numpy(data.slices)[:, None].split(BATCH)
 
 
 def hashes(model: OasisVQ) -> dict[str, str]:

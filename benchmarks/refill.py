@@ -16,7 +16,6 @@ Plain raster drawing (one proposal) cannot see what is kept right of and below t
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.measure import metrics
+from oasisvq.measure.record import write_record
 
 REACH = 2  # rows below and columns right whose codes are asked
 EDGES = ("top", "left", "bottom", "right")
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
             + f"{row['change']:>9.3f}{row['seconds_a_fill']:>10.2f}"
         )
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
+        write_record(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

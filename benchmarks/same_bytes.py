@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 
 CLONE = Path(__file__).parent.parent
 WEIGHTS = Path("runs/smoke")
@@ -37,7 +38,7 @@ def start(copy: Path) -> subprocess.Popen[bytes]:
     with copy.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             ["bash", str(copy / "train_all.sh"), "--smoke"],
-            env=os.environ | {"PYTHON": sys.executable},
+            env=os.environ | {"PYTHON": sys.executable, "SOURCE_DATE_EPOCH": "0"},  # dates in records
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         others = [run for run in ("second", "killed") if found[run].get(name) != digest]
         print(f"{digest}  {name}" + (f"  DIFFERS from {', '.join(others)}" if others else ""))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_record(args.json, figures)
     if any(run != found["first"] for run in found.values()):
         raise OasisVQError("the runs differ")
     if args.folder is None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import time
@@ -29,6 +28,7 @@ import torch
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.app.export import export
+from oasisvq.measure.record import write_record
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.sampling import in_double, sample
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OasisVQError as error:
         parser.exit(2, f"error: {error}\n")
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        write_record(options.json, {"rows": rows})
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:

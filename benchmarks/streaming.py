@@ -163,7 +163,9 @@ def main(arguments: list[str] | None = None) -> None:
         speeds = race(Path(root))
     print("slices a second: " + "  ".join(f"{key} {value:,.0f}" for key, value in speeds.items()))
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "slices_per_second": speeds}, indent=2) + "\n")
+        from oasisvq.measure.record import write_record
+
+        write_record(args.json, {"rows": rows, "slices_per_second": speeds})
 
 
 if __name__ == "__main__":

@@ -41,12 +41,12 @@ def grid() -> None:
     st.html(
         in_one_line(
             (
-                Figure("cells changed", f"{changed}", "Codes that differ from those of the start."),
+                Figure("codes changed", f"{changed:,}", f"Of {state.indices.size:,}, compared with the start."),
                 Figure("SSIM with the start", f"{metrics.ssim(start, now):.3f}", GLOSSARY["SSIM"]),
                 Figure(
                     "under the prior",
                     f"{bits:,.0f} bits" + (f" ({bits - bits_before:+,.0f})" if changed else ""),
-                    "What the prior needs to name all codes. More than before: more unusual for this model.",
+                    "All codes together. More bits than at the start: more unusual for this model.",
                 ),
             )
         )
@@ -56,11 +56,11 @@ def grid() -> None:
 
 def keep(state: editor.Editor, now: Picture) -> None:
     """What can be taken along: picture, codes, and a link where nothing of an upload would be in it."""
-    with st.expander("Take it home"):
+    with st.expander("Save and share"):
         picture, codes = st.columns(2)
         picture.download_button(
             "Picture as PNG",
-            png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
+            lambda: png(marked(now, EDITED), wording.provenance(model.info, EDITED)),
             file_name="oasisvq-edited.png",
             mime="image/png",
             on_click="ignore",
@@ -69,7 +69,7 @@ def keep(state: editor.Editor, now: Picture) -> None:
         )
         codes.download_button(
             "Codes as npz",
-            write_codes(state.indices[None], sha256),
+            lambda: write_codes(state.indices[None], sha256),
             file_name="oasisvq-codes.npz",
             mime="application/octet-stream",
             on_click="ignore",
@@ -78,9 +78,9 @@ def keep(state: editor.Editor, now: Picture) -> None:
         )
         source = origin()
         if source is None:
-            st.caption("These codes come from a file of yours: nothing of it is put in a link. Save the codes instead.")
+            st.caption("These codes come from your own file: nothing of it is put in a link. Save the codes instead.")
         else:
-            st.caption("Whoever opens this link sees the slice as it is now:")
+            st.caption("This link opens the slice as it is now:")
             link = links.address(st.context.url or "", model, source, state.original, state.indices)
             st.code(link, language=None, wrap_lines=True)
 
@@ -115,9 +115,9 @@ with row.popover("Saved codes"):
         type=["npz"],
         max_upload_size=20,
         key="saved codes",
-        help="From this page, or from `oasisvq encode` and `oasisvq sample`, made with these weights.",
+        help="Saved on this page, or by `oasisvq encode` or `oasisvq sample` with the same weights.",
     )
-    number = st.number_input("Slice of the file", 1, help="A file of the command line holds many, in their order.")
+    number = st.number_input("Slice of the file", 1, help="Files from the command line may hold several slices.")
     if saved is not None and st.button("Open these codes"):
         try:
             found = read_codes(saved.getvalue(), "The file", preset.shape, most(preset), sha256)
@@ -129,6 +129,6 @@ with row.popover("Saved codes"):
 with row.popover("Path to another slice"):
     st.selectbox("To", [DRAWN, *bundled()], key="path to", on_change=walk)
     st.slider("Along the path, %", 0, 100, 0, 5, key="along the path", on_change=walk)
-    st.caption("Each cell takes the code that lies nearest to the mean of both, weighed by the way gone.")
+    st.caption("Each cell takes the code nearest to a weighted mean of the two slices' codes: 0 % here, 100 % there.")
 if current() is not None:
     grid()

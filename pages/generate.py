@@ -7,18 +7,9 @@ import streamlit as st
 
 from oasisvq.app import address, code_grid, wording
 from oasisvq.app.choose import bundled, choose_slice
-from oasisvq.app.drawing import (
-    EIGHT,
-    GALLERY,
-    Drawn,
-    Upper,
-    animation,
-    draw_once,
-    fresh,
-    known_grades,
-    levels_apart,
-)
+from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
+from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
 from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
@@ -29,7 +20,7 @@ UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
 TOP_K = [5, 10, 20, 50, 100, None]
 TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
 KIND = "kind of strip"
-KINDS = {"fresh": "Fresh", "level": "Levels", "temperature": "Temperatures", "grade": "Grades", "seen": "Seen"}
+KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperatures", "grade": "Grades", "seen": "Yours"}
 
 model = model_in_frame()
 preset, grades = model.preset, known_grades(model)
@@ -58,7 +49,7 @@ def settings() -> dict:
         persist_state="session",
         label_visibility="collapsed",
         width=300,
-        help=f"0 is the lowest, {preset.levels - 1} the highest.",
+        help=GLOSSARY["level"],
     )
     seed = more.number_input("Seed", 0, LARGEST_SEED, key="seed", persist_state="session", help=GLOSSARY["seed"])
     temperature = more.slider(
@@ -80,7 +71,7 @@ def settings() -> dict:
             format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
             key="grade",
             persist_state="session",
-            help="Only ratings that people came with whom the weights saw. Few had the highest.",
+            help="Ratings (CDR) of people in the training data. Few of them had the highest.",
         )
     told = {
         "seed": (seed, first["seed"]),
@@ -143,7 +134,7 @@ def keep(shown: Drawn) -> None:
     if row.button("Edit codes", icon=":material/grid_on:"):
         code_grid.open_codes(shown.indices, shown.origin)
         go_to("Edit codes")
-    take = row.popover("Take it home", icon=":material/download:")
+    take = row.popover("Save", icon=":material/download:")
     take.download_button(
         "Picture, PNG",
         lambda: png(marked(shown.picture / 255, SYNTHETIC), fields),
@@ -161,7 +152,7 @@ def keep(shown: Drawn) -> None:
         width="stretch",
     )
     if shown.origin is not None and "rows" not in shown.origin:
-        take.caption("Whoever opens this link sees it drawn again:")
+        take.caption("This link draws the same slice again:")
         take.code(wording.redraw_link(st.context.url or "", model.info, shown.settings), language=None, wrap_lines=True)
 
 
@@ -171,13 +162,13 @@ def measured() -> None:
         return
     near, told = model.info["draws"]["copies"], model.info["draws"]["auc"]["against_reconstructions"]
     st.caption(
-        "Are they real? Of a draw and a reconstructed slice of a held-out person, a small classifier names "
-        f"the right one as the draw {told:.0%} of the time (50 %: it cannot tell). "
-        f"Are they copies? Nearest training slice: median distance {near['draws_median']:.4f} for "
-        f"{model.info['draws']['count']:,} draws and {near['held_out_median']:.4f} for slices of held-out people (root "
-        f"mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the draws are nearer than the nearest "
-        "1 % of held-out slices. Training slices do not come with the weights, so single draws cannot be compared "
-        "here; `python -m oasisvq sample --near DIR` does it where the slices are."
+        "**How real are drawn slices?** Given one of them and one reconstruction of a person outside the training "
+        f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they "
+        f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
+        f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for slices of people outside "
+        f"the training data (root mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the drawn "
+        "slices are nearer than the nearest 1 % of those. Training slices do not come with the weights; where you have "
+        "them, `python -m oasisvq sample --near DIR` measures a single slice."
     )
 
 
@@ -192,7 +183,6 @@ others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"The prior draws a slice that nobody has, one code after the other; the decoder paints it. {shown.name}: "
-    f"{shown.bits:,.0f} bits under the prior. Every picture carries the mark **SYNTHETIC**."
+    f"A slice that belongs to nobody, drawn with {shown.name}. Every picture of it carries the mark **SYNTHETIC**."
 )
 measured()

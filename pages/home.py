@@ -1,12 +1,12 @@
-"""Home: a slice is drawn as one arrives, and what stands behind it in three sentences."""
+"""Home: a slice is drawn as one arrives, and what is behind it in three sentences."""
 
 import secrets
 
 import streamlit as st
 
 from oasisvq.app import wording
-from oasisvq.app.drawing import EIGHT, PLAIN, draw_once, fresh, levels_apart
 from oasisvq.app.frame import link, model_in_frame, start_tour
+from oasisvq.app.gallery import EIGHT, PLAIN, draw_once, fresh, levels_apart
 from oasisvq.app.models import session_store
 from oasisvq.app.player import player
 from oasisvq.app.terms import term
@@ -30,19 +30,19 @@ with stage:
         model,
         drawn,
         names=(
-            "1. Codes, drawn by the prior",
-            f"2. The slice, painted by the decoder: level {drawn.settings['level']}",
+            "1. The prior draws codes",
+            f"2. The decoder turns them into a slice, level {drawn.settings['level']}",
         ),
         low=True,
     )
 with told, st.container(key="sentences"):
     st.html(
-        f"<p>This slice belongs to nobody: a model is drawing it. Each cell of the grid is a {term('code')}, a small "
-        f"patch of brain from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned.</p>"
-        f"<p>The {term('prior')} draws the codes one by one, each to fit those before it, as it learned from "
+        f"<p>This slice belongs to nobody: a model is drawing it. Each cell of the grid is a {term('code')} for a "
+        f"small patch, from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned.</p>"
+        f"<p>The {term('prior')} draws the codes one by one, each to fit those before it. It learned how from "
         f"{info['data']['slices'].get('train', 0):,} slices of {info['data']['people'].get('train', 0):,} people.</p>"
-        f"<p>The {term('decoder')} paints the slice from the codes alone. It works on scans, too: any slice can be "
-        "turned into codes, compared, edited, and searched for what the model did not expect.</p>"
+        f"<p>The {term('decoder')} turns the codes into a slice. Scans can be turned into codes, too: then compared, "
+        "edited, and searched for what the model did not expect.</p>"
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Draw another", icon=":material/draw:", type="primary", on_click=draw_another)
@@ -52,10 +52,10 @@ with st.container(key="ways"):
     for column, (title, what) in zip(
         st.columns(4),
         (
-            ("Reconstruct", "What do codes keep of a slice, and what do they lose?"),
-            ("Generate", "Draw slices of any level, and watch them grow."),
-            ("Edit codes", "Paint with codes, and widen a ventricle."),
-            ("Surprise", "Find what the model did not expect."),
+            ("Reconstruct", "See what the codes of a slice keep and lose."),
+            ("Generate", "Watch new slices grow, code by code."),
+            ("Edit codes", "Paint with codes. Widen a ventricle."),
+            ("Surprise", "See where a slice surprises the model."),
         ),
         strict=True,
     ):
@@ -66,15 +66,15 @@ with st.container(key="ways"):
 with st.expander("More: the mathematics in four lines"):
     st.markdown(wording.MORE)
 
-st.header("What the weights saw")
+st.header("What the model learned from")
 st.markdown(f"{wording.saw(info['data'])} {info['data']['description']}")
 
 st.header("What was measured")
 results = info["results"]
 if results:
     st.caption(
-        f"On {results['people']} people ({results['slices']:,} slices) of the split `{results['split']}` of "
-        f"{results['data']['name']}."
+        f"On {results['slices']:,} slices of {results['people']} people whom the model never saw (split "
+        f"`{results['split']}` of {results['data']['name']})."
     )
     shown = [m for m in wording.MEASURES if m.key in results][:8]
     for row in (shown[:4], shown[4:]):
@@ -92,5 +92,5 @@ if results:
             )
     link("Model card", label="All results and how they were measured")
 else:
-    st.info("Nothing was measured yet with these weights.")
+    st.info("Nothing has been measured with these weights yet.")
 st.caption(f"Computed on: {info['device']}.")

@@ -1,4 +1,4 @@
-"""Real or drawn? Ten pictures to guess, and how one could have known."""
+"""Real or drawn? Ten pictures to guess, and what gives each of them away."""
 
 import secrets
 
@@ -12,7 +12,7 @@ from oasisvq.app.quiz import Item, make_round
 from oasisvq.data.examples import with_lesion
 
 ROUND, ANSWERS = "round of pictures", "answers"
-MARK = "NO SCAN: RECONSTRUCTED OR DRAWN"
+MARK = "NOT A SCAN"
 
 model = model_in_frame()
 
@@ -52,33 +52,33 @@ if number < len(items):
         st.image(
             marked(items[number].picture, MARK, 960),
             width="stretch",
-            alt=f"Picture {number + 1} of {len(items)}: a reconstruction or a draw",
+            alt=f"Picture {number + 1} of {len(items)}: reconstructed or drawn",
         )
 with told:
     st.progress(len(answers) / len(items), f"Picture {min(number + 1, len(items))} of {len(items)}")
     if number >= len(items):
-        st.subheader(f"You named {right} of {len(items)} right.")
+        st.subheader(f"You got {right} of {len(items)} right.")
         st.button("Another round", type="primary", icon=":material/replay:", on_click=begin)
     elif answered:
         item, guess = items[number], answers[number]
-        verdict = "Right" if guess == item.drawn else "Not so"
-        st.subheader(f"{verdict}: it was {'drawn' if item.drawn else 'no draw'}.")
+        verdict = "Right" if guess == item.drawn else "Wrong"
+        st.subheader(f"{verdict}: it was {'drawn by the model' if item.drawn else 'a reconstruction'}.")
         st.write(item.why)
         st.button("Next", type="primary", on_click=go_on, shortcut="N")
     else:
-        st.subheader("Is it a draw of the model, or the reconstruction of a slice?")
-        buttons = st.container(horizontal=True)
-        buttons.button("Reconstruction", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
-        buttons.button("Draw", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
-    score = f"**You:** {right} of {len(answers)} right so far." if answers else "**You:** no guess yet."
+        st.subheader("Is it the reconstruction of a slice, or did the model draw it?")
+        buttons = st.container(horizontal=True, key="answers")
+        buttons.button("Reconstructed", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
+        buttons.button("Drawn", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
+    score = f"**You:** {right} of {len(answers)} right." if answers else "**You:** no guess yet."
     judged = (model.info.get("draws") or {}).get("auc", {}).get("against_reconstructions")
     if judged:
         score += (
-            f" **A small classifier**, trained for this: of a draw and a reconstruction of a held-out person it names "
-            f"the right one {judged:.0%} of the time. Guessing gives 50 %."
+            f"\n\n**A small classifier** trained for this: given one drawn slice and one reconstruction of a person "
+            f"outside the training data, it picks out the drawn one {judged:.0%} of the time. Chance is 50 %."
         )
     st.markdown(score)
     st.caption(
-        "Half of the ten are reconstructions of the template and of phantoms, some mirrored, since nobody's scan may "
-        "be shown here; half are draws of the same levels. Your guesses are not kept."
+        "Five of the ten are reconstructions of the examples in this app (Colin 27, a template, phantoms), some of "
+        "them mirrored. The other five are drawn by the model at the same levels. Your guesses are not stored."
     )

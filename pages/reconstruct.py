@@ -35,7 +35,7 @@ viewer(
     (
         DIFFERENCE,
         SIMILARITY,
-        *(code_overlay(name, code_colours(part, palette.rank)) for name, part, palette in codes),
+        *(code_overlay(name, code_colours(part, palette.rank, palette.background)) for name, part, palette in codes),
     ),
     ("Original", "Reconstruction"),
     RECONSTRUCTION,
@@ -47,14 +47,14 @@ if examined.unlike is not None and examined.unlike.unlike:
 remarks()
 st.caption(wording.about_slice(chosen.name, model.preset.size, chosen.edges))
 
-more = st.expander("More: where this slice stands, files to take home, the mathematics")
+more = st.expander("More: this slice among others, downloads, the mathematics")
 panels = [
     (label, examined.measured[key], percentiles[key])
     for key, label in wording.STANDING.items()
     if key in percentiles and not math.isnan(examined.measured[key])
 ]
 if panels:
-    more.subheader(f"Among {results['slices']:,} slices of {results['people']} test people")
+    more.subheader(f"Compared with {results['slices']:,} slices of {results['people']} test people")
     more.plotly_chart(
         figures.standing(panels),
         key="standing",
@@ -62,9 +62,9 @@ if panels:
         alt="For each measure, the share of test slices below each value, and this slice on that curve: "
         + "; ".join(f"{label} above {rank(value, curve)} %" for label, value, curve in panels),
     )
-    more.caption("The line shows how many of the test slices lie below a value, the dot where this slice lies.")
+    more.caption("The curve gives the share of test slices below each value; the dot is this slice.")
 
-more.subheader("Take it home")
+more.subheader("Downloads")
 for column, (label, content, name, kind) in zip(
     more.columns(3),
     (
@@ -82,7 +82,7 @@ for column, (label, content, name, kind) in zip(
     column.download_button(
         label, content, file_name=name, mime=kind, on_click="ignore", icon=":material/download:", width="stretch"
     )
-more.caption("The picture carries its mark. All three name the weights, and none names the file that you gave.")
+more.caption("The picture is marked as a reconstruction. All three files name the weights, and none names your file.")
 more.markdown(wording.MORE_RECONSTRUCT)
 
 if kept is not None and chosen.count > 1:

@@ -1,4 +1,4 @@
-"""Surprise: where a slice is unusual for the model, and what the model would have drawn there."""
+"""Surprise: where a slice is unusual for the model, and what the model expected there."""
 
 import numpy as np
 import streamlit as st
@@ -13,10 +13,15 @@ from oasisvq.app.pictures import SYNTHETIC, heat
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line
 from oasisvq.app.viewer import Overlay, viewer
 from oasisvq.data.examples import with_lesion
+from oasisvq.data.slices import CANVAS
 from oasisvq.measure.atypical import unusual
 
 BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
 MEASURES = {BITS: ("bits per code", figures.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}
+MEANING = {
+    BITS: "The highest mean of the bits of a cell.",
+    DEVIATIONS: "How far the surprise exceeds what the prior itself expected there, in standard deviations.",
+}
 SCORES = {BITS: "bits", DEVIATIONS: "unusual"}  # in lesions.json
 MOST = 0.25  # of the cells may be drawn again: what is left must say what belongs there
 
@@ -35,7 +40,7 @@ level = row.select_slider(
     key=f"level of {chosen.source} {chosen.index}",
     label_visibility="collapsed",
     width=180,
-    help="0 is the lowest. What is expected depends on the level; without it the model goes by the codes alone.",
+    help=f"{GLOSSARY['level']} What is expected depends on it; where it is not given, the model goes by the codes.",
 )
 more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
@@ -53,13 +58,13 @@ with compute_slot():
 label, limit = MEASURES[measure]
 ordinary = float(np.quantile(cells, 1 - MOST))
 mark = more.slider(
-    f"Draw again where the map is above ({label})",
+    f"Draw cells again above, {label}",
     0.0,
     limit,
     round(float(np.quantile(cells, 0.97).clip(0, limit)), 1),
     0.1,
     key=f"mark {measure} {chosen.source} {chosen.index}",
-    help=f"At most a quarter of the cells: here, those above {ordinary:.1f}.",
+    help=f"At most a quarter of the cells is drawn again: in this slice, those above {ordinary:.1f}.",
 )
 seed = more.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region", help=GLOSSARY["seed"])
 region = (cells > mark) & (cells >= ordinary)
@@ -79,10 +84,10 @@ viewer(
         Overlay(
             "unusual",
             "Unusual cells",
-            "Bright where the slice is unusual for this model, blue where it was drawn again",
+            "Bright where the slice is unusual for this model; outlined in blue where it was drawn again",
             "0",
             "#000, #781c6d, #ed6925, #fcffa4",
-            f"{limit:.0f} {label}",
+            f"{limit:.0f} {label} or more",
             heat(cells, limit, region),
         )
     ],
@@ -96,46 +101,50 @@ percentiles = results.get("percentiles", {}).get("bits_per_code")
 beside = ""
 # Held-out slices were measured both ways: what compares depends on whether the level is told.
 if level is None and percentiles:
-    beside = f" Nine of ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f}."
+    beside = f" Nine in ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f} bits."
 elif level is not None and "nll_bits_per_code" in results:
-    beside = f" Held-out slices: {results['nll_bits_per_code']:.2f}, level and grade known."
+    beside = f" Mean of held-out slices, level and grade given: {results['nll_bits_per_code']:.2f} bits."
 usual = lesions["scores"][SCORES[measure]]["untouched_percentiles"] if lesions else None
 st.html(
     in_one_line(
         (
-            Figure("Bits per code", f"{bits.mean():.2f}", GLOSSARY["bits"] + beside),
-            Figure("Bits for the slice", f"{bits.sum():,.0f}", "All its codes together."),
+            Figure("bits per code", f"{bits.mean():.2f}", GLOSSARY["bits"] + beside),
+            Figure("all codes", f"{bits.sum():,.0f} bits", f"The {bits.size:,} codes of the slice together."),
             Figure(
-                f"Most unusual cell, {label}",
-                f"{cells.max():.1f}",
-                "Unusual for this model."
+                "most unusual cell",
+                f"{cells.max():.1f} {label}",
+                MEANING[measure]
                 + (
-                    f" Nine of ten held-out slices: {usual['5']:.1f} to {usual['95']:.1f}, their level told."
+                    f" Nine in ten held-out slices, level given: {usual['5']:.1f} to {usual['95']:.1f}."
                     if usual
                     else ""
                 ),
             ),
-            Figure("Drawn again", f"{region.sum()} of {region.size} cells", "To fit the rest. Nobody's anatomy."),
+            Figure(
+                "drawn again",
+                f"{region.sum()} of {region.size} cells",
+                "The cells outlined in blue. The prior draws their codes again to fit the rest of the slice.",
+            ),
         )
     )
 )
 if chosen.source == with_lesion()[0]:
-    st.caption("The dark disc was painted into this slice: nobody has this lesion. Does the map find it?")
+    st.caption("The dark disc was painted into this slice of the template: nobody has this lesion.")
 remarks()
-st.markdown(wording.UNUSUAL)
+st.markdown(wording.unusual(model.preset))
 with st.expander("More: the two maps"):
     st.markdown(wording.MORE_UNUSUAL)
 
 if lesions:
-    st.header("How well it finds lesions that were painted in")
+    st.header("How well it finds painted lesions")
     st.markdown(
-        f"Discs, bright, dark, displaced or missing tissue, were painted into {lesions['slices']:,} slices of "
-        f"{lesions['people']} held-out people. The figure is the chance that a slice with a lesion scores above one "
-        "without (AUROC; 0.5 is guessing, 1 is perfect). Real lesions were not tried: this says nothing about a person."
+        f"Discs of bright, dark, displaced or missing tissue were painted into {lesions['slices']:,} slices of "
+        f"{lesions['people']} held-out people. The table gives the probability that a slice with a lesion scores "
+        "higher than one without (area under the ROC curve; 0.5 is chance, 1 is perfect). No real lesions were tested."
     )
     sizes = list(lesions["scores"]["bits"]["by_size"])
     st.table(
-        {"Lesion, pixels across of 80": sizes}
+        {"Diameter of the lesion": [f"{int(size) * CANVAS / 80:.0f} mm" for size in sizes]}
         | {
             name: [f"{lesions['scores'][key]['by_size'][size]['auroc_slice']:.2f}" for size in sizes]
             for name, key in SCORES.items()

@@ -18,10 +18,22 @@ from streamlit.testing.v1 import AppTest
 
 from oasisvq.app import figures, models, wording
 from oasisvq.app.choose import SHOWN_FIRST, in_model_size
-from oasisvq.app.drawing import animation, draw, growth, known_grades
+from oasisvq.app.drawing import STOPS, animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
-from oasisvq.app.pictures import REGION, SYNTHETIC, code_colours, code_map, enlarge, entropy_colours, heat, marked, png
+from oasisvq.app.pictures import (
+    MARGIN,
+    REGION,
+    SYNTHETIC,
+    code_colours,
+    enlarge,
+    entropy_colours,
+    heat,
+    margin,
+    marked,
+    png,
+    webp,
+)
 from oasisvq.app.slots import Slots
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
@@ -335,7 +347,7 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["Drawn again"]).groups())
+    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["drawn again"]).groups())
     assert 0 < redrawn <= cells / 4
 
 
@@ -359,9 +371,9 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
 
 def test_surprise_adds_up(model):
     app = open_page("surprise")
-    shown = float(metrics_of(app)["Bits for the slice"].replace(",", ""))
+    shown = float(metrics_of(app)["all codes"].split()[0].replace(",", ""))
     other = app.select_slider[0].set_value(9).run()
-    without = float(metrics_of(other)["Bits for the slice"].replace(",", ""))
+    without = float(metrics_of(other)["all codes"].split()[0].replace(",", ""))
     assert 0 < without != shown > 0
 
 
@@ -369,10 +381,10 @@ def test_surprise_opens_on_a_painted_lesion_and_finds_it():
     app = open_page("surprise")
     assert app.selectbox(key="case").value.endswith("with a painted lesion")
     assert any("was painted into this slice" in caption.value for caption in app.caption)
-    with_lesion = float(metrics_of(app)["Most unusual cell, standard deviations"])
+    with_lesion = float(metrics_of(app)["most unusual cell"].split()[0])
     app.selectbox(key="case").set_value(SHOWN_FIRST).run()
     assert not any("was painted into this slice" in caption.value for caption in app.caption)
-    assert float(metrics_of(app)["Most unusual cell, standard deviations"]) < with_lesion / 2
+    assert float(metrics_of(app)["most unusual cell"].split()[0]) < with_lesion / 2
 
 
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
@@ -390,11 +402,11 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     assert not app.exception
     told = " ".join(html.proto.body for html in app.get("html"))
     assert "1.10 to 2.90" in told
-    assert "held-out slices: 11.5 to 17.2" in told
+    assert "held-out slices, level given: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
     app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
-    assert "Most unusual cell, bits per code" in metrics_of(app)
+    assert metrics_of(app)["most unusual cell"].endswith(" bits per code")
 
 
 # Behind the pages.
@@ -405,7 +417,6 @@ def test_a_draw_is_that_of_its_seed_and_ends_finished(model):
     expected = model.sample(1, seed=3)
     np.testing.assert_array_equal(drawn.indices, expected.indices[0].numpy())
     np.testing.assert_allclose(drawn.picture / 255, (expected.slices[0, 0].numpy() + 0.5).clip(0, 1), atol=0.003)
-    assert drawn.bits == pytest.approx(float(model.surprise(expected.indices).sum()), rel=1e-4)
     assert np.isfinite(drawn.entropy).all()
     assert len(drawn.entropy) == drawn.indices.size
 
@@ -429,20 +440,22 @@ def test_two_parts_grow_coarse_to_fine(model):
     class Fine:
         coarse = model
         preset = SimpleNamespace(
-            split=lambda indices: [indices[:, 0, :400].view(1, 20, 20), indices[:, 0, 400:].view(1, 8, 16)]
+            codes=528, split=lambda indices: [indices[:, 0, :400].view(1, 20, 20), indices[:, 0, 400:].view(1, 8, 16)]
         )
 
     coarse = model.sample(1, seed=3).indices
     indices = torch.cat([coarse.view(1, 1, 400), torch.zeros(1, 1, 128, dtype=torch.long)], 2)
     finished = np.full((160, 160), 0.25, np.float32)
     at, frames = growth(Fine, indices, finished)
-    assert at[-1] == 528
+    assert at[-2:] == (400, 528)
     assert {frame.shape for frame in frames} == {(160, 160)}
     np.testing.assert_array_equal(frames[-1], finished)
-    first = at.index(400)
-    half = frames[first + (len(at) - 1 - first) // 2]
-    assert (half[:40] == 0.25).all()
-    np.testing.assert_array_equal(half[120:], frames[first][120:])
+    drawn = draw(model, PLAIN)._replace(frames=tuple(webp(frame) for frame in frames), at=at)
+    moving = Image.open(io.BytesIO(animation(drawn)))
+    moving.seek(len(at) + STOPS // 2 - 2)
+    half = np.asarray(moving.convert("L"), float)[:, :160].mean(1)
+    assert half[:150].std() < 2, "the finished picture, all grey"
+    assert half[170:280].std() > 2, "the coarse one"
 
 
 def test_how_it_grew_can_be_taken_home(model):
@@ -571,16 +584,26 @@ def test_synthetic_pictures_are_marked_and_say_so_in_the_file():
 
 
 def test_code_colours_run_from_transparent_dark_to_bright():
-    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4))
+    dark = np.zeros((2, 2), int)
+    colours = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), dark)
     assert colours.shape == (2, 2, 4)
     assert colours[0, 0, 3] == 0
     assert colours[1, 1, 3] == 255
     assert len({tuple(colour) for colour in colours.reshape(-1, 4)}) == 4
-    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4))
+    side_by_side = code_colours(np.array([[0, 3, 1, 3], [2, 3, 3, 3]]), np.arange(4), np.zeros((2, 4), int))
     np.testing.assert_array_equal(side_by_side, colours)
-    picture = code_map(np.array([[0, 1], [2, 3]]), np.arange(4))
-    assert picture.getpixel((0, 0)) == (0, 0, 0)
-    assert picture.size == (320, 320)
+    bright = code_colours(np.array([[0, 1], [2, 3]]), np.arange(4), np.array([[3, 3], [3, 0]]))
+    assert (bright[..., 3] == [[0, 255], [255, 0]]).all(), "the background's code is transparent, however bright it is"
+
+
+def test_an_empty_margin_is_left_out_and_no_other():
+    picture = np.zeros((80, 80))
+    picture[8:72, 8:72] = 1
+    assert margin(picture) == MARGIN
+    for place in ((7, 40), (40, 72)):
+        full = picture.copy()
+        full[place] = 0.5
+        assert margin(full) == 0
 
 
 def test_heat_lies_on_the_cells_and_outlines_the_region():

@@ -250,10 +250,10 @@ def test_tools_brush_and_the_view_before_have_keys(tab, grid):
     assert grid.changed() == {(0, 0), (1, 0), (1, 1)}  # a brush of 3 at the corner, less the cell that was erased
     grid.picture.focus()
     tab.keyboard.press("b")
-    assert tab.get_by_label("Before the edits").is_checked()
+    assert tab.get_by_label("Show before").is_checked()
     tab.keyboard.press("b")
     tab.keyboard.press("d")
-    assert not tab.get_by_label("Before the edits").is_checked()
+    assert not tab.get_by_label("Show before").is_checked()
 
 
 def test_a_link_opens_the_same_state_in_another_tab(tab, grid, browser, seen):
@@ -261,9 +261,9 @@ def test_a_link_opens_the_same_state_in_another_tab(tab, grid, browser, seen):
     tab.mouse.click(*grid.at(4, 18))
     painted = grid.changed()
     settle(tab)
-    tab.get_by_text("Take it home").click()
+    tab.get_by_text("Save and share").click()
     link = tab.get_by_test_id("stCode").inner_text().strip()
-    tab.get_by_text("Take it home").click()
+    tab.get_by_text("Save and share").click()
     assert "cells=" in link
     other = browser.new_page(viewport={"width": 1360, "height": 1300})
     other.on("request", lambda request: seen.hosts.add(urlparse(request.url).netloc))
@@ -279,7 +279,7 @@ def test_picked_code_is_painted(tab, grid):
     tab.get_by_role("button", name="Pick", exact=True).click()
     tab.mouse.click(*grid.at(0, 0))
     chosen = tab.locator(".chosen .code").inner_text()
-    assert re.match(r"Code \d+, in \d{2,} cells", chosen)  # the background's code
+    assert re.match(r"Code \d+: in \d{2,} cells", chosen)  # the background's code
     tab.mouse.click(*grid.at(19, 19))
     assert grid.changed() == set()  # painted with what was there
 

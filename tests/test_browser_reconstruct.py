@@ -155,7 +155,7 @@ def test_one_window_and_level_for_both_pictures_by_drag_preset_and_key(viewer):
         viewer.tab.mouse.move(box["x"] + 60, box["y"] + 130)
         viewer.tab.mouse.up(button=button)
         assert changed()
-        viewer.tab.get_by_role("button", name="Whole range").click()
+        viewer.tab.get_by_role("button", name="All greys").click()
         assert not changed()
     viewer.tab.get_by_role("button", name="Grey/white").click()
     assert changed()
@@ -204,7 +204,7 @@ def test_original_and_reconstruction_on_the_two_sides_of_a_line(viewer):
 
 def test_a_value_under_the_pointer_is_told(viewer):
     viewer.canvas("original").hover()
-    assert "original 0." in viewer.root.locator(".reading").first.inner_text()
+    assert "left 0." in viewer.root.locator(".reading").first.inner_text()
 
 
 def test_what_is_taken_home(viewer):

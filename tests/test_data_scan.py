@@ -101,6 +101,28 @@ def test_a_zipped_series_equals_the_volume(brain, codes):
     assert np.abs(scan.stack - expected.stack).mean() < 0.005
 
 
+def test_rows_and_columns_of_dicom_have_their_own_spacing(brain):
+    """The first number is between rows, which lie one below the other (PS3.3, 10.7.1.3)."""
+    wide = np.ascontiguousarray(brain[::2, :, ::10])  # X, Y, Z: half as many columns, 2 mm wide
+    volume, affine = turned(wide, "LPS", (2, 1, 10))
+    files = dicom_series(volume, affine)
+    assert list(files[0].PixelSpacing) == [1, 2]
+    found = dicom.read(zipped([as_bytes(one) for one in files]))
+    np.testing.assert_allclose(np.linalg.norm(found.affine[:3, :3], axis=0), [2, 1, 10])
+    expected = upload.read(nifti(*turned(wide, "RAS", (2, 1, 10))), "scan.nii")
+    scan = upload.read(zipped([as_bytes(one) for one in files]), "series.zip")
+    np.testing.assert_allclose(scan.stack, expected.stack, atol=1e-6)
+
+
+def test_more_litres_than_a_brain_has_are_a_skull_even_where_a_slice_shows_none(brain):
+    usual = upload.read(nifti(*turned(brain, "RAS")), "scan.nii")
+    assert usual.warnings == ()
+    large = upload.read(nifti(*turned(brain, "RAS", (1.25, 1.25, 1.25))), "scan.nii")  # 2.5 litres
+    assert not skull_on(large.stack[large.first])
+    assert ["skull" in warning for warning in large.warnings] == [True]
+    assert set(large.levels) == {None}
+
+
 def test_one_dicom_slice_is_placed_by_its_header(brain):
     one = upload.read(as_bytes(series(brain)[8]), "slice.dcm")
     mirrored = upload.read(as_bytes(series(brain, "RAS")[8]), "slice.dcm")

@@ -105,6 +105,14 @@ def test_only_masked_volumes_of_oasis_are_found(tmp_path):
         find_volumes(tmp_path)
 
 
+def test_people_of_a_bids_set_may_have_letters_in_their_names(tmp_path):
+    for place in ("sub-ctrlA1/ses-1", "sub-ctrlA1/ses-2", "sub-ctrlB1/ses-1", "sub-07"):
+        (tmp_path / place / "anat").mkdir(parents=True)
+        (tmp_path / place / "anat" / "T1w.nii.gz").touch()
+    found = [volume.person for volume in find_volumes(tmp_path)]
+    assert found == ["sub-07", "sub-ctrlA1", "sub-ctrlA1", "sub-ctrlB1"]
+
+
 def test_nothing_to_find(tmp_path):
     with pytest.raises(OasisVQError, match="neither"):
         find_volumes(tmp_path)

@@ -181,6 +181,17 @@ def test_a_manifest_with_a_hostile_coarse_stage_is_refused(cascade, coarse):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("digit", [0, 8, 63])
+def test_every_digit_of_a_sha256_counts(folder, digit):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stamp = manifest["files"]["prior.safetensors"]
+    other = "0" if stamp["sha256"][digit] != "0" else "1"
+    stamp["sha256"] = stamp["sha256"][:digit] + other + stamp["sha256"][digit + 1 :]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(OasisVQError, match=r"prior.safetensors: its sha256 is not the manifest's"):
+        verify(folder)
+
+
 @pytest.mark.parametrize("name", ["vqvae.safetensors", "prior.safetensors", "results.json", "vqvae.jsonl"])
 def test_one_flipped_bit_is_refused(folder, name):
     content = bytearray((folder / name).read_bytes())

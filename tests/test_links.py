@@ -1,6 +1,7 @@
 """Links to edited codes, and codes as files: what goes in comes out, and nothing else does."""
 
 import io
+import tracemalloc
 import zipfile
 import zlib
 from base64 import urlsafe_b64encode
@@ -84,6 +85,7 @@ HOSTILE = {
     "cells that are not packed": {"cells": "AAAA"},
     "cells that never end": {"cells": urlsafe_b64encode(zlib.compress(bytes(10_000_000))).decode()},
     "codes outside the codebook": {"cells": pack(np.zeros((4, 4), int), np.full((4, 4), 9))},
+    "the code after the last": {"cells": pack(np.zeros((4, 4), int), np.eye(4, dtype=int) * 8)},
     "cells of another grid": {"cells": pack(np.zeros((40, 40), int), np.ones((40, 40), int))},
 }
 
@@ -99,6 +101,38 @@ def test_a_forged_link_is_refused_in_a_sentence(tiny, change):
     with pytest.raises(OasisVQError) as refused:
         restore(tiny, forged, {}.get)
     assert "<script>" not in str(refused.value)
+
+
+def test_a_link_of_weights_that_begin_alike_is_refused(tiny):
+    codes = np.zeros(tiny.preset.grid, int)
+    honest = parameters(address("http://x/", tiny, of_draw(PLAIN), codes, codes))
+    for key in ("weights", "prior"):
+        assert len(honest[key]) == 12
+        other = honest[key][:-1] + ("0" if honest[key][-1] != "0" else "1")
+        with pytest.raises(OasisVQError, match="other weights"):
+            restore(tiny, honest | {key: other}, {}.get)
+
+
+def test_a_link_keeps_at_least_a_row_of_an_example_and_leaves_one(tiny):
+    example = tiny.sample(1, seed=8).indices[0].numpy()
+    link = parameters(address("http://x/", tiny, of_draw(PLAIN, "Head", 2), example, example))
+    for rows in (1, 3):
+        kept = restore(tiny, link | {"rows": str(rows)}, {"Head": example}.get).original[:rows]
+        np.testing.assert_array_equal(kept, example[:rows])
+    for rows in (0, 4):
+        with pytest.raises(OasisVQError, match="more rows than there are"):
+            restore(tiny, link | {"rows": str(rows)}, {"Head": example}.get)
+
+
+def test_cells_that_never_end_are_not_unpacked():
+    original = np.zeros((20, 20), int)
+    bomb = urlsafe_b64encode(zlib.compress(bytes(50_000_000))).decode()
+    tracemalloc.start()
+    with pytest.raises(OasisVQError, match="do not fit"):
+        unpack(bomb, original, K)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1_000_000
 
 
 def test_codes_come_back_from_a_file(codes):

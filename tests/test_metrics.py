@@ -62,16 +62,18 @@ def test_people_weigh_alike_however_many_slices_they_have() -> None:
     assert (low, high) == (0, 1)
 
 
-def test_interval_narrows_with_people() -> None:
-    rng = np.random.default_rng(0)
-    few, many = (metrics.bootstrap_ci95(rng.normal(size=n)) for n in (10, 1000))
-    assert many[1] - many[0] < few[1] - few[0]
+@pytest.mark.parametrize("people", [30, 1000])
+def test_the_interval_is_that_of_a_normal_mean(people: int) -> None:
+    values = np.random.default_rng(people).normal(size=people)
+    low, high = metrics.bootstrap_ci95(values)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / math.sqrt(people), rel=0.05)
+    assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.03)
 
 
 def test_brain_cells_need_half_a_cell() -> None:
     slices = np.zeros((1, 8, 8), np.float32)
     slices[0, 0:4, 0:2] = 1  # half of the first cell
-    slices[0, 4:8, 4] = 1  # a quarter of the last
+    slices[0, 4:8, 4] = slices[0, 5:8, 5] = 1  # 7 of 16 pixels of the last
     assert metrics.brain_cells(slices, (2, 2))[0].tolist() == [[True, False], [False, False]]
 
 
@@ -134,3 +136,14 @@ def test_background_begins_two_cells_from_the_brain() -> None:
     far = metrics.background_cells(picture, (12, 12))[0]
     rows, columns = np.indices(far.shape)
     assert np.array_equal(far, np.maximum(abs(rows - 5), abs(columns - 5)) > 1)
+
+
+def test_sharpness_looks_where_the_original_shows_brain() -> None:
+    rng = np.random.default_rng(0)
+    original, other = np.zeros((24, 24)), np.zeros((24, 24))
+    original[4:20, 4:20] = 0.3 + 0.4 * rng.random((16, 16))
+    other[4:20, 4:12] = original[4:20, 4:12]  # half of the brain is lost, and what is black there has no edges
+    inside = np.zeros((24, 24), bool)
+    inside[4:20, 4:20] = True
+    energy = [sum(np.square(g)[inside].sum() for g in np.gradient(picture)) for picture in (other, original)]
+    assert metrics.sharpness(original, other) == pytest.approx(energy[0] / energy[1])

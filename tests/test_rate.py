@@ -28,7 +28,13 @@ def rate() -> ModuleType:
 @pytest.fixture(scope="module")
 def measured(rate: ModuleType, tiny_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     model = OasisVQ.from_pretrained(write_weights(tmp_path_factory.mktemp("weights") / "tiny"), device="cpu")
-    rate.CODECS = {name: settings[3:5] for name, settings in rate.CODECS.items()}
+    rate.CODECS = {
+        name: one._replace(
+            steps=dict(list(one.steps.items())[3:5]),
+            manners={k: v | ({"speed": 8} if name == "AVIF" else {}) for k, v in list(one.manners.items())[:2]},
+        )
+        for name, one in rate.CODECS.items()
+    }
     kept = tmp_path_factory.mktemp("rate") / "rate.json"
     return {"model": model, "figures": rate.run([model], tiny_cohort, "test", kept), "kept": kept}
 
@@ -63,6 +69,32 @@ def test_codecs_get_clearer_with_size(measured: dict) -> None:
     for points in measured["figures"]["sizes"][str(TINY.size)]["codecs"].values():
         assert points[0]["bytes"] <= points[-1]["bytes"]
         assert points[0]["ssim"] <= points[-1]["ssim"] <= 1
+
+
+def test_a_codec_gets_the_manner_that_needs_the_fewest_bytes_on_validation_people(
+    rate: ModuleType, measured: dict, tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def codec(data: object, setting: tuple, together: bool) -> dict[str, float]:
+        asked.append(set(data.cases))
+        label, _, options = setting
+        step, manner = int(label[-1]), options["manner"]
+        return {
+            "ssim_foreground": [-2.0, 2.0][step == 2] if manner != "blurred" else -2.0,
+            "bytes": manner_bytes[manner] + step,
+        }
+
+    manner_bytes = {"small": 100, "smaller": 90, "blurred": 1}
+    monkeypatch.setattr(rate, "codec", codec)
+    steps = {f"step {i}": {} for i in range(3)}
+    one = rate.Codec("PNG", steps, {name: {"manner": name} for name in manner_bytes})
+    found = rate.choose(one, measured["model"], tiny_cohort, together=False)
+    assert found["manner"] == "smaller"
+    assert found["bytes_as_clear"]["blurred"] is None
+    assert 90 <= found["bytes_as_clear"]["smaller"] <= 92
+    validation = set(load_split(tiny_cohort, "validate", TINY.size).cases)
+    assert set.union(*asked) <= validation
 
 
 @pytest.mark.parametrize("n", [1, 8, 9])

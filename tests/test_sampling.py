@@ -26,7 +26,7 @@ from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.sampling import Sampler, refill, sample, surprise
 from oasisvq.training.codes import brightness
 
-TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
+TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2, prior_neighbours=0)
 
 
 def make_prior(
@@ -37,15 +37,17 @@ def make_prior(
     heads: int = 2,
     depth: int = 1,
     coarse: bool = False,
+    neighbours: int = 0,
 ) -> PixelCNN:
     """A random network whose every part matters, and whose codes depend strongly on one another: `depth` codes a cell,
-    height * width cells. With `coarse` it takes a picture."""
+    height * width cells. With `coarse` it takes a picture, and one more for each of its neighbours."""
     torch.manual_seed(0)
     stage = TINY if coarse else None
-    prior = PixelCNN(replace(TINY, codebook_size=codes, prior_heads=heads, depth=depth, coarse=stage))
+    preset = replace(TINY, codebook_size=codes, prior_heads=heads, depth=depth, coarse=stage)
+    prior = PixelCNN(replace(preset, prior_neighbours=neighbours))
     for name in ("position_v", "position_h"):
         setattr(prior, name, nn.Parameter(torch.empty(1, TINY.prior_channels, height, width)))
-    strength = strength or (0.4 if coarse else 0.5)
+    strength = strength or (0.4 if prior.pictures else 0.5)
     for name, parameter in prior.named_parameters():
         # The mirror adds without a gate that would bound it, and so does the context.
         kind = name.split(".")[0]
@@ -54,12 +56,11 @@ def make_prior(
 
 
 def make_picture(prior: PixelCNN, n: int) -> Tensor | None:
-    """(n, 1, S, S') float64 noise in [-0.5, 0.5], for a prior that takes a picture."""
+    """(n, P, S, S') float64 noise in [-0.5, 0.5], for a prior that takes P pictures."""
     if prior.context is None:
         return None
-    height, width = prior.position_h.shape[2:]
-    size = TINY.cell * height, TINY.cell * width
-    return torch.rand(n, 1, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) - 0.5
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(n, prior.pictures, *prior.size, dtype=torch.float64, generator=generator) - 0.5
 
 
 @pytest.fixture(scope="module")
@@ -112,27 +113,29 @@ def naive(
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "heads", "depth", "coarse"),
+    ("height", "width", "heads", "depth", "coarse", "neighbours"),
     [
-        (5, 7, 2, 1, False),
-        (10, 10, 2, 1, False),
-        (20, 20, 2, 1, False),
-        (3, 1, 2, 1, False),
-        (10, 10, 0, 1, False),
-        (2, 6, 0, 1, False),
-        (5, 7, 2, 2, False),
-        (3, 1, 0, 3, False),
-        (5, 7, 2, 1, True),
-        (10, 10, 0, 1, True),
-        (3, 6, 0, 2, True),
+        (5, 7, 2, 1, False, 0),
+        (10, 10, 2, 1, False, 0),
+        (20, 20, 2, 1, False, 0),
+        (3, 1, 2, 1, False, 0),
+        (10, 10, 0, 1, False, 0),
+        (2, 6, 0, 1, False, 0),
+        (5, 7, 2, 2, False, 0),
+        (3, 1, 0, 3, False, 0),
+        (5, 7, 2, 1, True, 0),
+        (10, 10, 0, 1, True, 0),
+        (3, 6, 0, 2, True, 0),
+        (5, 7, 2, 1, False, 2),
+        (10, 10, 0, 1, True, 2),
     ],
 )
 @pytest.mark.parametrize("n", [1, 3, 16])
 @torch.inference_mode()
 def test_logits_are_those_of_the_parallel_view(
-    height: int, width: int, heads: int, depth: int, coarse: bool, n: int
+    height: int, width: int, heads: int, depth: int, coarse: bool, neighbours: int, n: int
 ) -> None:
-    prior = make_prior(height, width, heads=heads, depth=depth, coarse=coarse)
+    prior = make_prior(height, width, heads=heads, depth=depth, coarse=coarse, neighbours=neighbours)
     width *= depth
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
@@ -566,7 +569,7 @@ def test_refill_of_everything_is_a_draw(prior: PixelCNN, fine: PixelCNN, coarse:
 def test_a_picture_that_is_missing_or_not_asked_for_is_named(prior: PixelCNN, fine: PixelCNN) -> None:
     indices, mask = torch.zeros(1, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool)
     picture = make_picture(fine, 1)
-    for made, wrong, message in ((fine, None, "needs a picture"), (prior, picture, "takes no picture")):
+    for made, wrong, message in ((fine, None, "needs a picture"), (prior, picture, "takes 0 pictures")):
         with pytest.raises(OasisVQError, match=message):
             sample(made, 1, picture=wrong)
         with pytest.raises(OasisVQError, match=message):
@@ -622,3 +625,48 @@ def test_the_benchmark_times_the_trained_prior_and_other_grids(
     trained, *others = (prior.embedding.weight for prior in timed)
     assert torch.equal(trained, trained.half().float())  # as weights are stored: not a network made for the occasion
     assert not any(torch.equal(weight, weight.half().float()) for weight in others)
+
+
+def test_where_rounding_could_let_another_code_into_the_top_k_exact_logits_decide(prior: PixelCNN) -> None:
+    exact = torch.zeros(1, 11, dtype=torch.float64)
+    exact[0, :3] = torch.tensor([4.0, 3.0 + 1e-6, 3.0])
+    rounded = exact.float()
+    rounded[0, 1], rounded[0, 2] = 3.0, 3.0 + 1e-6
+
+    class Exact:
+        asked = 0
+
+        def told(self, *_: object) -> tuple[None, None]:
+            return None, None
+
+        def logits(self, *_: object, last_row: bool) -> Tensor:
+            self.asked += 1
+            return exact[:, :, None, None].expand(-1, -1, 1, 7)
+
+    def pick(logits: Tensor, top_k: int) -> tuple[int, int]:
+        known, model = torch.zeros(1, dtype=torch.long), Exact()
+        grid, uniforms = torch.zeros(1, 5, 7, dtype=torch.long), torch.full((35, 1, 1), 0.9, dtype=torch.float64)
+        picker = sampling._Picker(prior, grid, known, known, None, None, uniforms, 1.0, top_k, model)
+        return int(picker.pick(0, logits)[0]), model.asked
+
+    assert pick(rounded, top_k=2) == (1, 1)
+    rounded[0, 2] = 2.9  # far enough from the last that is let in
+    assert pick(rounded, top_k=2) == (1, 0)
+
+
+def test_exchanging_proposals_row_by_row_suits_a_tall_region_better_than_choosing_at_the_end() -> None:
+    """Against importance resampling of as many independent fills: of four, none suits all rows."""
+    n, proposals, height = 30, 4, 24
+    prior = make_prior(height, 2, 8, heads=0)
+    mask = torch.ones(height, 2, dtype=torch.bool)
+    grids = refill(prior, torch.zeros(n, height, 2, dtype=torch.long), mask, proposals=1)  # draws
+    mask[:, 1] = False
+
+    def bits(filled: Tensor) -> Tensor:
+        return surprise(prior, filled)[:, ~mask].sum(1)
+
+    filtered = bits(refill(prior, grids, mask, proposals=proposals))
+    alone = bits(refill(prior, grids.repeat_interleave(proposals, 0), mask, proposals=1)).view(n, proposals)
+    chosen = torch.multinomial((-alone * math.log(2)).softmax(1), 1, generator=torch.Generator().manual_seed(0))
+    gain = alone.gather(1, chosen)[:, 0] - filtered
+    assert gain.mean() > 3 * gain.std() / math.sqrt(n)

@@ -7,7 +7,7 @@ from test_app import _navigation_is_known, button, mine, open_page  # noqa: F401
 from oasisvq.app import address, models, tour
 from oasisvq.app.choose import bundled, shrunk
 from oasisvq.app.frame import PAGES
-from oasisvq.app.quiz import EACH, make_round
+from oasisvq.app.quiz import EACH, make_round, why_drawn, why_real
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line, term
 
 
@@ -48,16 +48,26 @@ def test_a_round_is_half_drawn_and_of_the_same_levels():
     np.testing.assert_array_equal(np.stack([i.picture for i in items]), np.stack([i.picture for i in again]))
 
 
+def test_what_gives_a_picture_away_names_what_it_is():
+    for name in bundled():
+        told = why_real(name)
+        assert name in told
+        assert ("phantom" in told) == name.startswith("Phantom")
+        assert ("one man" in told) == name.startswith("Colin 27")
+    assert "less alike (correlation 0.70)" in why_drawn(0.7, 0.8, 12)
+    assert "as alike" in why_drawn(0.8, 0.8, 12)
+
+
 def test_guesses_are_counted_and_another_round_begins():
     app = open_page("real_or_drawn")
     items = mine(app, "round of pictures")
     for number, item in enumerate(items):
-        button(app, "Draw" if item.drawn or number == 0 else "Reconstruction").click().run()
+        button(app, "Drawn" if item.drawn or number == 0 else "Reconstructed").click().run()
         assert not app.exception
         assert any(item.why == markdown.value for markdown in app.markdown)
         button(app, "Next").click().run()
     right = len(items) - (not items[0].drawn)
-    assert any(f"You named {right} of 10 right" in heading.value for heading in app.subheader)
+    assert any(f"You got {right} of 10 right" in heading.value for heading in app.subheader)
     button(app, "Another round").click().run()
     assert not app.exception
     assert mine(app, "answers") == []

@@ -1,4 +1,4 @@
-"""The benchmark beside MONAI's transformer, where MONAI is installed."""
+"""The benchmark beside MONAI's transformer."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ from test_atypical import benchmark
 from tiny_weights import TINY, forget_the_hub, write_weights
 
 from oasisvq import OasisVQ
-
-pytest.importorskip("monai")
 
 
 @pytest.fixture

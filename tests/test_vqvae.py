@@ -208,3 +208,28 @@ def test_black_border_costs_one_code() -> None:
     model = VQVAE(TINY).eval()
     z = model.encoder(torch.full((1, 1, 80, 80), -0.5))
     assert (z - z[:, :, :1, :1]).abs().max() < 1e-5
+
+
+def test_quantisation_is_blended_in_over_the_warm_up(quantiser: VectorQuantiser) -> None:
+    quantiser.warmup = 10
+    z = torch.randn(2, 4, 3, 3)
+    for step in (1, 2, 10, 11):
+        quantiser.steps.fill_(step - 1)
+        before = quantiser.codebook.clone()
+        quantised = quantiser.train()(z)
+        chosen = before[quantised.indices].permute(0, 3, 1, 2)
+        torch.testing.assert_close(quantised.codes, z + min(step / 10, 1) * (chosen - z))
+    finished = quantiser.eval()
+    finished.steps.zero_()
+    quantised = finished(z)
+    torch.testing.assert_close(quantised.codes, finished.codebook[quantised.indices].permute(0, 3, 1, 2))
+
+
+def test_a_restarted_code_is_alive_and_stays_until_it_has_had_its_time(quantiser: VectorQuantiser) -> None:
+    quantiser.counts[[3, 7]] = 0.0
+    quantiser._restart_dead(torch.randn(50, 4) * 10)
+    restarted = quantiser.codebook.clone()
+    assert (quantiser.counts[[3, 7]] == 1).all()
+    torch.testing.assert_close(quantiser.sums[[3, 7]], restarted[[3, 7]])
+    quantiser._restart_dead(torch.randn(50, 4) * 10)
+    assert torch.equal(quantiser.codebook, restarted), "restarted again, one step later"

@@ -36,6 +36,7 @@ class CodeGrid {
     this.stroke = null; // the stroke under way
     this.cursor = null; // cell of the keyboard or the pointer
     this.byKeyboard = false;
+    this.canvases = {};
     this.listen();
   }
 
@@ -63,14 +64,19 @@ class CodeGrid {
 
     this.step = [SIDE / data.width, SIDE / data.height].map(Math.round); // canvas pixels from a code to the next
     this.buildChoices();
-    this.image = greyCanvas(data.image);
-    this.before = greyCanvas(data.before);
-    if (data.palette.bytes !== this.paletteBytes) {
-      this.paletteBytes = data.palette.bytes;
-      this.tiles = greyCanvas(data.palette);
-      this.drawPalette();
-    }
+    this.image = this.canvasOf("image");
+    this.before = this.canvasOf("before");
+    const tiles = this.tiles;
+    this.tiles = this.canvasOf("palette");
+    if (this.tiles !== tiles) this.drawPalette();
     this.show();
+  }
+
+  // The canvas of a grey picture that Python sent; that of last time, where it is the same.
+  canvasOf(name) {
+    const { bytes } = this.data[name];
+    if (this.canvases[name]?.bytes !== bytes) this.canvases[name] = { bytes, canvas: greyCanvas(this.data[name]) };
+    return this.canvases[name].canvas;
   }
 
   buildChoices() {
@@ -444,11 +450,12 @@ class CodeGrid {
     this.find(".under .cell").textContent = this.cursor === null ? "" : this.describe(this.cursor);
     const tile = this.find(".tile").getContext("2d");
     this.drawTile(tile, settings.code, 0, 0, 64);
-    this.find(".tile").setAttribute("aria-label", `Code ${settings.code} decoded on its own`);
+    this.find(".tile").setAttribute("aria-label", `Code ${settings.code} on its own`);
     const uses = indices.filter((code) => code === settings.code).length;
     this.find(".code").textContent =
-      `Code ${settings.code}, in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice. ` +
-      `The slice uses ${new Set(indices).size} of ${data.order.length} codes.`;
+      `Code ${settings.code}: in ${uses} ${uses === 1 ? "cell" : "cells"} of this slice, ` +
+      `which uses ${new Set(indices).size} of ${data.order.length} codes.`;
+    this.find(".start").hidden = changed > 0;
     this.explain();
     this.offer();
   }
@@ -481,7 +488,7 @@ class CodeGrid {
     };
     const dismiss = choice("", "Dismiss", "Dismiss", () => this.request({ kind: "dismiss" }));
     if (likely) {
-      this.find(".offered").textContent = `The likeliest codes at ${this.describe(likely.place - offset)}:`;
+      this.find(".offered").textContent = `The likeliest codes for ${this.describe(likely.place - offset)}:`;
       const codes = likely.codes.map(([code, share]) => {
         const canvas = Object.assign(document.createElement("canvas"), { width: 56, height: 56 });
         this.drawTile(canvas.getContext("2d"), code, 0, 0, 56);
@@ -492,7 +499,7 @@ class CodeGrid {
       });
       this.find(".choices").replaceChildren(...codes, dismiss);
     } else if (offers) {
-      this.find(".offered").textContent = "The selected cells, drawn again by the prior. Take one:";
+      this.find(".offered").textContent = "The selected cells, drawn again by the prior. Choose one:";
       const fills = offers.map((source, i) =>
         choice(Object.assign(new Image(), { src: source, alt: "" }), "", `Use proposal ${i + 1}`, () =>
           this.request({ kind: "use", number: i }),
@@ -519,7 +526,8 @@ function greyCanvas({ bytes, width, height }) {
   const grey = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const image = new ImageData(width, height);
-  grey.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  const pixels = new Uint32Array(image.data.buffer);
+  grey.forEach((value, i) => (pixels[i] = 0xff000000 | (value * 0x010101)));
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }

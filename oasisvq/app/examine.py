@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oasisvq.models.presets import Preset
     from oasisvq.pipeline import OasisVQ
 
-_TOGETHER = 8  # slices examined in one turn
+_TOGETHER = 8  # slices examined in one compute slot
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
     def standing(key: str, held_out: str = "") -> str:
         if key in percentiles and not math.isnan(examined.measured[key]):
             return f" Higher than {rank(examined.measured[key], percentiles[key])} % of the test slices."
-        return f" Mean of the test slices: {results[held_out]:.3f}." if held_out in results else ""
+        return f" Mean of the test slices: {results[held_out]:.3g}." if held_out in results else ""
 
     inside = "–" if math.isnan(examined.ssim_foreground) else f"{examined.ssim_foreground:.3f}"
     figures = [
@@ -135,18 +135,19 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
         Figure(
             "PSNR",
             f"{examined.psnr:.1f} dB",
-            "Peak signal over error: each 6 dB halve the error." + standing("psnr", "psnr_mean"),
+            "Peak signal-to-noise ratio in decibels: 6 dB more means half the error." + standing("psnr", "psnr_mean"),
         ),
         Figure(
             "under the prior",
             f"{examined.bits:,.0f} bits",
-            f"What the prior needs to name all codes of this slice: {examined.bits / 8:,.0f} bytes, with level and "
-            "grade not told. Many bits: unusual for this model." + standing("bits_per_code"),
+            f"All codes of this slice, {examined.bits / 8:,.0f} bytes, with level and grade unknown. Many bits mean: "
+            "unusual for this model." + standing("bits_per_code"),
         ),
         Figure(
-            "written plainly",
+            "without the prior",
             f"{preset.plain_bits:,.0f} bits",
-            f"{preset.codes:,} codes, each with the same number of bits: {preset.plain_bits / 8:,.0f} bytes.",
+            f"{preset.codes:,} codes, each written in the same number of bits: {preset.plain_bits / 8:,.0f} bytes. As "
+            f"pixels of 8 bits the slice takes {preset.size**2:,} bytes.",
         ),
     ]
     if examined.unlike is not None:
@@ -161,7 +162,7 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
     preset, files = info["preset"], info["files"]
     percentiles = (info["results"] or {}).get("percentiles", {})
     about: dict[str, Any] = {
-        "what": "A slice, coded and painted again from its codes by oasisvq",
+        "what": "A slice, encoded and reconstructed from its codes by oasisvq",
         "warning": DISCLAIMER,
         "weights": {
             "preset": preset["name"],
@@ -172,7 +173,7 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
             "training_seed": preset["seed"],
         },
         "seed": None,
-        "seed_note": "nothing here is drawn at random: the same slice gives the same codes",
+        "seed_note": "nothing here is random: the same slice gives the same codes",
         "slice": {
             "number_from_below": chosen.index + 1,
             "of": chosen.count,

@@ -101,7 +101,8 @@ def frame(page: Page) -> Links:
     """Links, title and disclaimer: what can be shown before torch is imported and weights are read."""
     st.html(_STYLE)
     with st.container(horizontal=True, key="nav", gap="small", vertical_alignment="center"):
-        links = Links([st.empty() for _ in PAGES])
+        with st.container(horizontal=True, key="links", gap="small", width="content"):
+            links = Links([st.empty() for _ in PAGES])
         models = st.container(horizontal=True, key="models", width="content", gap="small")
     with st.container(horizontal=True, key="head", gap="small", vertical_alignment="center"):
         st.title(wording.TITLE if page.title == "Home" else page.title, anchor=False, width="content")
@@ -182,7 +183,7 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         format_func=lambda option: known[option].label,
         key="model",
         label_visibility="collapsed",
-        help="Finer grids keep more of a slice. Codes of one model mean nothing to another.",
+        help="Finer grids keep more of a slice. The codes of one model mean nothing to another.",
     )
     address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
     return name
@@ -194,11 +195,11 @@ def _in_use(name: str, model: OasisVQ) -> OasisVQ:
     now = model.info["files"]["vqvae.safetensors"]["sha256"]
     if before.info["files"]["vqvae.safetensors"]["sha256"] != now:
         if name == name_before and session_store():
-            st.info("Other weights have come from the Hub.")
-            if not st.button("Use them", help="What you made with those in use is let go: it means nothing to others."):
+            st.info("New weights have arrived from the Hub.")
+            if not st.button("Use them", help="Discards the codes and slices that you made with the current weights."):
                 return before
         if discard():
-            st.toast("Codes and draws made with the other model were let go: they mean nothing to this one.")
+            st.toast("Codes and slices made with the other model were discarded: they mean nothing to this one.")
     st.session_state[_BEFORE] = (name, model)
     return model
 
@@ -208,6 +209,8 @@ def about(model: OasisVQ) -> None:
     info = model.info
     st.caption(f"**Device** {info['device']}")
     st.caption(f"**Weights** {info['preset']['name']}, {wording.SOURCES[info['source']]}")
+    grids = " and ".join(f"{rows} × {columns}" for rows, columns in model.preset.parts)
+    st.caption(f"**Slices** {model.preset.size} × {model.preset.size} pixels, **codes** {grids}")
     if info["repo"]:
         st.caption(f"**Repository** {info['repo']}")
     sha256 = info["files"]["vqvae.safetensors"]["sha256"]

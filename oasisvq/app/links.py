@@ -63,7 +63,7 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
     made_with = {"weights": "vqvae"} | ({"prior": "prior"} if "seed" in parameters else {})
     if not all(_sha256(model, name).startswith(parameters.get(key) or "-") for key, name in made_with.items()):
         raise OasisVQError(
-            "it was made with other weights: choose them in the sidebar, if they are there, and try again"
+            "it was made with other weights: choose them at the top right, if they are there, and open it again"
         )
     origin = {name: value for name, value in parameters.items() if name in ORIGIN}
     example = codes_of(origin["example"]) if "example" in origin else None

@@ -20,11 +20,11 @@ def meaning_of(model: OasisVQ, layer: int, code: int) -> Mapping[str, Any] | Non
     stage = found["stages"][layer]
     people, share = stage["people"][code], stage["share"][code]
     if people < FEWEST:
-        text = f"Fewer than {FEWEST} of {found['people']} training people have it."
+        text = f"It occurs in fewer than {FEWEST} of {found['people']} people of the training data."
     else:
         after = ", ".join(map(str, stage["next"][code]))
         text = (
-            f"{people} of {found['people']} training people have it; it is {share:.2%} of their codes. The map shows "
-            f"where in the slice. To its right the prior expects {after}."
+            f"It occurs in {people} of {found['people']} people of the training data, as {share:.2%} of their codes. "
+            f"The map shows where in the slice. To its right the prior expects {after}."
         )
     return {"code": code, "text": text, "places": places(stage, code)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
-from oasisvq.app.slots import Slots
+from oasisvq.app.slots import Slots, processors
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
@@ -73,7 +72,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
+    label = f"{name}: {preset.size} px, {preset.codes:,} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
@@ -127,8 +126,7 @@ def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
 
 @st.cache_resource(show_spinner=False)
 def _slots(what: str, count: int | None = None) -> Slots:
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Slots(count or processors)
+    return Slots(count or processors())
 
 
 def compute_slot(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
@@ -144,8 +142,3 @@ def upload_slot() -> AbstractContextManager[Callable[[], None]]:
 def alignment_slot() -> AbstractContextManager[Callable[[], None]]:
     """Hold the one slot to bring a head into the frame, which takes a gigabyte and a processor."""
     return _slots("heads", 1).slot()
-
-
-def waiting() -> int:
-    """How many computations wait for a slot."""
-    return _slots("models").waiting

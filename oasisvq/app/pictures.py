@@ -12,16 +12,27 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from plotly.colors import sample_colorscale, unlabel_rgb
 
+from oasisvq.data.slices import FOREGROUND
+
 Picture = NDArray[np.floating]
 
 SYNTHETIC, RECONSTRUCTION, EDITED = "SYNTHETIC", "RECONSTRUCTION", "EDITED CODES"
 REGION = (54, 197, 240, 255)  # blue: drawn again
 SIDE = 320  # pixels, about: of a picture on the screen or to take home
+MARGIN = 0.1  # of the side of a slice in the frame, on every side: nothing but background, as a rule
 
 
 def grey_bytes(picture: Picture) -> NDArray[np.uint8]:
     """[0, 1] to 0..255, clipped and rounded."""
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def margin(picture: Picture) -> float:
+    """MARGIN, to be left out on the screen, where there is nothing in it; else 0."""
+    edge = round(MARGIN * len(picture))
+    outside = np.ones(picture.shape, bool)
+    outside[edge:-edge, edge:-edge] = False
+    return MARGIN if picture[outside].max() <= FOREGROUND else 0.0
 
 
 def enlarge(picture: Picture, side: int | None = None) -> Image.Image:
@@ -45,27 +56,26 @@ def marked(picture: Picture, mark: str, side: int | None = None) -> Image.Image:
     return image
 
 
-def code_colours(indices: NDArray[np.integer], rank: NDArray[np.integer]) -> NDArray[np.uint8]:
+def code_colours(
+    indices: NDArray[np.integer], rank: NDArray[np.integer], background: NDArray[np.integer]
+) -> NDArray[np.uint8]:
     """Cells of an index grid in colours, dark codes violet to bright codes yellow, to be laid over a picture.
 
     Args:
         indices: (h, w). Where w is a multiple of h, so many codes lie side by side in a cell: the first says most.
         rank: (K,), where each code stands from dark to bright.
+        background: (h, w), the codes of an empty slice.
 
     Returns:
-        (h, h, 4) red, green, blue and opacity, 0 to 255: the darkest codes are transparent, so that black stays black.
+        (h, h, 4) red, green, blue and opacity, 0 to 255: the darkest codes, and the commonest of the background, are
+        transparent, so that black stays black.
     """
-    first = indices[:, :: indices.shape[1] // len(indices)]
+    depth = indices.shape[1] // len(indices)
+    first = indices[:, ::depth]
     share = rank[first] / max(len(rank) - 1, 1)
     opacity = np.clip(3 * share, 0, 1) * 255
-    return np.rint(np.dstack([_colours(len(rank))[rank[first]], opacity])).astype(np.uint8)
-
-
-def code_map(indices: NDArray[np.integer], rank: NDArray[np.integer], side: int = SIDE) -> Image.Image:
-    """The colours of `code_colours` on black, `side` pixels a side."""
-    image = Image.fromarray(code_colours(indices, rank), "RGBA")
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+    opacity[first == np.bincount(background[:, ::depth].ravel()).argmax()] = 0
+    return np.rint(np.dstack([_colours("Viridis", len(rank))[rank[first]], opacity])).astype(np.uint8)
 
 
 def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8]:
@@ -75,7 +85,7 @@ def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8
     """
     height, width = bits.shape
     of_cells = bits.reshape(height, height, width // height).mean(2)
-    scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
+    scale = _colours("Inferno", 256)
     steps = np.clip(np.nan_to_num(of_cells) / most * 255, 0, 255).astype(np.uint8)
     opacity = np.where(np.isnan(of_cells), 0, 255)
     return np.rint(np.dstack([scale[steps], opacity])).astype(np.uint8)
@@ -84,7 +94,7 @@ def entropy_colours(bits: NDArray[np.floating], most: float) -> NDArray[np.uint8
 def heat(values: NDArray[np.floating], most: float, region: NDArray[np.bool_], cell: int = 16) -> Image.Image:
     """A map of cells (n, n) to lay over a picture: transparent 0 to yellow `most`, a region of it outlined in blue."""
     share = np.clip(np.nan_to_num(values) / most, 0, 1)
-    scale = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
+    scale = _colours("Inferno", 256)
     colours = np.dstack([scale[(share * 255).astype(int)], np.clip(2.5 * share, 0, 1) * 255])
     image = Image.fromarray(np.rint(colours).astype(np.uint8), "RGBA")
     image = image.resize((len(values) * cell, len(values) * cell), Image.Resampling.NEAREST)
@@ -104,8 +114,8 @@ def heat(values: NDArray[np.floating], most: float, region: NDArray[np.bool_], c
 
 
 @cache
-def _colours(size: int) -> NDArray[np.floating]:
-    return np.array([unlabel_rgb(colour) for colour in sample_colorscale("Viridis", np.linspace(0, 1, size))])
+def _colours(scale: str, size: int) -> NDArray[np.floating]:
+    return np.array([unlabel_rgb(colour) for colour in sample_colorscale(scale, np.linspace(0, 1, size))])
 
 
 def webp(picture: Picture, quality: int = 92) -> bytes:

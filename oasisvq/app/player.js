@@ -26,7 +26,7 @@ class Player {
     });
   }
 
-  // What Python says: data = {id, name, frames, at, total, seconds, play, low, parts, most, strip}; parts = [{rows,
+  // What Python says: data = {id, name, frames, at, total, seconds, play, low, margin, parts, most, strip}; parts = [{rows,
   // columns, first, name, colours, entropy}], strip = {kinds, kind, items} or null.
 
   receive(data) {
@@ -109,16 +109,16 @@ class Player {
         choose();
       };
     });
-    options.push(["How open", () => (settings.entropy = true)]);
+    options.push(["Uncertainty", () => (settings.entropy = true)]);
     this.find(".shown").replaceChildren(
       ...options.map(([name, choose], i) => {
         const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
-        if (name === "How open") button.title = "Entropy: how many codes were likely. Black: one. Bright: many.";
+        if (name === "Uncertainty") button.title = "Entropy of the prior: black where one code was likely, bright where many were";
         button.addEventListener("click", () => {
           choose();
           this.show();
         });
-        button.dataset.option = name === "How open" ? "entropy" : i;
+        button.dataset.option = name === "Uncertainty" ? "entropy" : i;
         return button;
       }),
     );
@@ -136,13 +136,14 @@ class Player {
     this.find(".play").textContent = this.running ? "Pause" : this.done >= data.total ? "Replay" : "Play";
     this.element.dataset.state = this.running ? "playing" : this.done >= data.total ? "done" : "paused";
     this.element.dataset.id = data.id;
+    this.element.dataset.parts = data.parts.map((part) => part.count).join(" ");
     for (const button of this.find(".shown").children) {
       const { option } = button.dataset;
       const pressed = option === "entropy" ? settings.entropy : !settings.entropy && Number(option) === shown;
       button.setAttribute("aria-pressed", String(pressed));
     }
     const whole = this.done >= data.total;
-    this.find(".codes figcaption").textContent = settings.entropy ? `How open each code was, 0 to ${data.most} bits` : data.codesName;
+    this.find(".codes figcaption").textContent = settings.entropy ? `Uncertainty of each code, black 0 to yellow ${data.most} bits` : data.codesName;
     this.find(".picture figcaption").textContent = data.pictureName;
     this.find(".codes canvas").setAttribute(
       "aria-label",
@@ -150,7 +151,7 @@ class Player {
     );
     this.find(".picture canvas").setAttribute(
       "aria-label",
-      whole ? `Synthetic slice: ${data.name}` : `Synthetic slice under construction: ${data.name}`,
+      `Synthetic slice${whole ? "" : ", partly drawn"}: ${data.name}`,
     );
   }
 
@@ -163,12 +164,23 @@ class Player {
     context.fillRect(0, 0, canvas.width, canvas.height);
     const known = this.cellsOf(part);
     context.save();
+    this.enlarge(context);
+    context.save();
     reveal(context, known, part.across, width, height);
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(settings.entropy ? part.open : part.codes, 0, 0, canvas.width, canvas.height);
     context.restore();
     if (known < part.across * part.rows) pen(context, known, part.across, width, height);
+    context.restore();
+  }
+
+  // What is drawn from here on leaves out the empty margin of the slice.
+  enlarge(context) {
+    const { width, height } = context.canvas;
+    const { margin } = this.data;
+    context.scale(1 / (1 - 2 * margin), 1 / (1 - 2 * margin));
+    context.translate(-margin * width, -margin * height);
   }
 
   // The last picture that is done, and over it the next one as far as its codes are there.
@@ -182,6 +194,8 @@ class Player {
     context.imageSmoothingQuality = "high";
     context.fillStyle = "#000";
     context.fillRect(0, 0, canvas.width, canvas.height);
+    context.save();
+    this.enlarge(context);
     draw(this.images[last]);
     if (this.done < this.data.total) {
       const known = this.cellsOf(part);
@@ -191,6 +205,7 @@ class Player {
       context.restore();
       pen(context, known, part.across, width, height);
     }
+    context.restore();
     context.font = "bold 26px sans-serif";
     context.textAlign = "right";
     context.fillStyle = "#ccc";

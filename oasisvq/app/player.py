@@ -13,7 +13,7 @@ import streamlit as st
 
 from oasisvq.app.codes import PARTS, split
 from oasisvq.app.models import load_palettes
-from oasisvq.app.pictures import code_colours, entropy_colours
+from oasisvq.app.pictures import code_colours, entropy_colours, margin
 
 if TYPE_CHECKING:
     from oasisvq.app.drawing import Drawn
@@ -68,6 +68,7 @@ def player(
             "seconds": SECONDS * len(model.preset.parts),
             "play": True,
             "low": low,
+            "margin": margin(drawn.picture / 255),
             "parts": _parts(model, drawn),
             "most": round(math.log2(max(stage.codebook_size for stage in model.preset.stages))),
             "codesName": names[0],
@@ -99,7 +100,7 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
                 "rows": part.shape[0],
                 "columns": part.shape[1],
                 "first": first,
-                "colours": _packed(code_colours(part, palette.rank)),
+                "colours": _packed(code_colours(part, palette.rank, palette.background)),
                 "entropy": _packed(entropy_colours(entropy, math.log2(stage.codebook_size))),
             }
         )

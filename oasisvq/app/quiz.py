@@ -1,6 +1,6 @@
-"""Real or drawn? A round of pictures to guess: reconstructions of examples that may be shown, and draws.
+"""Real or drawn? A round of pictures to guess: reconstructions of the examples, and drawn slices.
 
-Nothing of it is kept but in the session of whoever guesses.
+It is kept in the session of the visitor alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LESS_ALIKE = 0.01  # by which two symmetries differ so that an eye may see it
 
 
 class Item(NamedTuple):
-    """A picture (S, S) in [0, 1] to guess, whether it was drawn, and how one could have known."""
+    """A picture (S, S) in [0, 1] to guess, whether it was drawn, and what gives it away."""
 
     picture: NDArray[np.floating]
     drawn: bool
@@ -50,33 +50,41 @@ def make_round(model: OasisVQ, examples: Mapping[str, NDArray[np.floating]], see
         drawn = model.sample(EACH, seed=seed, level=[level or 0 for level in levels]).slices[:, 0].numpy() + 0.5
     symmetry = MEASURES[3]
     known = [anatomy(picture)[symmetry] for picture in again]
-    items = [Item(picture, False, _why_real(name)) for name, picture in zip(names, again, strict=True)]
+    items = [Item(picture, False, why_real(name)) for name, picture in zip(names, again, strict=True)]
     for picture, level in zip(drawn, levels, strict=True):
-        items.append(Item(picture, True, _why_drawn(anatomy(picture)[symmetry], float(np.mean(known)), level)))
+        items.append(Item(picture, True, why_drawn(anatomy(picture)[symmetry], float(np.mean(known)), level)))
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def _why_real(name: str) -> str:
+def why_real(name: str) -> str:
+    """What gives away the reconstruction of an example, by the example's label."""
     what, _, _ = name.partition(",")
+    if what.startswith("Colin 27"):
+        return (
+            f"A reconstruction of {name}: one man, the average of 27 scans. There is almost no noise, and the folds of "
+            "the cortex are sharp and continuous."
+        )
     if what.startswith("MNI152"):
         return (
-            "A reconstruction of the MNI152 template. It is the mean of many heads: its cortex is smooth, and its "
-            "halves are nearly mirror images."
+            f"A reconstruction of the {name}, the mean of 152 heads: its cortex is smooth, and its halves are nearly "
+            "mirror images."
         )
     return (
-        f"A reconstruction of {what}. Phantoms are bent from the template: their grey and white matter differ more, "
-        "and their borders are crisper, than those of people."
+        f"A reconstruction of a computer-made phantom, {name}. Phantoms are warped from the template: their grey and "
+        "white matter differ more, and their borders are crisper, than those of people."
     )
 
 
-def _why_drawn(symmetry: float, others: float, level: int | None) -> str:
-    start = f"A draw of level {level}. "
+def why_drawn(symmetry: float, others: float, level: int | None) -> str:
+    """What gives away a drawn slice: `symmetry` is the correlation of its halves, `others` that of reconstructions."""
+    start = f"Drawn by the prior at level {level}. "
     if symmetry < others - LESS_ALIKE:
         return (
-            f"{start}Its halves agree less (correlation {symmetry:.2f}) than those of the reconstructions in this "
-            f"round ({others:.2f}): the prior draws from the top, row by row, and must remember the other side."
+            f"{start}Its left and right halves are less alike (correlation {symmetry:.2f}) than those of the "
+            f"reconstructions in this round ({others:.2f}): the prior draws row by row from the top, and must remember "
+            "the other side."
         )
     return (
-        f"{start}Its halves agree as well as those of the reconstructions ({symmetry:.2f}): look at single folds of "
-        "the cortex, which in draws may end where no fold ends."
+        f"{start}Its left and right halves are as alike as those of the reconstructions (correlation {symmetry:.2f}). "
+        "Look at single folds of the cortex: in drawn slices they may end abruptly."
     )

@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 # In a clinician's words. `term` finds them here.
 GLOSSARY = {
-    "code": "A number that stands for a small patch of a slice. It points to an entry of the codebook.",
-    "codebook": "The list of patches that the model learned by itself. Every slice is put together from them.",
+    "code": "A number that stands for a small patch of the slice. It points to an entry in the codebook.",
+    "codebook": "The list of patches that the model learned during training. Every slice is assembled from them.",
     "decoder": "The part of the model that turns a grid of codes into a picture.",
-    "prior": "The part of the model that learned which codes tend to follow which: it says how likely a grid is.",
-    "bits": "What it takes to name a code for somebody who knows the prior. 1 bit: expected half of the time. 10 bits: "
-    "once in 1,024. Many bits mean that a code is unusual for this model.",
-    "level": "Which of 32 slices of a head, 0 the lowest and 31 the highest, about 2 mm apart.",
-    "SSIM": "Structural similarity of two pictures: 1 when they are equal, near 0 when they have nothing in common.",
-    "temperature": "How much a draw may stray from the likeliest codes. 1: as learned, less: safer, more: bolder.",
-    "top-k": "At each step only the k likeliest codes may be drawn.",
-    "grade": "Clinical dementia rating of the person, 0 for none to 2 for moderate.",
-    "seed": "The number from which chance starts: the same seed gives the same slice.",
-    "window": "Which range of grey values is spread from black to white.",
+    "prior": "The part of the model that learned which codes occur together. It says how likely a grid of codes is "
+    "and draws new grids.",
+    "bits": "How unexpected a code is for the prior. 1 bit: a probability of 1 in 2. 10 bits: 1 in 1,024. Many bits "
+    "mean that the code is unusual for this model.",
+    "level": "Which of 32 axial slices of the head, 1 mm apart: 0 is the lowest, 31 the highest.",
+    "SSIM": "Structural similarity of two pictures, without a unit: 1 when they are identical, near 0 when they have "
+    "nothing in common.",
+    "temperature": "How far the prior may stray from the likeliest codes. 1: as learned. Lower: more typical slices. "
+    "Higher: more varied ones.",
+    "top-k": "Only the k likeliest codes may be drawn at each step.",
+    "seed": "The start of the random numbers: the same seed with the same settings gives the same slice.",
 }
 
 

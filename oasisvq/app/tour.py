@@ -18,25 +18,25 @@ STEPS = (
     Step(
         "Reconstruct",
         {},
-        "Left a slice, right what the model paints from its codes alone. Press SSIM, then Codes.",
+        "Left a slice, right what the decoder makes of its codes. Press Difference, then SSIM: what was lost?",
     ),
     Step(
         "Generate",
         {"seed": "7", "level": "17"},
-        "The prior draws a slice that nobody has, code by code. Replay it, or press Levels: the same seed elsewhere.",
+        "The prior draws a slice that belongs to nobody, code by code. Levels shows the same seed at other heights.",
     ),
     Step(
         "Generate",
         {"seed": "7", "level": "17", "temperature": "1.4"},
-        "The same seed, bolder: at temperature 1.4 the prior strays from what is likely.",
+        "The same seed at temperature 1.4: now the prior strays further from what is likely.",
     ),
     Step("Edit codes", {}, "Press Wider ventricles: only the outlined cells change. Then paint a code of your own."),
     Step(
         "Surprise",
         {},
-        "A dark disc was painted into this slice. The map finds it, and on the right is what the model expected.",
+        "A dark disc was painted into this slice. The map lights up there; on the right is what the model expected.",
     ),
-    Step("Real or drawn?", {}, "Can you tell draws from reconstructions? Ten pictures; that was the tour."),
+    Step("Real or drawn?", {}, "Which of ten pictures did the model draw? Guess. This is the end of the tour."),
 )
 
 

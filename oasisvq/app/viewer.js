@@ -41,7 +41,7 @@ class Viewer {
   }
 
   // What Python says: data = {source, index, count, size, original, reconstruction, similarity, limit, edges, name, page,
-  // names, mark, over, first, overlays}. An overlay has a key, a label, a title, the words low and high beside its colours,
+  // names, mark, over, first, overlays, margin}. An overlay has a key, a label, a title, the words low and high beside its colours,
   // and a picture as source, but for "difference" and "similarity", which are made here.
 
   receive(data) {
@@ -145,6 +145,11 @@ class Viewer {
     this.show();
   }
 
+  // How many times larger than the whole slice would be: without zoom its empty margin is left out.
+  magnified(zoom = settings.zoom) {
+    return zoom / (1 - 2 * this.data.margin);
+  }
+
   expose(window, level) {
     settings.window = Math.min(Math.max(window, 0.02), 1);
     settings.level = Math.min(Math.max(level, 0), 1);
@@ -216,7 +221,8 @@ class Viewer {
         const { start, kind } = drag;
         if (kind === "expose") return this.expose(start.window + dx, start.level + dy);
         if (kind === "slide") return this.draw(x);
-        return this.moveTo(start.x - dx / start.zoom, start.y - dy / start.zoom);
+        const larger = this.magnified(start.zoom);
+        return this.moveTo(start.x - dx / larger, start.y - dy / larger);
       }
       this.show();
     });
@@ -282,7 +288,7 @@ class Viewer {
   // Places. A place on a canvas and a place in the picture both run from 0 to 1.
 
   seen(x, y) {
-    return [settings.x + (x - 0.5) / settings.zoom, settings.y + (y - 0.5) / settings.zoom];
+    return [settings.x + (x - 0.5) / this.magnified(), settings.y + (y - 0.5) / this.magnified()];
   }
 
   inPicture(x, y) {
@@ -330,10 +336,10 @@ class Viewer {
     this.find('[data-step="1"]').disabled = this.wanted === data.count - 1;
     this.find('[data-step="-1"]').disabled = this.wanted === 0;
     this.find(".hint").textContent =
-      (data.count > 1 ? "Wheel, arrow up and down: slices.\n" : "") +
-      "Drag, [ and ], comma and dot: window and level. 1 to 4: presets.\nCtrl + wheel, + and −, double click: zoom. " +
-      "Drag when zoomed, Shift + arrows: move.\nO: next overlay. V: side by side or slider. Arrow left and right: the " +
-      "line of the slider. 0: reset.\nBoth pictures follow.";
+      (data.count > 1 ? "Wheel, up and down arrows: previous and next slice.\n" : "") +
+      "Drag, or [ and ], comma and full stop: window and level. 1 to 4: presets.\nCtrl + wheel, + and −, double click: " +
+      "zoom. Drag when zoomed, Shift + arrows: move.\nO: next overlay. V: side by side or slider. Left and right arrows: " +
+      "line of the slider. 0: reset.\nBoth pictures always show the same part.";
     this.scale();
     for (const reading of this.all(".reading")) reading.textContent = this.reading();
     for (const figure of this.figures) {
@@ -384,7 +390,7 @@ class Viewer {
     const { data } = this;
     const context = canvas.getContext("2d");
     const side = canvas.width;
-    const scale = (side / data.size) * settings.zoom;
+    const scale = (side / data.size) * this.magnified();
     const [left, top] = this.seen(0, 0).map((place) => -place * data.size * scale);
     const place = [left, top, data.size * scale, data.size * scale];
     context.save();
@@ -429,7 +435,7 @@ class Viewer {
     const { original, reconstruction, similarity } = this.values;
     const [before, after] = [original[i] / 255, reconstruction[i] / 255];
     return (
-      `Column ${x}, row ${y}: ${this.data.names[0].toLowerCase()} ${before.toFixed(2)}, beside it ${after.toFixed(2)}, ` +
+      `Column ${x}, row ${y}. Grey, 0 to 1: left ${before.toFixed(2)}, right ${after.toFixed(2)}, ` +
       `difference ${signed(after - before)}${similarity.length ? `, SSIM ${(similarity[i] / 255).toFixed(2)}` : ""}`
     );
   }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oasisvq.app.choose import SLICE, Chosen
-from oasisvq.app.pictures import grey_bytes
+from oasisvq.app.pictures import grey_bytes, margin
 
 DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
 _KEY = "viewer"
@@ -125,6 +125,7 @@ def viewer(
             ],
             "limit": DIFFERENCE_LIMIT,
             "edges": chosen.edges,
+            "margin": 0.0 if chosen.level is None else margin(np.maximum(chosen.picture, beside)),
         },
         on_slice_change=scrolled,
     )

@@ -7,81 +7,74 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from oasisvq.data.slices import CANVAS
+
 if TYPE_CHECKING:
     from oasisvq.measure.out_of_distribution import Unlike
+    from oasisvq.models.presets import Preset
 
 DISCLAIMER = "Research and teaching only, not for diagnosis."
 
 SHORT = """
-These weights turn an axial, skull-stripped T1 slice into codes and back, and draw slices that nobody has. They are made
-to see what such models keep, lose and invent.
+These weights turn an axial, skull-stripped T1 slice into codes and back, and draw new slices that belong to nobody.
+They are made to show what such models keep, lose and invent.
 """.strip()
 
 TITLE = "Brain slices as discrete codes"
-
-WHAT = """
-A **slice** of a brain scan goes in. The **VQ-VAE** describes it with a small grid of **codes**, each taken from a
-codebook of a few hundred entries that it learned by itself, and paints the slice again from nothing but those codes.
-The **PixelCNN** then learned which codes tend to follow which. It can say how expected each code of a slice is, fill
-in a region, or draw a whole slice that never existed.
-"""
 
 MORE = """
 - **Codes.** The encoder turns the slice into a grid of vectors; each is replaced by its nearest entry in the codebook
   (vector quantisation, [van den Oord et al. 2017](https://arxiv.org/abs/1711.00937)). The decoder sees only those
   entries.
 - **Prior.** The PixelCNN writes the probability of the whole grid as a product, code by code in reading order: p(z) =
-  ∏ᵢ p(zᵢ | z₁ … zᵢ₋₁) ([van den Oord et al. 2016](https://arxiv.org/abs/1606.05328)). Drawing samples each factor in
-  turn.
-- **Bits.** −log₂ p(zᵢ | …) is what code i costs in bits. Few bits: the model expected it. Many: it is unusual for
+  ∏ᵢ p(zᵢ | z₁ … zᵢ₋₁) ([van den Oord et al. 2016](https://arxiv.org/abs/1606.05328)). To draw a slice is to sample
+  each factor in turn.
+- **Bits.** −log₂ p(zᵢ | …) is the cost of code i in bits. Few bits: the model expected it. Many: it is unusual for
   this model.
-- **SSIM.** Structural similarity of two pictures, 1 when they are equal ([Wang et al.
+- **SSIM.** Structural similarity of two pictures, 1 when they are identical ([Wang et al.
   2004](https://doi.org/10.1109/TIP.2003.819861)).
 """
 
-SIDE_BY_SIDE = """
-In this model {depth} codes side by side describe the same square of the slice: the left one says most, each further one
-refines it.
-""".strip()
-
 MORE_RECONSTRUCT = r"""
-- **Difference.** $d = \hat x - x$, pixel by pixel, on a grey scale from 0 to 1. Red: the reconstruction is brighter.
-- **SSIM** ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861)) compares means, spreads and correlation of
-  both pictures in a Gaussian window of 11 pixels round each pixel. The map shows it where it was computed; the figure
+- **Difference.** $d = \hat x - x$, pixel by pixel, on a grey scale from 0 (black) to 1 (white). Orange: the
+  reconstruction is brighter; blue: it is darker.
+- **SSIM** ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861)) compares the mean, spread and correlation of
+  both pictures in a Gaussian window of 11 pixels around each pixel. The map shows it where it was computed; the figure
   is its mean, and "brain only" its mean over the brain of the original, ventricles included.
   $$\mathrm{SSIM} = \frac{(2\mu\hat\mu + c_1)(2\sigma_{x\hat x} + c_2)}
   {(\mu^2 + \hat\mu^2 + c_1)(\sigma^2 + \hat\sigma^2 + c_2)}$$
 - **PSNR** is $-10 \log_{10}$ of the mean of $d^2$, in dB.
 - **Bits under the prior** are $-\sum_i \log_2 p(z_i \mid z_1 \dots z_{i-1})$: what an arithmetic coder needs for the
   codes $z_i$ with the PixelCNN as its model.
-- **Unlike the training data** holds a few plain measures (bits and distance to the codebook over the brain, SSIM; area,
-  brightness and place of the brain) against people that the weights were not trained on. The score is the largest
-  deviation, in units of the usual range; the threshold is the score that one in twenty of those slices exceeds.
+- **Like the training data** compares a few plain measures (bits and distance to the codebook over the brain, SSIM;
+  area, brightness and position of the brain) with those of people whom the weights were not trained on. The score is
+  the largest deviation, in units of the usual range; the threshold is the score that one in twenty of their slices
+  exceeds.
 """
 
 UNUSUAL = """
-A bright cell is a code that the prior did not expect after the codes above it and to its left: it is **unusual for
-this model**. That is a statement about the model and the slices it has seen, not about the person. Noise, another
-scanner, a shifted head or a rare but healthy shape are unusual too, and a real finding may not be.
+Bright cells hold codes that the prior did not expect: they are **unusual for this model**. That is a statement about
+the model and the slices that it was trained on, not about the person. Noise, another scanner, a shifted head or a rare
+but healthy shape are unusual too, and a real finding may not be.
 """
 
 MORE_UNUSUAL = """
-- **Bits per code** is −log₂ p(zᵢ | z₁ … zᵢ₋₁, level): it asks for the very code that was found, although many codes
+- **Bits per code** is −log₂ p(zᵢ | z₁ … zᵢ₋₁, level). It counts only the very code that was found, although many codes
   look nearly alike, and it is high wherever people differ from one another.
-- **Deviation from what was expected** lets codes that look alike count as alike, and holds the answer against what the
-  prior itself expected to be surprised by: 0 is as surprising as expected, 1 is one standard deviation more. The slice
+- **Deviation from what was expected** counts codes that look alike as alike, and compares the surprise with the
+  surprise that the prior itself expected: 0 is as surprising as expected, 1 is one standard deviation more. The slice
   is read from the left and, mirrored, from the right, and the map is smoothed a little.
 """
 
 LIMITS = """
-- The model knows axial T1 slices of the brain, without the skull, like those of its training. It turns anything else
-  into the nearest thing that it knows, without complaint.
-- A reconstruction is a drawing made from codes. A small finding may vanish in it, and detail may appear that was
-  never there.
+- The model knows axial T1 slices of the brain, without the skull, like those that it was trained on. It turns anything
+  else into the nearest thing that it knows, and does not complain.
+- A reconstruction is a picture made from codes. A small finding may vanish in it, and detail may appear that was never
+  there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
   patients.
-- Which side is left is said only where the header of an uploaded file says it. Drawn slices have no known side.
-- Intervals are over people of one data set. Another scanner, age group or preparation was not measured.
+- Left and right are named only where the header of an uploaded file gives them. Drawn slices have no known side.
+- Intervals are over people of one data set. Other scanners, age groups or ways of preparation were not measured.
 """
 
 CITATION = """
@@ -92,16 +85,17 @@ Neuroscience* 2007; 19(9): 1498–1507. [doi:10.1162/jocn.2007.19.9.1498](https:
 
 TERMS = """
 The weights come under the terms of the data that they were trained on. For slices of OASIS these are the
-[OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to find out who took
-part, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
+[OASIS data use terms](https://sites.wustl.edu/oasisbrains/): research and teaching, no attempt to identify
+participants, and this acknowledgement in what you publish: "Data were provided by OASIS-1: Cross-Sectional: Principal
 Investigators: D. Marcus, R. Buckner, J. Csernansky, J. Morris; P50 AG05681, P01 AG03991, P01 AG026276, R01 AG021910,
-P20 MH071616, U24 RR021382." No slice of anybody in that data is in the weights' files or in this app: the
+P20 MH071616, U24 RR021382." Neither the weights' files nor this app hold a slice of anybody in that data: the
 examples are Colin 27 (one man, free for any use with his notice), a template and phantoms.
 """
 
 COPIES = """
-A model that learned its training slices by heart would draw them again. So every draw is held against every training
-slice, mirrored ones too, and so are slices of held-out people, who cannot have been copied.
+A model that learned its training slices by heart would draw them again. Therefore every drawn slice is compared with
+every training slice, mirrored ones too, and so are slices of people outside the training data, who cannot have been
+copied.
 """
 
 TRAIN = """
@@ -152,31 +146,27 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("ssim_mean", "SSIM", ".3f", "likeness of reconstruction and original, 1 = equal"),
+    Measure("ssim_mean", "SSIM", ".3f", "structural similarity of reconstruction and original, 1 = identical"),
     Measure("ssim_foreground_mean", "SSIM, brain only", ".3f", "the same without the easy black background"),
-    Measure("psnr_mean", "PSNR", ".1f", "peak signal over error, in dB"),
-    Measure("sharpness_mean", "Sharpness", ".2f", "edges kept inside the brain, 1 = all"),
+    Measure("psnr_mean", "PSNR, dB", ".1f", "peak signal-to-noise ratio, in decibels"),
+    Measure("sharpness_mean", "Sharpness", ".2f", "gradient energy inside the brain, over that of the original"),
+    Measure("nll_bits_per_code", "Bits per code, prior", ".2f", "mean cost of a code under the PixelCNN, new people"),
+    Measure("nll_bits_per_brain_code", "Bits per brain code, prior", ".2f", "the same for cells that are mostly brain"),
     Measure(
-        "nll_bits_per_code", "Bits per code, prior", ".2f", "what the PixelCNN needs to name a code it has not seen"
+        "table_bits_per_code", "Bits per code, two neighbours", ".2f", "the same from left and upper neighbour alone"
     ),
-    Measure("nll_bits_per_brain_code", "Bits per brain code, prior", ".2f", "the same on cells that are mostly brain"),
-    Measure(
-        "table_bits_per_code", "Bits per code, two neighbours", ".2f", "a table of left and upper neighbour instead"
-    ),
-    Measure(
-        "histogram_bits_per_code", "Bits per code, histogram", ".2f", "how often each code occurs, and nothing else"
-    ),
-    Measure("bytes_per_slice_prior", "Bytes per slice, prior", ".0f", "a whole slice under the prior"),
-    Measure("bits_per_pixel", "Bits per pixel, plain", ".3f", "every code written with the same number of bits"),
+    Measure("histogram_bits_per_code", "Bits per code, histogram", ".2f", "the same from how often each code occurs"),
+    Measure("bytes_per_slice_prior", "Bytes per slice, prior", ".0f", "all codes of a slice under the prior"),
+    Measure("bits_per_pixel", "Bits per pixel, plain", ".3f", "with every code written in the same number of bits"),
     Measure("codebook_utilisation", "Codebook in use", ".0%", "share of the codes that occur at all"),
-    Measure("perplexity", "Perplexity of the codes", ".0f", "how many codes would be in use if all were used alike"),
+    Measure("perplexity", "Perplexity of the codes", ".0f", "how many equally frequent codes would be as varied"),
 )
 
 
 def saw(data: Mapping[str, Any]) -> str:
     """One sentence: what the weights were trained on."""
     people, slices = data["people"].get("train"), data["slices"].get("train")
-    return f"These weights saw {data['name']}: {slices:,} slices of {people:,} people."
+    return f"Trained on {data['name']}: {slices:,} slices of {people:,} people."
 
 
 def provenance(info: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -194,22 +184,33 @@ def unlike(verdict: Unlike) -> str:
     """What the comparison with held-out people says about a slice, in words that claim nothing about a person."""
     if not verdict.unlike:
         return (
-            "Not unlike the training data: bits, codes, brightness, size and place of the brain lie in the usual range."
+            "Bits, codes, brightness, size and position of the brain lie in the range of people outside the training "
+            "data."
         )
     return (
         f"Unlike the training data: {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this slice. "
-        "This says nothing about the person: another plane, contrast, scanner or a shifted head has the same effect."
+        "This says nothing about the person: another plane, contrast or scanner or a shifted head has the same effect."
     )
 
 
 def about_slice(name: str, size: int, edges: tuple[str, str, str, str] | None) -> str:
-    """What is on Reconstruct's picture, and on which side."""
+    """What Reconstruct shows, and which side is which."""
     sides = (
         "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
         if edges
-        else "Which side is left is not known: the file does not say."
+        else "Left and right are not known: the file does not give them."
     )
     return f"{name}, at the model's size of {size} × {size} pixels. {sides}"
+
+
+def unusual(preset: Preset) -> str:
+    """What the map of Surprise shows, and what it does not say."""
+    grid = preset.stages[0].grid
+    of_cascade = (
+        f"The map shows the {grid[0]} × {grid[0]} coarse codes, which hold the anatomy: a cell is "
+        f"{CANVAS / grid[0]:.3g} mm wide. The finer codes in a cell hold texture, and are drawn again with it. "
+    )
+    return (of_cascade if preset.coarse else "") + UNUSUAL.strip()
 
 
 def whole_volume(found: Mapping[str, Sequence[float]], levels: Sequence[int | None]) -> str:
@@ -232,8 +233,8 @@ def maker(info: Mapping[str, Any]) -> str:
     if info["source"] == "bundled":
         return "These weights come with oasisvq, from its makers."
     if info["repo"]:
-        return f"These weights were published as `{info['repo']}` on the Hugging Face Hub; whose they are stands there."
-    return "These weights lie in a folder on this machine, which does not say who made them."
+        return f"These weights were published as `{info['repo']}` on the Hugging Face Hub; their maker is named there."
+    return "These weights come from a folder on this machine; who made them is not recorded."
 
 
 def cite(info: Mapping[str, Any]) -> str:

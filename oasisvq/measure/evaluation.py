@@ -55,7 +55,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures |= _codebook_figures(own.numpy(), own_brain, own_black, preset.codebook_size)
     brain = metrics.brain_codes(greys, preset)
 
-    nll = _prior_bits(model, indices, held_out)
+    nll = prior_bits(model, indices, held_out)
     untold = out_of_distribution.measure(model, torch.from_numpy(held_out.slices)[:, None])
     by_slice = untold | {name: np.array([row[name] for row in rows]) for name in rows[0]}
     figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
@@ -69,6 +69,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
         on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
         figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
+    figures |= _summary("untold_bits_per_code", metrics.by_person(untold["bits_per_code"], held_out.cases), suffix="")
     codes, pixels = preset.codes, preset.size**2
     figures["bits_per_pixel"] = preset.plain_bits / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
@@ -181,7 +182,7 @@ def _rivals(preset: Preset, seen: np.ndarray, indices: np.ndarray) -> dict[str, 
     return {name: preset.join(parts).numpy() for name, parts in bits.items()}
 
 
-def _prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:
+def prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:
     """-log2 p (N, h, w) under the prior, told the level of each slice and the grade where it is known."""
     grades: list[float | None] = [*model.preset.grades, None]
     bits = np.empty(indices.shape)

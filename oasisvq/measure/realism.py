@@ -79,7 +79,7 @@ def judge(
             people,
             seed,
         ),
-        "frechet": _frechet_figures(drawn, sources, held_out, train, train_reconstructed, seed),
+        "frechet": frechet_figures(drawn, sources, held_out, train, train_reconstructed, seed),
         "auc": auc_figures(drawn, {"held_out": real, "reconstructions": reconstructed}, people, seed)
         | {"training": auc_figures(train.slices[pick] + 0.5, {"held_out": real}, people, seed, trained_on[pick])},
         "copies": _copy_figures(drawn, reconstructed, train_reconstructed),
@@ -250,7 +250,7 @@ def _like(
     return np.array(picks)
 
 
-def _frechet_figures(
+def frechet_figures(
     drawn: Pictures,
     sources: NDArray[np.integer],
     held_out: SliceSet,
@@ -258,6 +258,7 @@ def _frechet_figures(
     train_reconstructed: Pictures,
     seed: int,
 ) -> dict[str, Any]:
+    """Fréchet distances to held-out people: of draws, training slices and their reconstructions, halves of people."""
     rng = np.random.default_rng(seed)
     real = features(held_out.slices + 0.5)
     of_train, of_reconstructed = features(train.slices + 0.5), features(train_reconstructed)

@@ -20,6 +20,9 @@ from oasisvq.models.presets import Preset
 # processor float rounding moves a few codes to a neighbour as near.
 TOLERANCE = 2e-3
 
+# Under what circumstances figures were measured stands here in a record, and is none of them.
+MEASURED = "measured"
+
 _PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
 
 
@@ -31,8 +34,8 @@ def circumstances(processes: int = 1, device: str = "cpu") -> dict[str, Any]:
         "processes": processes,
         "device": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
     }
-    commit = _commit()
-    return found | ({"code": commit} if commit else {})
+    code = commit()
+    return found | ({"code": code} if code else {})
 
 
 def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -67,6 +70,7 @@ def compare(stated: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, fl
         raise OasisVQError(f"not the slices that were measured: those were {stated['data']['name']}: give their folder")
     again = dict(_leaves(fresh))
     shares = {}
+    stated = {name: value for name, value in stated.items() if name != MEASURED}
     for name, value in _leaves(stated):
         if name not in again:
             raise OasisVQError(f"{name} is on record but is not measured any more: evaluate these weights again")
@@ -93,7 +97,7 @@ def _leaves(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
             yield name, value
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the clone that this code runs in, marked when files differ from it; None outside a clone."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
