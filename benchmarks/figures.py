@@ -286,6 +286,16 @@ def heads(weights: Sequence[Weights]) -> str:
         (_figure("bits per code, both neighbours known", "heads.bits_a_code.both_neighbours", ".2f"), ""),
         (_figure("bytes a slice, a file each", "heads.files.bytes_a_slice_alone", ".0f"), ""),
         (_figure("bytes a slice, one file a head", "heads.files.bytes_a_slice_of_a_head", ".0f"), ""),
+        (_figure("SSIM of the reconstructions", "heads.videos.ssim", ".3f"), ""),
+        *(
+            (
+                _figure(
+                    f"SSIM of {codec} in as many bytes", f"heads.videos.codecs.{codec}.ssim_in_as_many_bytes", ".3f"
+                ),
+                "",
+            )
+            for codec in dict.fromkeys(name for one in weights for name in one.find("heads.videos.codecs") or {})
+        ),
         (_figure("step from level to level, over that of people", "heads.step_ratio", ".2f"), "1"),
         (_figure("the same where it is least", "heads.step_ratio_least", ".2f"), "1"),
         (_figure("the same where it is most", "heads.step_ratio_most", ".2f"), "1"),
