@@ -71,9 +71,9 @@ def choose(app, name: str):
 def test_the_selector_names_every_model_with_its_geometry():
     app = open_page("home")
     assert app.selectbox(key="model").options == [
-        "base: 80 px, 20 × 20 codes",
+        "base: 80 px, 400 codes",
         "clear: 80 px, 40 × 40 codes",
-        "large: 128 px, 20 × 20 + 16 × 32 codes",
+        "large: 128 px, 912 codes",
     ]
 
 
