@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.app import CHROMIUM, DESKTOP, FLAGS, PAGES, ROOT, serve, settle, visit
+from benchmarks.app import CHROMIUM, FLAGS, PAGES, ROOT, serve, settle, visit
 from oasisvq.files import write_atomically
 
 WIDTH = 960  # pixels, of the animation
@@ -139,7 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
         serve(Path(folder) / "log") as address,
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = browser.new_page(viewport=DESKTOP)
+        tab = browser.new_page()
+        tab.set_viewport_size({"width": 1440, "height": 900})
         tab.goto(address)
         tab.get_by_role("heading", name=PAGES["Home"], level=1).wait_for(timeout=60_000)
         found = {f"{name}.webp": webp(image) for name, image in pages(tab, address)}

@@ -18,7 +18,7 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -221,12 +221,13 @@ def reconstruct(args: argparse.Namespace) -> Figures:
         original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
         level = _told(one, model.preset, None)
         bits = float(model.surprise(coded.indices, level=level).sum())
+        similarity = metrics.similarity(original, picture)
         rows.append(
             {
                 "file": str(one.file),
                 "level": level,
-                "ssim": metrics.ssim(original, picture),
-                "ssim_foreground": metrics.foreground_ssim(original, picture),
+                "ssim": similarity.ssim,
+                "ssim_foreground": similarity.foreground,
                 "psnr": metrics.psnr(original, picture),
                 "bits": bits,
             }
@@ -246,6 +247,8 @@ def compress(args: argparse.Namespace) -> Figures:
     preset = model.preset
     if args.level is not None and not 0 <= args.level < preset.levels:
         raise OasisVQError(f"level {args.level} does not exist: choose 0 (lowest) to {preset.levels - 1}")
+    if args.head:
+        return _compress_heads(model, args)
     unknown = preset.levels if args.level is None else args.level
     sizes = []
     for batch in _batches(_read(args.files), "compressing"):
@@ -258,18 +261,54 @@ def compress(args: argparse.Namespace) -> Figures:
     return {"slices": len(sizes), **means, "out": str(args.out)}
 
 
-def decompress(args: argparse.Namespace) -> Figures:
-    from oasisvq.compress import decompress
+def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
+    """A file for each volume, and one for all pictures together."""
+    import torch
 
-    names = _names(args.files)
+    from oasisvq.compress import SUFFIX, compress_head
+
+    heads = [
+        list(group) for _, group in itertools.groupby(_read(args.files), lambda one: one.level is not None and one.file)
+    ]
+    sizes, slices = [], 0
+    for head in _progress(heads, "compressing"):
+        codes = torch.cat(
+            [model.encode(_as_tensor(head[i : i + 16], model.preset.size)) for i in range(0, len(head), 16)]
+        )
+        lowest = head[0].level if head[0].level is not None else args.level or 0
+        content = compress_head(model, codes, lowest)
+        name = "head" if head[0].level is None else head[0].name.removesuffix("_level_00")
+        _write(args.out / f"{name}{SUFFIX}", content)
+        sizes.append(len(content))
+        slices += len(head)
+    per_slice = {"bytes_a_slice": sum(sizes) / slices, "bytes_plain": model.preset.plain_bits / 8}
+    return {"heads": len(sizes), "slices": slices, **per_slice, "out": str(args.out)}
+
+
+def decompress(args: argparse.Namespace) -> Figures:
+    names, slices = _names(args.files), 0
     model = _load(args)
     for start in _progress(range(0, len(names), 64), "decompressing"):
         part = slice(start, start + 64)
-        indices = decompress(model, {str(file): file.read_bytes() for file in args.files[part]})
         args.out.mkdir(parents=True, exist_ok=True)
-        for name, picture in zip(names[part], model.decode(indices)[:, 0].numpy() + 0.5, strict=True):
+        for name, picture in _decompressed(model, dict(zip(names[part], args.files[part], strict=True))):
             _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
-    return {"slices": len(names), "out": str(args.out)}
+            slices += 1
+    return {"slices": slices, "out": str(args.out)}
+
+
+def _decompressed(model: OasisVQ, files: Mapping[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """The name and picture, (S, S), of every slice in files of slices and of heads."""
+    from oasisvq.compress import HEAD, decompress, decompress_head
+
+    contents = {name: file.read_bytes() for name, file in files.items()}
+    single = {name: content for name, content in contents.items() if not content.startswith(HEAD)}
+    found = decompress(model, {str(files[name]): content for name, content in single.items()})
+    yield from zip(single, model.decode(found)[:, 0].numpy() + 0.5, strict=True)
+    for name in contents.keys() - single.keys():
+        indices, lowest = decompress_head(model, str(files[name]), contents[name])
+        for level, grid in enumerate(indices, lowest):
+            yield f"{name}_level_{level:02d}", model.decode(grid[None])[0, 0].numpy() + 0.5
 
 
 def sample(args: argparse.Namespace) -> Figures:
@@ -279,6 +318,8 @@ def sample(args: argparse.Namespace) -> Figures:
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     mine = _share(range(args.first, args.first + args.count))
+    if args.head:
+        return _draw_heads(model, args, mine)
     if args.near and len(mine) < args.count:
         raise OasisVQError("--near looks at all draws together: leave out accelerate launch")
     training = _training_codes(model, args.near) if args.near else None
@@ -295,6 +336,36 @@ def sample(args: argparse.Namespace) -> Figures:
         near = {"nearest_least": min(distances), "nearest_median": float(np.median(distances)), "nearest": distances}
         figures |= near
     return figures
+
+
+def _draw_heads(model: OasisVQ, args: argparse.Namespace, draws: range) -> Figures:
+    """A folder for each head with its levels as PNG and its codes, and beside it a NIfTI file."""
+    from tqdm import tqdm
+
+    from oasisvq.data.codes import write_codes
+    from oasisvq.data.frame import as_nifti
+
+    if args.level is not None or args.near:
+        raise OasisVQError("--head draws every level, and looks for no near people: leave out --level and --near")
+    stages = len(model.stages)
+    with tqdm(total=len(draws) * model.preset.levels * stages, desc="drawing", unit="level", disable=None) as bar:
+        for draw in draws:
+            folder = args.out / f"head_{draw:05d}"
+            head = model.sample_head(
+                seed=args.seed,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                grade=args.grade,
+                first=draw,
+                on_level=lambda *_: bar.update(),
+            )
+            how = f"drawn by oasisvq: seed {args.seed}, head {draw}, temperature {args.temperature:g}, no real person"
+            levels = head.slices[0, :, 0].numpy() + 0.5
+            for level, picture in enumerate(levels):
+                _write_png(folder / f"level_{level:02d}.png", picture, f"{how}, level {level}")
+            _write(folder / "codes.npz", write_codes(head.indices[0].numpy(), _vqvae_sha256(model), head=draw))
+            _write(args.out / f"{folder.name}.nii.gz", as_nifti(levels))
+    return {"heads": args.count, "first": args.first, "seed": args.seed, "out": str(args.out)}
 
 
 def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]) -> Tensor:
@@ -487,18 +558,26 @@ def _add_slices(command: Command) -> None:
 
     sub = command("compress", compress, "turn slices or heads into files of a few hundred bytes a slice or less")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a slice")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a slice, or a head")
     sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all pictures: smaller files, where it is known")
+    sub.add_argument(
+        "--head",
+        action="store_true",
+        help="one file for each head, or for all pictures, which are levels in succession from --level (default 0)",
+    )
     takes_weights(sub)
 
     sub = command("decompress", decompress, "turn files of compress into pictures again, with the same weights")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a file")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
     takes_weights(sub)
 
     rest = "the draws so far are kept; draw the rest with --first and --count"
     sub = command("sample", sample, "draw new slices from the prior", rest)
     sub.add_argument("--count", type=_count, required=True, help="how many draws")
+    sub.add_argument(
+        "--head", action="store_true", help="draw whole heads: gets head_00000/level_00.png ... and .nii.gz"
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets draw_00000.png ... and their codes")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--first", type=int, default=0, metavar="N", help="number of the first draw of this seed")

@@ -1,5 +1,7 @@
 """Heads in any position come to the same place, and what is no T1 head is refused."""
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,13 +9,27 @@ from heads import Volume, head, stored, template, with_skull
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from oasisvq.data import appearance
+from oasisvq.data import appearance, nifti
 from oasisvq.data.align import Aligned, BadFit, align, find_brain
-from oasisvq.data.frame import FRAME, FRAME_TO_MNI, as_image, as_matrix, as_transform, canvas, cut, reference
+from oasisvq.data.frame import (
+    DRAWN,
+    FRAME,
+    FRAME_TO_MNI,
+    LEVELS,
+    as_image,
+    as_matrix,
+    as_nifti,
+    as_transform,
+    canvas,
+    cut,
+    reference,
+)
+from oasisvq.data.slices import normalise
 from oasisvq.errors import OasisVQError
 
 TRUTH = np.linalg.inv(FRAME_TO_MNI)
 MIDDLE = np.array([0, 0, 16, 1.0])
+ATLAS = canvas(176, lowest=-80)  # slices of a whole head in the frame
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +138,40 @@ def test_a_stripped_brain_is_taken_at_its_word() -> None:
     assert not mask[ndimage.binary_dilation(voxels > 0, iterations=1) == 0].any()
 
 
+def test_a_volume_that_lies_in_the_frame_is_cut_and_nothing_else() -> None:
+    """As OASIS-1's volumes are: the outline of the levels, moved by whole voxels, numbers of another unit."""
+    voxels, affine = template()
+    outline = cut(as_image(ndimage.gaussian_filter((voxels > 0.02).astype(np.float32), 6), affine), ATLAS, FRAME_TO_MNI)
+    brain = cut(as_image(voxels, affine), ATLAS, FRAME_TO_MNI)
+    outline[80 : 80 + LEVELS] = reference().levels
+    volume = np.where(outline > 0.4, 500 * np.maximum(brain, 0.1), 0)[:, ::-1].T
+    place = np.eye(4)
+    place[:3, 3] = (-120, -130, -70)
+    found = align(volume, place)
+    shift = np.eye(4)
+    shift[:3, 3] = -(place[:3, 3] - (-127.5, -127.5, -80))
+    np.testing.assert_allclose(found.fit.matrix, shift, atol=1e-6)
+    levels = normalise(volume.T[80 : 80 + LEVELS, ::-1])
+    np.testing.assert_allclose(found.levels, levels, atol=1e-5)
+
+
+def test_air_with_noise_in_it_is_no_sign_of_a_stripped_brain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skull in a small field of view: as few voxels as a brain has, and the network is asked all the same."""
+    voxels, affine = head((4, 4, 4))
+    asked = []
+
+    class Network:
+        def run(self, image: nibabel.Nifti1Image) -> tuple[None, nibabel.Nifti1Image, None]:
+            asked.append(image)
+            return None, nibabel.Nifti1Image((voxels > 0.1).astype(np.float32), affine), None
+
+    monkeypatch.setattr("oasisvq.data.align._network", Network)
+    find_brain(voxels, affine)
+    assert not asked
+    find_brain(voxels + np.random.default_rng(0).uniform(0, 0.02, voxels.shape).astype(np.float32), affine)
+    assert len(asked) == 1
+
+
 def without_contrast(volume: Volume) -> Volume:
     """Water bright, white matter dark, as T2 shows them."""
     voxels, affine = volume
@@ -206,3 +256,26 @@ def test_the_order_of_the_axes_changes_nothing_but_the_order() -> None:
     image = nibabel.Nifti1Image(*stored((marked, affine), "ASL"))
     levels = align(np.asarray(image.dataobj), image.affine).levels
     assert levels[:, :, 160:].sum() > 1.05 * levels[:, :, :96].sum()
+
+
+@pytest.mark.parametrize("side", [256, 80])
+def test_a_drawn_head_lies_where_the_training_slices_do(side: int) -> None:
+    levels = np.linspace(0, 1, 32 * side * side).reshape(32, side, side)
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(as_nifti(levels)))
+    row, column, level = 7, 60, 20
+    values = np.rint(levels * 255)
+    # Where that pixel lies: the canvas is 256 mm wide, its middle is the origin, front up.
+    there = [(column + 0.5) * 256 / side - 128, 128 - (row + 0.5) * 256 / side, level, 1]
+    voxel = np.linalg.solve(image.affine, there)[:3]
+    np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-6)
+    assert image.dataobj[tuple(np.rint(voxel).astype(int))] == values[level, row, column]
+    assert as_nifti(levels) == as_nifti(levels)
+    if side == 256:
+        np.testing.assert_allclose(image.affine, FRAME)
+
+
+def test_a_drawn_head_says_that_it_is_nobody() -> None:
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(as_nifti(np.zeros((32, 16, 16)))))
+    assert bytes(image.header["descrip"]).rstrip(b"\0").decode() == DRAWN
+    assert DRAWN.startswith("SYNTHETIC, drawn by a model: not a person.")
+    assert nifti.read(as_nifti(np.zeros((32, 16, 16)))).voxels.shape == (16, 16, 32)

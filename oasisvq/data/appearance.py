@@ -40,9 +40,9 @@ def _toned(stack: NDArray[np.float32]) -> NDArray[np.float32]:
     """Levels as `normalise` gives them, their brightness in the range of training people."""
     if not stack.any():
         return stack
-    bright = np.percentile(stack[stack > 0], 95)
+    bright = float(np.percentile(stack[stack > 0], 95))
     if bright < BRIGHT:
-        stack = np.interp(stack, (0, bright, WHITE, 1), (0, BRIGHT, WHITE, 1))
+        stack = np.interp(stack, (0, bright, WHITE, 1), (0, BRIGHT, WHITE, 1)).astype(np.float32)
     inside = stack[stack > 0] / WHITE
     wanted = min(max(float(inside.mean()), BRIGHTNESS[0] / WHITE), BRIGHTNESS[1] / WHITE)
     gamma = brentq(lambda gamma: (inside**gamma).mean() - wanted, 0.1, 10.0)
