@@ -25,7 +25,6 @@ from oasisvq.files import write_atomically
 WIDTH = 960  # pixels, of the animation
 DRAW = "generate?seed=7&level=17"
 SHOTS = {
-    "home": "",
     "reconstruct": "reconstruct",
     "generate": DRAW,
     "edit-codes": "edit_codes",
@@ -52,7 +51,7 @@ def pages(tab: Any, address: str) -> Iterator[tuple[str, Image.Image]]:
         if name == "edit-codes":
             widen(tab)
         tab.mouse.move(0, 0)
-        tab.wait_for_timeout(1000 if name != "home" else 3000)  # overlays fade in; a slice grows
+        tab.wait_for_timeout(1000)  # overlays fade in
         yield name, shot(tab)
 
 
