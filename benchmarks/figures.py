@@ -280,6 +280,29 @@ def lesions(weights: Sequence[Weights]) -> str:
     return table(["", *(f"{size} px" for size in _SIZES), "6 px and more"], rows) if rows else NONE
 
 
+def heads(weights: Sequence[Weights]) -> str:
+    rows: list[tuple[Row, str]] = [
+        (_figure("bits per code, no neighbour known", "heads.bits_a_code.alone", ".2f"), ""),
+        (_figure("bits per code, both neighbours known", "heads.bits_a_code.both_neighbours", ".2f"), ""),
+        (_figure("bytes a slice, a file each", "heads.files.bytes_a_slice_alone", ".0f"), ""),
+        (_figure("bytes a slice, one file a head", "heads.files.bytes_a_slice_of_a_head", ".0f"), ""),
+        (_figure("step from level to level, over that of people", "heads.step_ratio", ".2f"), "1"),
+        (_figure("the same where it is least", "heads.step_ratio_least", ".2f"), "1"),
+        (_figure("the same where it is most", "heads.step_ratio_most", ".2f"), "1"),
+        (_figure("AUC of a network on coronal cuts, against reconstructions", "heads.auc.coronal", ".2f"), "0.5"),
+        (_figure("AUC of a network on sagittal cuts, the same", "heads.auc.sagittal", ".2f"), "0.5"),
+        (_figure("AUC of a network on single levels, the same", "heads.auc.single levels", ".2f"), "0.5"),
+        (_figure("brain area, ratio as above, by head", "heads.anatomy.brain area.ratio", ".1f"), "1"),
+        (_figure("ventricle share, the same", "heads.anatomy.ventricle share.ratio", ".1f"), "1"),
+        (_figure("left-right symmetry, the same", "heads.anatomy.left-right symmetry.ratio", ".1f"), "1"),
+        (
+            _figure("heads nearer to a training head than any person of the test", "heads.copies.share_closer", ".0%"),
+            "0 %",
+        ),
+    ]
+    return _by_model(weights, rows, "At best")
+
+
 def trained(weights: Sequence[Weights]) -> str:
     rows = []
     for one in weights:
@@ -330,6 +353,7 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         anatomy,
         outliers,
         lesions,
+        heads,
         trained,
         scaled,
     )

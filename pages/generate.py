@@ -7,18 +7,9 @@ import streamlit as st
 
 from oasisvq.app import address, code_grid, wording
 from oasisvq.app.choose import bundled, choose_slice
-from oasisvq.app.drawing import (
-    EIGHT,
-    GALLERY,
-    Drawn,
-    Upper,
-    animation,
-    draw_once,
-    fresh,
-    known_grades,
-    levels_apart,
-)
+from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
+from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
 from oasisvq.app.models import belongings, turn
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
@@ -192,7 +183,6 @@ others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"A slice that belongs to nobody: {shown.name}; {shown.bits:,.0f} bits under the prior. Every picture of it "
-    "carries the mark **SYNTHETIC**."
+    f"A slice that belongs to nobody, drawn with {shown.name}. Every picture of it carries the mark **SYNTHETIC**."
 )
 measured()

@@ -5,8 +5,8 @@ import secrets
 import streamlit as st
 
 from oasisvq.app import wording
-from oasisvq.app.drawing import EIGHT, PLAIN, draw_once, fresh, levels_apart
 from oasisvq.app.frame import link, model_in_frame, start_tour
+from oasisvq.app.gallery import EIGHT, PLAIN, draw_once, fresh, levels_apart
 from oasisvq.app.models import belongings
 from oasisvq.app.player import player
 from oasisvq.app.terms import term

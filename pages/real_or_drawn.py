@@ -66,9 +66,9 @@ with told:
         st.write(item.why)
         st.button("Next", type="primary", on_click=go_on, shortcut="N")
     else:
-        st.subheader("Is this the reconstruction of a real slice, or did the model draw it?")
+        st.subheader("Is it the reconstruction of a slice, or did the model draw it?")
         buttons = st.container(horizontal=True, key="answers")
-        buttons.button("Real", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
+        buttons.button("Reconstructed", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
         buttons.button("Drawn", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
     score = f"**You:** {right} of {len(answers)} right." if answers else "**You:** no guess yet."
     judged = (model.info.get("draws") or {}).get("auc", {}).get("against_reconstructions")

@@ -15,6 +15,7 @@ from oasisvq.data.frame import (
     DRAWN,
     FRAME,
     FRAME_TO_MNI,
+    LEVELS,
     as_image,
     as_matrix,
     as_nifti,
@@ -23,10 +24,12 @@ from oasisvq.data.frame import (
     cut,
     reference,
 )
+from oasisvq.data.slices import normalise
 from oasisvq.errors import OasisVQError
 
 TRUTH = np.linalg.inv(FRAME_TO_MNI)
 MIDDLE = np.array([0, 0, 16, 1.0])
+ATLAS = canvas(176, lowest=-80)  # slices of a whole head in the frame
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,40 @@ def test_a_stripped_brain_is_taken_at_its_word() -> None:
     mask = find_brain(voxels, affine)
     assert mask[voxels > 0.1].all()
     assert not mask[ndimage.binary_dilation(voxels > 0, iterations=1) == 0].any()
+
+
+def test_a_volume_that_lies_in_the_frame_is_cut_and_nothing_else() -> None:
+    """As OASIS-1's volumes are: the outline of the levels, moved by whole voxels, numbers of another unit."""
+    voxels, affine = template()
+    outline = cut(as_image(ndimage.gaussian_filter((voxels > 0.02).astype(np.float32), 6), affine), ATLAS, FRAME_TO_MNI)
+    brain = cut(as_image(voxels, affine), ATLAS, FRAME_TO_MNI)
+    outline[80 : 80 + LEVELS] = reference().levels
+    volume = np.where(outline > 0.4, 500 * np.maximum(brain, 0.1), 0)[:, ::-1].T
+    place = np.eye(4)
+    place[:3, 3] = (-120, -130, -70)
+    found = align(volume, place)
+    shift = np.eye(4)
+    shift[:3, 3] = -(place[:3, 3] - (-127.5, -127.5, -80))
+    np.testing.assert_allclose(found.fit.matrix, shift, atol=1e-6)
+    levels = normalise(volume.T[80 : 80 + LEVELS, ::-1])
+    np.testing.assert_allclose(found.levels, levels, atol=1e-5)
+
+
+def test_air_with_noise_in_it_is_no_sign_of_a_stripped_brain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skull in a small field of view: as few voxels as a brain has, and the network is asked all the same."""
+    voxels, affine = head((4, 4, 4))
+    asked = []
+
+    class Network:
+        def run(self, image: nibabel.Nifti1Image) -> tuple[None, nibabel.Nifti1Image, None]:
+            asked.append(image)
+            return None, nibabel.Nifti1Image((voxels > 0.1).astype(np.float32), affine), None
+
+    monkeypatch.setattr("oasisvq.data.align._network", Network)
+    find_brain(voxels, affine)
+    assert not asked
+    find_brain(voxels + np.random.default_rng(0).uniform(0, 0.02, voxels.shape).astype(np.float32), affine)
+    assert len(asked) == 1
 
 
 def without_contrast(volume: Volume) -> Volume:

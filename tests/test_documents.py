@@ -42,7 +42,7 @@ def test_weights_without_measurements_are_told_apart_from_bad_ones(name: str) ->
         text = BLOCKS[name](shown)
         assert "nan" not in text
         assert "None" not in text
-    if name in ("summary", "reconstruction", "draws", "rate", "lesions", "outliers", "anatomy"):
+    if name in ("summary", "reconstruction", "draws", "rate", "lesions", "outliers", "anatomy", "heads"):
         assert NONE in BLOCKS[name]([weights()])
 
 

@@ -15,7 +15,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from oasisvq.app import address, code_grid
-from oasisvq.app.drawing import GALLERY
+from oasisvq.app.gallery import GALLERY
 from oasisvq.app.head import Head, bring_into_frame, progress, show_head
 from oasisvq.app.models import belongings, reading
 from oasisvq.data.examples import examples, level_in, with_lesion

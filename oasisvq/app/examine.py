@@ -27,14 +27,15 @@ _TOGETHER = 8  # slices examined in one turn
 
 @dataclass(frozen=True)
 class Examined:
-    """One slice through the model: its codes (h, w), what they decode to (S, S) in [0, 1], and how far off that is.
+    """One slice through the model: its codes (h, w), their reconstruction (S, S) in [0, 1], and how far off that is.
 
-    `bits` are of all codes under the prior, level and grade unknown; `unlike` is None where the weights carry no
-    calibration.
+    `similarity` is the map of SSIM, (S, S); `bits` are of all codes under the prior, level and grade unknown; `unlike`
+    is None where the weights carry no calibration.
     """
 
     indices: NDArray[np.int64]
     reconstruction: NDArray[np.float32]
+    similarity: NDArray[np.floating]
     ssim: float
     ssim_foreground: float
     psnr: float
@@ -69,12 +70,14 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
     found = []
     for i, picture in enumerate(pictures):
         again = coded.slices[i, 0].numpy() + np.float32(0.5)
+        similarity = metrics.similarity(picture, again)
         found.append(
             Examined(
                 coded.indices[i].numpy(),
                 again,
-                metrics.ssim(picture, again),
-                metrics.foreground_ssim(picture, again),
+                similarity.map,
+                similarity.ssim,
+                similarity.foreground,
                 metrics.psnr(picture, again),
                 float(surprise[i].sum()),
                 verdicts[i],

@@ -209,6 +209,8 @@ def about(model: OasisVQ) -> None:
     info = model.info
     st.caption(f"**Device** {info['device']}")
     st.caption(f"**Weights** {info['preset']['name']}, {wording.SOURCES[info['source']]}")
+    grids = " and ".join(f"{rows} × {columns}" for rows, columns in model.preset.parts)
+    st.caption(f"**Slices** {model.preset.size} × {model.preset.size} pixels, **codes** {grids}")
     if info["repo"]:
         st.caption(f"**Repository** {info['repo']}")
     sha256 = info["files"]["vqvae.safetensors"]["sha256"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
-from oasisvq.app.turns import Turns
+from oasisvq.app.turns import Turns, processors
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
@@ -73,7 +72,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     from oasisvq.models.presets import Preset
 
     preset = Preset.from_dict(manifest["preset"])
-    label = f"{name}: {preset.size} px, {' + '.join(f'{rows} × {columns}' for rows, columns in preset.parts)} codes"
+    label = f"{name}: {preset.size} px, {preset.codes:,} codes"
     return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
 
 
@@ -127,7 +126,7 @@ def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
 
 @st.cache_resource(show_spinner=False)
 def _turns(what: str, places: int | None = None) -> Turns:
-    return Turns(places or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return Turns(places or processors())
 
 
 def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
@@ -143,8 +142,3 @@ def reading() -> AbstractContextManager[Callable[[], None]]:
 def aligning() -> AbstractContextManager[Callable[[], None]]:
     """Hold the one place to bring a head into the frame, which takes a gigabyte and a processor."""
     return _turns("heads", 1).turn()
-
-
-def waiting() -> int:
-    """How many computations wait for their turn."""
-    return _turns("models").waiting

@@ -12,8 +12,8 @@ from oasisvq.app import code_grid, editor, edits
 from oasisvq.app.choose import bundled, in_model_size
 from oasisvq.app.code_grid import Fill, beside, current, store
 from oasisvq.app.codes import Codes
-from oasisvq.app.drawing import EIGHT, fresh
 from oasisvq.app.editor import Editor
+from oasisvq.app.gallery import EIGHT, fresh
 from oasisvq.app.meaning import meaning_of
 from oasisvq.app.models import belongings, turn
 from oasisvq.app.pictures import Picture

@@ -1,8 +1,8 @@
 """Any T1 head, as a scanner gives it, to the 32 levels that the models read.
 
     voxels ──► brain mask ──► affine to the frame ──► 32 levels of 256 x 256 ──► brightness as in training
-               (skipped when  │
-               stripped)      └──► figures of the fit; a refusal that says why when it is bad
+               (not when      (a shift when        │                             (not when in place)
+               stripped)      in place)            └──► figures of the fit; a refusal that says why when it is bad
 
 The mask is found by a small U-Net (deepbet, Fisch et al. 2024), the affine by Mattes mutual information with the
 reference of `frame`: from many starts on a coarse picture, the best of them on finer ones. Every voxel is looked at and
@@ -26,7 +26,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from oasisvq.data.appearance import as_in_training
-from oasisvq.data.frame import STEP, as_image, as_matrix, as_transform, averaged, canvas, cut, reference
+from oasisvq.data.frame import FRAME, LEVELS, STEP, as_image, as_matrix, as_transform, averaged, canvas, cut, reference
+from oasisvq.data.slices import normalise
 from oasisvq.errors import OasisVQError
 
 STEPS = ("Finding the brain", "Turning it into the frame", "Cutting the levels")
@@ -36,6 +37,10 @@ BRAIN = (0.7, 2.5)
 
 # A good fit, see Fit; chosen by `python -m oasisvq benchmark align`.
 _DICE, _LIKENESS, _STRETCH = 0.9, 0.22, 1.6
+
+# Dice over the levels of an outline that is OASIS-1's own: people share theirs by 0.993 in the mean; other heads come
+# to 0.975 at most.
+_SAME = 0.985
 
 _DARK = 0.05  # of the brightness: below it is background where a volume is stripped already
 _VOXEL = (0.05, 6.0)  # mm
@@ -117,11 +122,17 @@ def align(
     on_step(STEPS[1], 0.5)
     brain = np.where(mask, voxels, 0)
     to_scanner = _register(brain, affine)
+    if (shift := _in_place(mask, affine, to_scanner)) is not None:
+        to_scanner = shift
     fit = _judge(brain, mask, affine, to_scanner)
     if why := _misfit(fit):
         raise BadFit(why, fit)
     on_step(STEPS[2], 0.9)
-    return Aligned(levels(voxels, mask, affine, to_scanner), fit, voxels, mask, affine)
+    if shift is None:
+        made = levels(voxels, mask, affine, to_scanner)
+    else:
+        made = normalise(cut(as_image(brain, affine), canvas(), shift))
+    return Aligned(made, fit, voxels, mask, affine)
 
 
 def _as_needed(
@@ -160,7 +171,8 @@ def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.floating]) -> NDA
     """
     litre = abs(np.linalg.det(affine[:3, :3])) / 1e6
     shown = ndimage.binary_fill_holes(voxels > _DARK * np.percentile(voxels[voxels > 0], 99.5))
-    if BRAIN[0] < shown.sum() * litre < BRAIN[1]:
+    blank = np.median(voxels[~shown]) == voxels.min() if not shown.all() else False  # air as a scanner gives it is not
+    if blank and BRAIN[0] < shown.sum() * litre < BRAIN[1]:
         return shown
     nothing = OasisVQError("no brain was found in it: give a T1 scan of a whole head")
     with _ONE_AT_A_TIME:
@@ -206,6 +218,32 @@ def _register(brain: NDArray[np.float32], affine: NDArray[np.floating]) -> NDArr
     _, rough = min(tried, key=lambda found: found[0])
     _, better = _improved(_shrunk(target, _MEDIUM), _shrunk(moving, _MEDIUM), rough, centre, 1.5, 0.01)
     return _improved(target, moving, better, centre, 0.5, 0.01)[1]
+
+
+def _in_place(
+    mask: NDArray[np.bool_], affine: NDArray[np.floating], to_scanner: NDArray[np.floating]
+) -> NDArray[np.floating] | None:
+    """The shift by whole voxels, (4, 4), that does as well as the affine that was found, because the volume lies in the
+    frame already, as OASIS-1's own do: over the levels its brain has their outline. None for any other."""
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(affine[:3, :3] / size - np.eye(3)).max() > 0.01:
+        return None
+    middle = np.array([0, 0, LEVELS / 2])
+    shift = np.eye(4)
+    shift[:3, 3] = (to_scanner @ [*middle, 1])[:3] - middle
+    outline = reference().levels
+    shown = cut(as_image(mask.astype(np.float32), affine), canvas(), shift) > 0.5
+    same = {
+        (right, front): 2 * (outline & np.roll(shown, (front, -right), (1, 2))).sum() / (outline.sum() + shown.sum())
+        for right, front in itertools.product(range(-3, 4), repeat=2)
+    }
+    best = max(same, key=lambda step: same[step])
+    if same[best] < _SAME:
+        return None
+    shift[:2, 3] += best
+    first = affine[:3, 3] - FRAME[:3, 3]
+    shift[:3, 3] = first + np.round((shift[:3, 3] - first) / size) * size  # pixels on voxels: nothing is interpolated
+    return shift
 
 
 def _metric() -> sitk.ImageRegistrationMethod:
