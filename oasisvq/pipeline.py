@@ -1,4 +1,4 @@
-"""OasisVQ: both models behind the handful of verbs that the app, the command line and other people's code use."""
+"""OasisVQ: both models behind the few verbs that the app, the command line and other code use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is used before it was checked, wherever it came from: sizes, hashes, and the tensors the preset asks for.
+"""Weights are checked before use, wherever they came from: sizes, hashes, and the tensors that the preset asks for.
 
 A pickle is never opened: whatever is not safetensors is refused.
 """
@@ -69,7 +69,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 def _read_checked(path: Path, stamp: Any) -> bytes:
-    """The bytes of a file that the manifest vouches for."""
+    """The bytes of a file, of the size and hash in the manifest."""
     try:
         content = path.read_bytes()
     except OSError as error:
