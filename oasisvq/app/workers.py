@@ -21,19 +21,19 @@ from oasisvq.app.slots import processors
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
-_MODEST = 5  # how much nicer they are than the server, which answers whoever watches
+_MODEST = 5  # niceness above that of the server, which must answer visitors
 
 _pool: ProcessPoolExecutor | None = None
 
 
 def start() -> None:
-    """Start the workers; until then, and where there are none, draws are made in the calling thread."""
+    """Start the workers; before that, and where there are none, draws are made in the calling thread."""
     global _pool
     _pool = ProcessPoolExecutor(processors(), multiprocessing.get_context("spawn"), _be_modest)
 
 
 def stop() -> None:
-    """End the workers; who waits for one of them draws in their own thread."""
+    """Stop the workers; a caller that waits for one draws in its own thread."""
     global _pool
     if _pool is not None:
         _pool.shutdown(wait=False, cancel_futures=True)
@@ -47,7 +47,7 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
         name = model.info["preset"]["name"] if model.info["source"] == "bundled" else DEFAULT
         try:
             drawn = pool.submit(_draw, name, model.info["files"], dict(settings), upper).result()
-        except BrokenProcessPool:  # killed, as by a system without memory
+        except BrokenProcessPool:  # killed, by a system short of memory
             stop()
         else:
             if drawn is not None:
@@ -56,7 +56,7 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
 
 
 def _draw(name: str, files: Mapping[str, Any], settings: Mapping[str, Any], upper: Upper | None) -> Drawn | None:
-    """In a worker. None where it finds other weights than those that were asked for."""
+    """Runs in a worker. None if its weights are not those that were asked for."""
     model = load_model(name)
     return draw(model, settings, upper) if model.info["files"] == files else None
 
