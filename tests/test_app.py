@@ -115,7 +115,7 @@ def test_home_shows_the_figures_that_came_with_the_weights(monkeypatch, model):
     ssim = next(metric for metric in app.metric if metric.label == "SSIM")
     assert ssim.value == "0.876"
     assert "0.811 to 0.922" in ssim.delta
-    assert any("On 17 people" in caption.value for caption in app.caption)
+    assert any("of 17 people" in caption.value for caption in app.caption)
 
 
 def test_pages_do_without_results_and_curves(monkeypatch, model):

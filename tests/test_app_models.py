@@ -72,7 +72,7 @@ def test_the_selector_names_every_model_with_its_geometry():
     app = open_page("home")
     assert app.selectbox(key="model").options == [
         "base: 80 px, 400 codes",
-        "clear: 80 px, 40 × 40 codes",
+        "clear: 80 px, 1,600 codes",
         "large: 128 px, 912 codes",
     ]
 
@@ -145,7 +145,7 @@ def test_what_belongs_to_another_model_is_let_go_with_a_note():
     assert not app.toast
     choose(app, "clear")
     assert not app.exception
-    assert ["let go" in toast.value for toast in app.toast] == [True]
+    assert ["discarded" in toast.value for toast in app.toast] == [True]
     assert mine(app, "editor").indices.shape == (40, 40)
     assert "gallery" not in app.session_state["belongings"]
     app.switch_page("pages/generate.py").run()
