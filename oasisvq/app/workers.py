@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from oasisvq.app.drawing import Drawn, Upper, draw
 from oasisvq.app.models import DEFAULT, load_model
 from oasisvq.app.turns import processors
+from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
@@ -57,8 +58,11 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
 
 
 def _draw(name: str, files: Mapping[str, Any], settings: Mapping[str, Any], upper: Upper | None) -> Drawn | None:
-    """In a worker. None where it finds other weights than those that were asked for."""
-    model = load_model(name)
+    """In a worker. None where it does not find the weights that were asked for."""
+    try:
+        model = load_model(name)
+    except OasisVQError:
+        return None
     return draw(model, settings, upper) if model.info["files"] == files else None
 
 
