@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from oasisvq.app.drawing import Drawn, Upper, draw
 from oasisvq.app.models import DEFAULT, load_model
-from oasisvq.app.turns import processors
+from oasisvq.app.slots import processors
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
