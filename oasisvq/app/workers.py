@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from oasisvq.app.drawing import Drawn, Upper, draw
 from oasisvq.app.models import DEFAULT, load_model
 from oasisvq.app.slots import processors
+from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
@@ -29,7 +31,7 @@ _pool: ProcessPoolExecutor | None = None
 def start() -> None:
     """Start the workers; before that, and where there are none, draws are made in the calling thread."""
     global _pool
-    _pool = ProcessPoolExecutor(processors(), multiprocessing.get_context("spawn"), _be_modest)
+    _pool = ProcessPoolExecutor(processors(), multiprocessing.get_context("spawn"), _begin)
 
 
 def stop() -> None:
@@ -56,11 +58,24 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
 
 
 def _draw(name: str, files: Mapping[str, Any], settings: Mapping[str, Any], upper: Upper | None) -> Drawn | None:
-    """Runs in a worker. None if its weights are not those that were asked for."""
-    model = load_model(name)
+    """In a worker. None where it does not find the weights that were asked for."""
+    try:
+        model = load_model(name)
+    except OasisVQError:
+        return None
     return draw(model, settings, upper) if model.info["files"] == files else None
 
 
-def _be_modest() -> None:
+def _begin() -> None:
+    """First of all in a worker."""
     with contextlib.suppress(AttributeError):  # Windows has no niceness
         os.nice(_MODEST)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+
+
+def _end_with_server() -> None:
+    """However the server ended: the queue that a worker waits at is not closed by that."""
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    os._exit(0)
