@@ -4,9 +4,10 @@
 
 Starts the app on a free port of this machine and talks to it as a browser does: WebSockets with Streamlit's own
 messages, uploads by HTTP. Every visitor draws a slice with a seed of its own, opens it in the editor, paints, uploads
-a picture that nobody else has. Checked on the way: no error, the draw is that of its seed, the codes hold exactly
-its own strokes, and nothing that it is sent names another visitor's file. Measured: seconds from a stroke to the new
-picture, from asking for a draw to having it, and the memory of the server.
+a picture that nobody else has; one in ten uploads a head, which has to be brought into the frame. Checked on the way:
+no error, the draw is that of its seed, the codes hold exactly its own strokes, and nothing that it is sent names
+another visitor's file. Measured: seconds from a stroke to the new picture, from asking for a draw to having it, from an
+upload to its page, and the memory of the server with its workers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,14 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.app import free_port, running
-from oasisvq.app.drawing import EIGHT, levels_apart
+from oasisvq.app.gallery import EIGHT, levels_apart
 from oasisvq.measure.record import write_record
 
 ROOT = Path(__file__).parent.parent
 STROKES = 6
 LEVEL = levels_apart(32)[EIGHT // 2]  # on which Generate opens
-PATIENCE = 90.0  # seconds for one answer
+HEADS = 10  # one visitor in so many uploads a head
+PATIENCE = 300.0  # seconds for one answer: heads wait for one another
 GOOD = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
 
 
@@ -76,6 +79,7 @@ class Visitor:
         self.elements: dict[str, Any] = {}  # by kind and label, or kind alone
         self.fragments: dict[str, str] = {}  # by the same
         self.values: dict[str, dict[str, Any]] = {}  # by the widget's id, as fields of WidgetState
+        self.parsed: tuple[Any, dict[str, Any]] = (None, {})
         self.text: list[str] = []  # all words that it was ever sent
 
     def request(self, fragment: str = "") -> BackMsg:
@@ -137,21 +141,28 @@ class Visitor:
         await self.ask(self.elements[f"button {label}"].id, self.fragments[f"button {label}"])
 
     def codes(self, which: str) -> np.ndarray:
-        data = json.loads(self.elements["bidi_component"].json)
+        data = self.grid()
         return np.array(data[which]).reshape(data["height"], data["width"])
+
+    def grid(self) -> dict[str, Any]:
+        """What the code grid was told last, or the player."""
+        told = self.elements["bidi_component"]
+        if self.parsed[0] is not told:  # of all that is sent, the largest: read once
+            self.parsed = told, json.loads(told.json)
+        return self.parsed[1]
 
     async def paint(self, cells: list[int], code: int, number: int) -> float:
         """One stroke; seconds until the picture with it is here."""
         grid = self.elements["bidi_component"]
         stroke = {"seq": number, "kind": "paint", "cells": cells, "code": code, "stroke": number}
-        queue = {"epoch": json.loads(grid.json)["epoch"], "operations": [stroke]}
+        queue = {"epoch": self.grid()["epoch"], "operations": [stroke]}
         self.values[grid.id] = {"json_value": json.dumps({"queue": queue})}
         began = time.perf_counter()
         await self.socket.send(self.request(self.fragments["bidi_component"]).SerializeToString())
         seconds = 0.0
         while True:
             message = await self.receive()
-            if not seconds and json.loads(self.elements["bidi_component"].json)["ack"] >= number:
+            if not seconds and self.grid()["ack"] >= number:
                 seconds = time.perf_counter() - began
             if message.WhichOneof("type") == "script_finished" and message.script_finished in GOOD:
                 assert seconds, "a stroke was lost"
@@ -206,9 +217,19 @@ def picture(number: int) -> bytes:
     return content.getvalue()
 
 
+@cache
+def head() -> bytes:
+    """The MNI152 template in voxels of 2 mm, as NIfTI."""
+    from nilearn.datasets import load_mni152_template
+
+    content: bytes = load_mni152_template(resolution=2).to_bytes()
+    return content
+
+
 async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict[str, list[float]]) -> None:
-    """What one visitor does, and what must come of it."""
-    name = f"visitor-{number:03d}-own.png"
+    """What one visitor does, and what must come of it: codes (h, w) of the first part of its draw."""
+    with_head = number % HEADS == 0
+    name = f"visitor-{number:03d}-own.{'nii' if with_head else 'png'}"
     async with visitor(host) as tab:
         await tab.visit("generate")
         tab.values[tab.elements["number_input Seed"].id] = {"double_value": number}
@@ -217,7 +238,7 @@ async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict
         figures["draw"].append(time.perf_counter() - began)
         await tab.click("Edit codes")
         assert (tab.codes("original") == expected).all(), f"the draw of seed {number} is not that of the seed"
-        painted, codes = expected.ravel().copy(), len(json.loads(tab.elements["bidi_component"].json)["order"])
+        painted, codes = expected.ravel().copy(), len(tab.grid()["order"])
         for stroke in range(1, STROKES + 1):
             cells, code = [(number + 7 * stroke + k) % painted.size for k in range(3)], (number * 13 + stroke) % codes
             painted[cells] = code
@@ -227,8 +248,8 @@ async def spend_time(host: str, number: int, expected: np.ndarray, figures: dict
         tab.values[tab.elements["button_group Slice"].id] = {"string_array_value": {"data": ["Your own file"]}}
         await tab.ask()
         began = time.perf_counter()
-        await tab.upload(name, picture(number))
-        figures["upload"].append(time.perf_counter() - began)
+        await tab.upload(name, head() if with_head else picture(number))
+        figures["head" if with_head else "upload"].append(time.perf_counter() - began)
         words = " ".join(tab.text)
         assert name in words, "the upload is not shown"
         assert words.count("visitor-") == words.count(f"visitor-{number:03d}"), "another visitor's file is named"
@@ -258,14 +279,14 @@ async def come_and_go(host: str, pid: int, count: int, at_once: int = 4) -> list
 
 
 def draws(seeds: range) -> list[np.ndarray]:
-    """What each seed gives in this process, alone."""
+    """What each seed gives in this process, alone: codes (h, w) of the first part, which the editor opens on."""
     import torch
 
     from oasisvq import OasisVQ
 
     torch.set_num_threads(1)  # as the app
     model = OasisVQ.from_pretrained(device="cpu")
-    return [model.sample(1, seed=seed, level=LEVEL).indices[0].numpy() for seed in seeds]
+    return [model.preset.split(model.sample(1, seed=seed, level=LEVEL).indices)[0][0].numpy() for seed in seeds]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -277,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     figures: dict[str, Any] = {"visitors": options.visitors, "cores": len(os.sched_getaffinity(0))}
-    seconds: dict[str, list[float]] = {"draw": [], "stroke": [], "upload": []}
+    seconds: dict[str, list[float]] = {"draw": [], "stroke": [], "upload": [], "head": []}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         expected = draws(range(options.visitors))

@@ -228,7 +228,7 @@ def ours(model: OasisVQ, data: SliceSet) -> dict[str, Any]:
 
 def point(data: SliceSet, sizes: np.ndarray, again: np.ndarray) -> dict[str, Any]:
     """Bytes a slice, SSIM and brain-only SSIM, each with its interval."""
-    scores = [metrics.similarities(a + 0.5, b) for a, b in zip(data.slices, again, strict=True)]
+    scores = [metrics.similarity(a + 0.5, b)[:2] for a, b in zip(data.slices, again, strict=True)]
     values = {
         "bytes": sizes,
         "ssim": np.array([whole for whole, _ in scores]),

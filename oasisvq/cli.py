@@ -221,12 +221,13 @@ def reconstruct(args: argparse.Namespace) -> Figures:
         original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
         level = _told(one, model.preset, None)
         bits = float(model.surprise(coded.indices, level=level).sum())
+        similarity = metrics.similarity(original, picture)
         rows.append(
             {
                 "file": str(one.file),
                 "level": level,
-                "ssim": metrics.ssim(original, picture),
-                "ssim_foreground": metrics.foreground_ssim(original, picture),
+                "ssim": similarity.ssim,
+                "ssim_foreground": similarity.foreground,
                 "psnr": metrics.psnr(original, picture),
                 "bits": bits,
             }
@@ -276,7 +277,8 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
         )
         lowest = head[0].level if head[0].level is not None else args.level or 0
         content = compress_head(model, codes, lowest)
-        _write(args.out / f"{head[0].name.removesuffix('_level_00')}{SUFFIX}", content)
+        name = "head" if head[0].level is None else head[0].name.removesuffix("_level_00")
+        _write(args.out / f"{name}{SUFFIX}", content)
         sizes.append(len(content))
         slices += len(head)
     per_slice = {"bytes_a_slice": sum(sizes) / slices, "bytes_plain": model.preset.plain_bits / 8}
@@ -316,6 +318,8 @@ def sample(args: argparse.Namespace) -> Figures:
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     mine = _share(range(args.first, args.first + args.count))
+    if args.head:
+        return _draw_heads(model, args, mine)
     if args.near and len(mine) < args.count:
         raise OasisVQError("--near looks at all draws together: leave out accelerate launch")
     training = _training_codes(model, args.near) if args.near else None
@@ -332,6 +336,36 @@ def sample(args: argparse.Namespace) -> Figures:
         near = {"nearest_least": min(distances), "nearest_median": float(np.median(distances)), "nearest": distances}
         figures |= near
     return figures
+
+
+def _draw_heads(model: OasisVQ, args: argparse.Namespace, draws: range) -> Figures:
+    """A folder for each head with its levels as PNG and its codes, and beside it a NIfTI file."""
+    from tqdm import tqdm
+
+    from oasisvq.data.codes import write_codes
+    from oasisvq.data.frame import as_nifti
+
+    if args.level is not None or args.near:
+        raise OasisVQError("--head draws every level, and looks for no near people: leave out --level and --near")
+    stages = len(model.stages)
+    with tqdm(total=len(draws) * model.preset.levels * stages, desc="drawing", unit="level", disable=None) as bar:
+        for draw in draws:
+            folder = args.out / f"head_{draw:05d}"
+            head = model.sample_head(
+                seed=args.seed,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                grade=args.grade,
+                first=draw,
+                on_level=lambda *_: bar.update(),
+            )
+            how = f"drawn by oasisvq: seed {args.seed}, head {draw}, temperature {args.temperature:g}, no real person"
+            levels = head.slices[0, :, 0].numpy() + 0.5
+            for level, picture in enumerate(levels):
+                _write_png(folder / f"level_{level:02d}.png", picture, f"{how}, level {level}")
+            _write(folder / "codes.npz", write_codes(head.indices[0].numpy(), _vqvae_sha256(model), head=draw))
+            _write(args.out / f"{folder.name}.nii.gz", as_nifti(levels))
+    return {"heads": args.count, "first": args.first, "seed": args.seed, "out": str(args.out)}
 
 
 def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]) -> Tensor:
@@ -541,6 +575,9 @@ def _add_slices(command: Command) -> None:
     rest = "the draws so far are kept; draw the rest with --first and --count"
     sub = command("sample", sample, "draw new slices from the prior", rest)
     sub.add_argument("--count", type=_count, required=True, help="how many draws")
+    sub.add_argument(
+        "--head", action="store_true", help="draw whole heads: gets head_00000/level_00.png ... and .nii.gz"
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets draw_00000.png ... and their codes")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--first", type=int, default=0, metavar="N", help="number of the first draw of this seed")

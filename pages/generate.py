@@ -7,19 +7,10 @@ import streamlit as st
 
 from oasisvq.app import address, code_grid, wording
 from oasisvq.app.choose import bundled, choose_slice
-from oasisvq.app.drawing import (
-    EIGHT,
-    GALLERY,
-    Drawn,
-    Upper,
-    animation,
-    draw_once,
-    fresh,
-    known_grades,
-    levels_apart,
-)
+from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
-from oasisvq.app.models import belongings, turn
+from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
+from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
 from oasisvq.app.terms import GLOSSARY
@@ -104,7 +95,7 @@ def upper_part() -> Upper | None:
         return None
     side = preset.parts[0][0]
     rows = line.slider("Rows of codes to keep", 1, side - 1, side // 2, key=f"rows of {side}", width=260)
-    with turn():
+    with compute_slot():
         indices = model.encode(chosen.tensor)[0].numpy()
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None)
 
@@ -114,7 +105,7 @@ def strip(shown: Drawn, wanted: dict) -> Strip:
     kinds = {kind: label for kind, label in KINDS.items() if kind != "grade" or grades}
     kind = st.session_state.get(KIND, "fresh")
     if kind == "seen":
-        seen = [*belongings().get(GALLERY, {}).values()]
+        seen = [*session_store().get(GALLERY, {}).values()]
         return Strip(kinds, kind, [(one, f"seed {one.settings['seed']}") for one in reversed(seen)])
     if kind == "fresh":
         draws = [fresh(model, number) for number in range(EIGHT)]
@@ -192,7 +183,6 @@ others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"A slice that belongs to nobody: {shown.name}; {shown.bits:,.0f} bits under the prior. Every picture of it "
-    "carries the mark **SYNTHETIC**."
+    f"A slice that belongs to nobody, drawn with {shown.name}. Every picture of it carries the mark **SYNTHETIC**."
 )
 measured()

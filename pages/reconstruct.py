@@ -13,7 +13,6 @@ from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import RECONSTRUCTION, code_colours, marked, png
 from oasisvq.app.terms import in_one_line
 from oasisvq.app.viewer import DIFFERENCE, SIMILARITY, code_overlay, viewer
-from oasisvq.measure import metrics
 
 model = model_in_frame()
 results = model.info["results"] or {}
@@ -40,7 +39,7 @@ viewer(
     ),
     ("Original", "Reconstruction"),
     RECONSTRUCTION,
-    similarity=metrics.ssim_map(chosen.picture, again),
+    similarity=examined.similarity,
 )
 st.html(in_one_line(told(examined, results, model.preset)))
 if examined.unlike is not None and examined.unlike.unlike:

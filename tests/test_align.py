@@ -1,5 +1,7 @@
 """Heads in any position come to the same place, and what is no T1 head is refused."""
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,14 +9,16 @@ from heads import Volume, head, stored, template, with_skull
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from oasisvq.data import appearance
+from oasisvq.data import appearance, nifti
 from oasisvq.data.align import Aligned, BadFit, align, find_brain
 from oasisvq.data.frame import (
+    DRAWN,
     FRAME,
     FRAME_TO_MNI,
     LEVELS,
     as_image,
     as_matrix,
+    as_nifti,
     as_transform,
     canvas,
     cut,
@@ -252,3 +256,26 @@ def test_the_order_of_the_axes_changes_nothing_but_the_order() -> None:
     image = nibabel.Nifti1Image(*stored((marked, affine), "ASL"))
     levels = align(np.asarray(image.dataobj), image.affine).levels
     assert levels[:, :, 160:].sum() > 1.05 * levels[:, :, :96].sum()
+
+
+@pytest.mark.parametrize("side", [256, 80])
+def test_a_drawn_head_lies_where_the_training_slices_do(side: int) -> None:
+    levels = np.linspace(0, 1, 32 * side * side).reshape(32, side, side)
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(as_nifti(levels)))
+    row, column, level = 7, 60, 20
+    values = np.rint(levels * 255)
+    # Where that pixel lies: the canvas is 256 mm wide, its middle is the origin, front up.
+    there = [(column + 0.5) * 256 / side - 128, 128 - (row + 0.5) * 256 / side, level, 1]
+    voxel = np.linalg.solve(image.affine, there)[:3]
+    np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-6)
+    assert image.dataobj[tuple(np.rint(voxel).astype(int))] == values[level, row, column]
+    assert as_nifti(levels) == as_nifti(levels)
+    if side == 256:
+        np.testing.assert_allclose(image.affine, FRAME)
+
+
+def test_a_drawn_head_says_that_it_is_nobody() -> None:
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(as_nifti(np.zeros((32, 16, 16)))))
+    assert bytes(image.header["descrip"]).rstrip(b"\0").decode() == DRAWN
+    assert DRAWN.startswith("SYNTHETIC, drawn by a model: not a person.")
+    assert nifti.read(as_nifti(np.zeros((32, 16, 16)))).voxels.shape == (16, 16, 32)

@@ -1,14 +1,18 @@
 """Whole heads: each level given its neighbours, against a naive sampler; files of heads; what the prior learns from."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_weights import TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError, compress
+from oasisvq.cli import main
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.models import heads, sampling
 from oasisvq.training.codes import CodeSet, encode_split
@@ -252,3 +256,44 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     assert (hidden[0, 1] != 0).any()
     edge = {k: v[None] for k, v in codes[2].items()}
     assert (task.add_neighbours(None, edge, torch.tensor([False]), torch.tensor([[True, True]]))[0, 1] == 0).all()
+
+
+def test_drawn_heads_from_the_command_line(
+    model: OasisVQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("oasisvq.cli._load", lambda args: model)
+    words = ["sample", "--head", "--count", "2", "--first", "1", "--seed", "3", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    head = model.sample_head(seed=3, first=2)
+    expected = (head.slices[0, :, 0].numpy() + 0.5).clip(0, 1)
+    for level in range(LEVELS):
+        picture = np.asarray(Image.open(tmp_path / "out" / "head_00002" / f"level_{level:02d}.png"))
+        assert np.abs(picture / 255 - expected[level]).max() < 0.003
+    volume = nibabel.load(tmp_path / "out" / "head_00002.nii.gz")
+    assert volume.shape == (*picture.shape, LEVELS)
+    assert np.array_equal(np.asarray(volume.dataobj)[:, ::-1, LEVELS - 1].T, picture)
+    assert b"SYNTHETIC" in volume.header["descrip"].tobytes()
+    with np.load(tmp_path / "out" / "head_00002" / "codes.npz") as codes:
+        assert np.array_equal(codes["indices"], head.indices[0].numpy())
+    assert main([*words, "--level", "3"]) == 2
+    assert "--level" in capsys.readouterr().err
+
+
+def test_heads_from_the_command_line(model: OasisVQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oasisvq.cli._load", lambda args: model)
+    pictures = []
+    for level in range(LEVELS):
+        picture = np.zeros((64, 64), np.uint8)
+        picture[16:48, 20 : 36 + level] = 150
+        pictures.append(tmp_path / f"level_{level}.png")
+        Image.fromarray(picture).save(pictures[-1])
+    words = [*map(str, pictures), "--out", str(tmp_path / "small"), "--json", str(tmp_path / "small.json")]
+    assert main(["compress", "--head", *words]) == 0
+    (whole,) = (tmp_path / "small").iterdir()
+    figures = json.loads((tmp_path / "small.json").read_text())
+    assert figures["bytes_a_slice"] == whole.stat().st_size / LEVELS
+    assert main(["decompress", str(whole), "--out", str(tmp_path / "back")]) == 0
+    assert main(["reconstruct", *map(str, pictures), "--out", str(tmp_path / "direct")]) == 0
+    for level in range(LEVELS):
+        back = np.asarray(Image.open(tmp_path / "back" / f"head_level_{level:02d}.png"))
+        assert np.array_equal(back, np.asarray(Image.open(tmp_path / "direct" / f"level_{level}.png")))

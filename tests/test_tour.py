@@ -62,7 +62,7 @@ def test_guesses_are_counted_and_another_round_begins():
     app = open_page("real_or_drawn")
     items = mine(app, "round of pictures")
     for number, item in enumerate(items):
-        button(app, "Drawn" if item.drawn or number == 0 else "Real").click().run()
+        button(app, "Drawn" if item.drawn or number == 0 else "Reconstructed").click().run()
         assert not app.exception
         assert any(item.why == markdown.value for markdown in app.markdown)
         button(app, "Next").click().run()

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import streamlit as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
-from oasisvq.app.models import belongings, load_palette, load_palettes, turn
+from oasisvq.app.models import compute_slot, load_palette, load_palettes
 from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
@@ -26,11 +24,7 @@ if TYPE_CHECKING:
 
     from oasisvq.pipeline import OasisVQ
 
-GALLERY = "gallery"  # where a session keeps its draws, newest first
-KEPT = 48  # of them
-EIGHT = 8  # side by side
 STOPS = 10  # decoded pictures of a part under way
-PLAIN = {"temperature": 1.0, "top_k": None, "grade": None}
 
 
 class Upper(NamedTuple):
@@ -48,9 +42,9 @@ class Drawn(NamedTuple):
         indices: (h, w), all codes.
         picture: (S, S) in 0 to 255.
         frames: WebP of the picture at each stop, the finished one last.
-        at: how many codes were there at each stop.
+        at: how many codes were there at each stop. What comes between two stops is drawn over the one before, cell by
+            cell.
         entropy: (h * w,) bits by which each code was open, in the order of drawing; NaN where it was given.
-        bits: of all codes under the prior.
         settings: what it was asked with.
         origin: what a link may say about it; None: it began from an upload.
     """
@@ -60,7 +54,6 @@ class Drawn(NamedTuple):
     frames: tuple[bytes, ...]
     at: tuple[int, ...]
     entropy: NDArray[np.float64]
-    bits: float
     settings: Mapping[str, Any]
     origin: Origin | None
 
@@ -90,26 +83,24 @@ def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None
     asked = dict(settings)
     given = mask = None
     entropy = np.full(preset.codes, np.nan)
-    load_palettes(model)  # which would take a turn within the turn
-    with turn() as pass_on:
+    load_palettes(model)  # which takes a slot itself
+    with compute_slot() as give_way:
         if upper:
             asked["upper rows"] = upper.rows
             given, mask = torch.from_numpy(upper.indices), torch.from_numpy(below(preset, upper.rows))
 
         def step(position: int, _: Tensor, bits: Tensor) -> None:
-            pass_on()
+            give_way()
             entropy[position] = float(bits[0])
 
         coded = model.sample(1, **settings, on_step=step, given=given, mask=mask)
-        told = {name: settings[name] for name in ("level", "grade")}
-        bits = float(model.surprise(coded.indices, **told).sum())
         picture = coded.slices[0, 0].numpy() + np.float32(0.5)
         at, frames = growth(model, coded.indices, picture)
     origin: Origin | None = of_draw(asked | {"draw": 0})
     if upper:
         origin = of_draw(asked | {"draw": 0}, upper.example, upper.rows) if upper.example else None
     small = tuple(webp(frame) for frame in frames)
-    return Drawn(coded.indices[0].numpy(), grey_bytes(picture), small, at, entropy, bits, asked, origin)
+    return Drawn(coded.indices[0].numpy(), grey_bytes(picture), small, at, entropy, asked, origin)
 
 
 def growth(
@@ -117,23 +108,14 @@ def growth(
 ) -> tuple[tuple[int, ...], tuple[NDArray[np.floating], ...]]:
     """The slice of `indices` (1, h, w) as it looks on the way: numbers of codes, and pictures (S, S) in [0, 1].
 
-    A single part is decoded with the background where no code is yet. Of two, the first is shown as it decodes alone,
-    and what the second has come to covers it from the top.
+    A single part is decoded with the background where no code is yet. Of two, the first is shown as it decodes alone;
+    the second ends in the finished slice.
     """
-
-    one, *finer = model.preset.split(indices)
-    if finer and model.coarse is not None:
-        at, coarse = _rows_appear(model.coarse, one)
-        frames = [_enlarged(picture, finished.shape[0]) for picture in coarse]
-        height, width = finer[0].shape[1:]
-        for row in _stops(height):
-            cut = round(row / height * len(finished))
-            frames.append(np.concatenate([finished[:cut], frames[len(coarse) - 1][cut:]]))
-            at.append(one[0].numel() + row * width)
-        return tuple(at), tuple(frames)
-    at, frames = _rows_appear(model, indices)
-    frames[-1] = finished
-    return tuple(at), tuple(frames)
+    if model.coarse is None:
+        at, frames = _rows_appear(model, indices)
+        return tuple(at), (*frames[:-1], finished)
+    at, frames = _rows_appear(model.coarse, model.preset.split(indices)[0])
+    return (*at, model.preset.codes), (*(_enlarged(frame, len(finished)) for frame in frames), finished)
 
 
 def _rows_appear(model: OasisVQ, indices: Tensor) -> tuple[list[int], list[NDArray[np.floating]]]:
@@ -142,15 +124,11 @@ def _rows_appear(model: OasisVQ, indices: Tensor) -> tuple[list[int], list[NDArr
 
     background = torch.from_numpy(load_palette(model).background)
     height, width = indices.shape[1:]
-    stops = _stops(height)
+    step = -(-height // STOPS)
+    stops = [*range(step, height, step), height]
     known = torch.arange(height)[:, None] < torch.tensor(stops)[:, None, None]  # (stops, h, 1)
     pictures = model.decode(indices.where(known, background))[:, 0].numpy() + np.float32(0.5)
     return [stop * width for stop in stops], list(pictures)
-
-
-def _stops(rows: int) -> list[int]:
-    step = -(-rows // STOPS)
-    return [*range(step, rows, step), rows]
 
 
 def _enlarged(picture: NDArray[np.floating], side: int) -> NDArray[np.floating]:
@@ -158,55 +136,13 @@ def _enlarged(picture: NDArray[np.floating], side: int) -> NDArray[np.floating]:
     return np.asarray(image, np.float32) / 255
 
 
-def fresh(model: OasisVQ, number: int) -> Drawn:
-    """One of the EIGHT draws of different levels that this server made when it started, for all who come."""
-    return _fresh(model.info["files"]["prior.safetensors"]["sha256"], number, model)
-
-
-@st.cache_resource(show_spinner=False)
-def _fresh(sha256: str, number: int, _model: OasisVQ) -> Drawn:
-    level = levels_apart(_model.preset.levels)[number]
-    return draw(_model, PLAIN | {"seed": _first_seed() + number, "level": level})
-
-
-@st.cache_resource(show_spinner=False)
-def _first_seed() -> int:
-    return secrets.randbelow(100_000)
-
-
-def drawn_before(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn | None:
-    """The draw with these settings, if this server or this session has it."""
-    if upper is None:
-        for number in range(EIGHT):
-            if (one := fresh(model, number)).settings == settings:
-                return one
-    return belongings().get(GALLERY, {}).get(_key(settings, upper))
-
-
-def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
-    """The draw with these settings, which the session keeps."""
-    drawn = drawn_before(model, settings, upper)
-    if drawn is None:
-        drawn = draw(model, settings, upper)
-        gallery = belongings().setdefault(GALLERY, {})
-        gallery[_key(settings, upper)] = drawn
-        for oldest in [*gallery][:-KEPT]:
-            del gallery[oldest]
-    return drawn
-
-
-def _key(settings: Mapping[str, Any], upper: Upper | None) -> tuple[object, ...]:
-    return (*sorted(settings.items()), *((upper.rows, upper.indices.tobytes()) if upper else ()))
-
-
-def levels_apart(levels: int, count: int = EIGHT) -> list[int]:
-    """Levels spread over the head, the outermost left out."""
-    return [round(float(level)) for level in np.linspace(0.1, 0.9, count) * (levels - 1)]
-
-
 def animation(drawn: Drawn, side: int = 320, milliseconds: int = 180) -> bytes:
     """How the slice grew, as an animated WebP whose every picture carries the mark; the finished one stays for 2 s."""
     pictures = [np.asarray(Image.open(io.BytesIO(frame)).convert("L")) / 255 for frame in drawn.frames]
+    if drawn.at[-1] - drawn.at[-2] > drawn.at[0]:  # a finer part, which covers the coarse one from the top
+        *before, coarse, finished = pictures
+        cuts = np.linspace(0, len(finished), STOPS + 1)[1:-1].round().astype(int)
+        pictures = [*before, coarse, *(np.concatenate([finished[:cut], coarse[cut:]]) for cut in cuts), finished]
     images = [marked(picture, SYNTHETIC, max(side, len(picture))) for picture in pictures]
     content = io.BytesIO()
     images[0].save(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oasisvq.app.choose import Chosen, Kept, as_tensor, shrunk
-from oasisvq.app.models import turn
+from oasisvq.app.models import compute_slot
 from oasisvq.app.terms import GLOSSARY, Figure
 from oasisvq.app.wording import DISCLAIMER, unlike
 from oasisvq.data.codes import write_codes
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from oasisvq.models.presets import Preset
     from oasisvq.pipeline import OasisVQ
 
-_TOGETHER = 8  # slices examined in one turn
+_TOGETHER = 8  # slices examined in one compute slot
 
 
 @dataclass(frozen=True)
 class Examined:
-    """One slice through the model: its codes (h, w), what they decode to (S, S) in [0, 1], and how far off that is.
+    """One slice through the model: its codes (h, w), their reconstruction (S, S) in [0, 1], and how far off that is.
 
-    `bits` are of all codes under the prior, level and grade unknown; `unlike` is None where the weights carry no
-    calibration.
+    `similarity` is the map of SSIM, (S, S); `bits` are of all codes under the prior, level and grade unknown; `unlike`
+    is None where the weights carry no calibration.
     """
 
     indices: NDArray[np.int64]
     reconstruction: NDArray[np.float32]
+    similarity: NDArray[np.floating]
     ssim: float
     ssim_foreground: float
     psnr: float
@@ -53,10 +54,10 @@ class Examined:
 
 
 def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
-    """Code, decode and score slices (N, S, S) in [0, 1]. Takes its turn on the model."""
+    """Code, decode and score slices (N, S, S) in [0, 1]. Takes a compute slot."""
     from oasisvq.measure import metrics, out_of_distribution
 
-    with turn():
+    with compute_slot():
         slices = as_tensor(pictures)
         coded = model.reconstruct(slices)
         surprise = model.surprise(coded.indices)
@@ -69,12 +70,14 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
     found = []
     for i, picture in enumerate(pictures):
         again = coded.slices[i, 0].numpy() + np.float32(0.5)
+        similarity = metrics.similarity(picture, again)
         found.append(
             Examined(
                 coded.indices[i].numpy(),
                 again,
-                metrics.ssim(picture, again),
-                metrics.foreground_ssim(picture, again),
+                similarity.map,
+                similarity.ssim,
+                similarity.foreground,
                 metrics.psnr(picture, again),
                 float(surprise[i].sum()),
                 verdicts[i],

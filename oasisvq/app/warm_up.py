@@ -1,9 +1,10 @@
-"""What the server does before its first visitor: import torch, read the weights, draw a few slices."""
+"""What the server does before its first visitor: import torch, read the weights, start workers, draw a few slices."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from streamlit.starlette import App
@@ -16,6 +17,9 @@ async def warm_up(_: App) -> AsyncIterator[None]:
     """Lifespan of the app: the server answers at once, and gets ready behind the scenes."""
     threading.Thread(target=_get_ready, daemon=True).start()
     yield
+    from oasisvq.app import workers
+
+    workers.stop()
 
 
 def _get_ready() -> None:
@@ -27,9 +31,10 @@ def _get_ready() -> None:
     except OasisVQError:
         return  # the page says so, to whoever opens it
     # Imported here so that no visitor waits for them.
-    from oasisvq.app import choose, drawing, figures, pictures  # noqa: F401
+    from oasisvq.app import choose, figures, gallery, pictures, workers  # noqa: F401
     from oasisvq.measure import metrics  # noqa: F401
 
-    middle = drawing.EIGHT // 2  # which Home shows
-    for number in sorted(range(drawing.EIGHT), key=lambda number: number != middle):
-        drawing.fresh(model, number)
+    gallery.fresh(model, gallery.EIGHT // 2)  # which Home shows: before the workers ask for processors
+    workers.start()
+    with ThreadPoolExecutor() as threads:
+        threads.map(lambda number: gallery.fresh(model, number), range(gallery.EIGHT))

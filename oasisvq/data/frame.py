@@ -16,11 +16,13 @@ Twelve numbers are all that is kept of the training people. The reference itself
 from __future__ import annotations
 
 import argparse
+import gzip
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -43,6 +45,9 @@ FRAME_TO_MNI = np.array(
 # Voxels (column, row from the back of the canvas, level) to frame millimetres.
 FRAME = np.eye(4)
 FRAME[:2, 3] = -(CANVAS - 1) / 2
+
+# In the header of a drawn head, whose 80 bytes NIfTI gives to such words. Its side is nobody's claim.
+DRAWN = "SYNTHETIC, drawn by a model: not a person. Not for diagnosis. Left unknown."
 
 # The part of the frame that holds a whole brain, in millimetres, and the step of the reference.
 _LOW, _HIGH, STEP = (-80.0, -96.0, -88.0), (80.0, 96.0, 104.0), 2.0
@@ -124,6 +129,25 @@ def averaged(image: sitk.Image, axes: int = 3) -> sitk.Image:
     """Voxels of well under 1 mm along the first axes averaged to about that: else fine detail would turn to noise."""
     together = [max(1, int(1.0 / mm + 0.25)) if i < axes else 1 for i, mm in enumerate(image.GetSpacing())]
     return sitk.BinShrink(image, together)
+
+
+def as_nifti(levels: NDArray[np.floating]) -> bytes:
+    """A drawn head as NIfTI (.nii.gz) in the frame: it lies on the training slices, and its header says what it is.
+
+    Args:
+        levels: (L, S, S) in [0, 1], front up, the lowest first. S pixels span the canvas of 256 mm.
+
+    Returns the same bytes for the same levels; voxels are grey values of 0 to 255.
+    """
+    side = levels.shape[-1]
+    affine = FRAME.copy()
+    affine[[0, 1], [0, 1]] = CANVAS / side
+    affine[:2, 3] = -(CANVAS - CANVAS / side) / 2  # the middle of the outermost pixel
+    grey = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+    image = nibabel.Nifti1Image(grey[:, ::-1].transpose(2, 1, 0), affine)  # column, row from the back, level
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = DRAWN.encode()
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 @cache

@@ -30,7 +30,8 @@ DRAWS = "draws.json"
 LESIONS = "lesions.json"
 STRENGTH = "strength.json"
 CODES = "codes.json"
-MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, STRENGTH, CODES)
+HEADS = "heads.json"
+MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, STRENGTH, CODES, HEADS)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in FIGURES: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",

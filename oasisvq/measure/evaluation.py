@@ -82,7 +82,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
 
 
 def _score(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
-    whole, brain = metrics.similarities(original, reconstruction)
+    whole, brain, _ = metrics.similarity(original, reconstruction)
     return {
         "ssim": whole,
         "ssim_foreground": brain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +17,32 @@ Picture = NDArray[np.floating]
 Codes = NDArray[np.integer]
 
 
-def _similarity(a: Picture, b: Picture) -> tuple[float, Picture]:
-    a, b = np.clip(a, 0, 1).astype(np.float64), np.clip(b, 0, 1).astype(np.float64)
-    return structural_similarity(
+class Similarity(NamedTuple):
+    """Structural similarity of two pictures, its mean over the brain (NaN without one), and its map, (H, W)."""
+
+    ssim: float
+    foreground: float
+    map: Picture
+
+
+def similarity(original: Picture, other: Picture) -> Similarity:
+    """SSIM (Wang et al. 2004), 1 for equal pictures: 11-pixel Gaussian window, sigma 1.5, the brain of the original."""
+    a, b = np.clip(original, 0, 1).astype(np.float64), np.clip(other, 0, 1).astype(np.float64)
+    whole, local = structural_similarity(
         a, b, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
+    brain = foreground(original)
+    return Similarity(float(whole), float(local[brain].mean()) if brain.any() else float("nan"), local)
 
 
 def ssim(a: Picture, b: Picture) -> float:
-    """Structural similarity (Wang et al. 2004), 1 for equal pictures; 11-pixel Gaussian window, sigma 1.5."""
-    return float(_similarity(a, b)[0])
-
-
-def ssim_map(a: Picture, b: Picture) -> Picture:
-    """Structural similarity round each pixel, (H, W), at most 1."""
-    return _similarity(a, b)[1]
+    """`similarity` of whole pictures."""
+    return similarity(a, b).ssim
 
 
 def foreground_ssim(original: Picture, other: Picture) -> float:
-    """Mean of the SSIM map over the brain of the original; NaN when the original holds none."""
-    return similarities(original, other)[1]
-
-
-def similarities(original: Picture, other: Picture) -> tuple[float, float]:
-    """`ssim` and `foreground_ssim` in one go."""
-    whole, local = _similarity(original, other)
-    brain = foreground(original)
-    return float(whole), float(local[brain].mean()) if brain.any() else float("nan")
+    """`similarity` over the brain of the original."""
+    return similarity(original, other).foreground
 
 
 def psnr(a: Picture, b: Picture) -> float:

@@ -1,0 +1,43 @@
+"""Draws in processes of their own: the same draws, and none is lost when a process is."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from oasisvq.app import models, workers
+from oasisvq.app.drawing import draw
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"seed": 3, "temperature": 1.0, "top_k": None, "level": 9, "grade": None}
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """Workers, one at first."""
+    monkeypatch.setattr(workers, "processors", lambda: 1)
+    workers.start()
+    yield workers._pool
+    workers.stop()
+
+
+def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_killed(pool, monkeypatch):
+    model = models.load_model()
+    here = draw(model, SETTINGS)
+    asked = []
+    monkeypatch.setattr(workers, "draw", lambda *_: asked.append("here") or here)
+    apart = workers.draw_apart(model, SETTINGS)
+    assert not asked
+    np.testing.assert_array_equal(apart.indices, here.indices)
+    np.testing.assert_array_equal(apart.picture, here.picture)
+    assert apart.frames == here.frames
+    with monkeypatch.context() as changed:
+        changed.setitem(model.info, "files", {})
+        assert workers.draw_apart(model, SETTINGS) is here, "a worker has other weights"
+    for process in pool._processes:
+        os.kill(process, signal.SIGKILL)
+    assert workers.draw_apart(model, SETTINGS) is here
+    assert len(asked) == 2
+    assert workers._pool is None
