@@ -126,7 +126,7 @@ SETTLED = """() => document.querySelector('[data-testid=stApp]').dataset.testScr
 
 def settle(tab: Any) -> None:
     """Wait until the server has nothing more to say, and all that it said is on the page."""
-    tab.wait_for_function(SETTLED, timeout=30_000)
+    tab.wait_for_function(SETTLED, timeout=120_000)
 
 
 def page_link(tab: Any, title: str) -> Any:

@@ -1,4 +1,4 @@
-"""Figures in README.md and docs/, written between markers from the JSON beside the shipped weights.
+"""Figures in README.md and docs/, written between markers from the JSON beside the shipped weights and in RECORDS.
 
     python -m oasisvq benchmark figures [--check]
 
@@ -19,16 +19,19 @@ from typing import Any, NamedTuple
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import MEASURED, read_manifest, read_record
+from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest, read_record
 from oasisvq.models.presets import Preset
+from oasisvq.training.reproducibility import MEASURED as MEASURED_ON
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+RECORDS = ROOT / "benchmarks" / "records"  # of what is measured of a machine: `--json benchmarks/records/NAME.json`
 NONE = "not measured"
 
 _AGAINST = "draws.auc.against"
 _PEOPLE = "draws.auc.training.against_held_out"
-_COPIES = "draws.copies.share_closer"
+_COPIES = "draws.copies"
+_MEMBERS = "draws.membership"
 _LESIONS = "lesions.scores.unusual"
 _SIZES = ("3", "4", "6", "9", "12")  # pixels across
 
@@ -155,12 +158,6 @@ def _codec_in_as_few_bytes(weights: Weights) -> str:
 # Blocks
 
 
-def picture(weights: Sequence[Weights]) -> str:
-    if (ROOT / "docs" / "demo.webp").is_file():
-        return "![The app: a slice becomes codes, codes become a slice, and codes are painted](docs/demo.webp)"
-    return "![Edit codes: a slice under its grid, its ventricles widened by painted cells](docs/edit-codes.png)"
-
-
 def summary(weights: Sequence[Weights]) -> str:
     rows: list[tuple[Row, str]] = [
         (("pixels of a slice", lambda one: f"{one.preset.size} × {one.preset.size}"), ""),
@@ -169,15 +166,20 @@ def summary(weights: Sequence[Weights]) -> str:
         (_figure("the same, brain only", "results.ssim_foreground_mean", ".3f"), "1: equal"),
         (("bytes of a slice as a file", lambda one: f"{own.bytes:.0f}" if (own := _ours(one)) else NONE), ""),
         (("SSIM of the best image codec in no more bytes", _codec_in_as_few_bytes), "JPEG, JPEG 2000, WebP, AVIF"),
-        (_figure("bits a code, PixelCNN", "results.nll_bits_per_code", ".2f"), ""),
+        (_figure("bits a code, PixelCNN, level and grade told", "results.nll_bits_per_code", ".2f"), ""),
         (_figure("bits a code, from left and upper neighbour", "results.table_bits_per_code", ".2f"), ""),
         (_spread("AUC, samples against reconstructions", f"{_AGAINST}_reconstructions"), "0.5: cannot be told apart"),
+        (_spread("the same, linear classifier", f"{_AGAINST}_reconstructions_linear"), "0.5: cannot be told apart"),
         (_spread("AUC, training against test people", _PEOPLE), "how much real people differ"),
         (
             _figure("Fréchet distance, samples over training slices", "draws.frechet.ratio", ".2f"),
             "1: as close",
         ),
-        (_figure("samples nearer to a training slice than 99 % of test slices", _COPIES, ".1%"), "1 %: no copies"),
+        (
+            _figure("samples nearer to a training slice than 99 % of test slices", f"{_COPIES}.share_closer", ".1%"),
+            "1 %: no copies",
+        ),
+        (_figure("AUC of a guess who was trained on", f"{_MEMBERS}.auc_people", ".2f"), "0.5: cannot be told"),
         (
             _figure("painted lesions, area under the ROC curve", f"{_LESIONS}.at_6_and_more.auroc_slice", ".2f"),
             "0.5: chance",
@@ -203,9 +205,10 @@ def reconstruction(weights: Sequence[Weights]) -> str:
         _figure("SSIM, brain only", "results.ssim_foreground_mean", ".3f"),
         _figure("PSNR, dB", "results.psnr_mean", ".1f"),
         _figure("sharpness, reconstruction over original", "results.sharpness_mean", ".2f"),
-        _figure("bits per code under the prior", "results.nll_bits_per_code", ".2f"),
-        _figure("the same from left and upper neighbour", "results.table_bits_per_code", ".2f"),
-        _figure("the same from the code histogram", "results.histogram_bits_per_code", ".2f"),
+        _figure("bits per code under the prior, level and grade told", "results.nll_bits_per_code", ".2f"),
+        _figure("the same, neither told", "results.untold_bits_per_code", ".2f"),
+        _figure("from left and upper neighbour", "results.table_bits_per_code", ".2f"),
+        _figure("from the code histogram", "results.histogram_bits_per_code", ".2f"),
         _figure("bits per brain code under the prior", "results.nll_bits_per_brain_code", ".2f"),
         _figure("the same from left and upper neighbour", "results.table_bits_per_brain_code", ".2f"),
         _figure("bytes a slice, under the prior", "results.bytes_per_slice_prior", ".0f"),
@@ -238,9 +241,42 @@ def draws(weights: Sequence[Weights]) -> str:
         (_spread("AUC of a network, training against test people", _PEOPLE), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_PEOPLE}_linear"), "0.5"),
         (_figure("Fréchet distance to test people, over that of training slices", "draws.frechet.ratio", ".2f"), "1"),
-        (_figure("samples nearer to a training slice than 99 % of reconstructions", _COPIES, ".1%"), "1 %"),
+        (
+            _figure(
+                "samples nearer to a training slice than 99 % of reconstructions", f"{_COPIES}.share_closer", ".1%"
+            ),
+            "1 %",
+        ),
+        (
+            _figure("distance of a sample to the nearest training slice, median", f"{_COPIES}.draws_median", ".3f"),
+            "next row",
+        ),
+        (_figure("the same of test people's reconstructions", f"{_COPIES}.held_out_median", ".3f"), ""),
+        (_figure("bits per code of training people", f"{_MEMBERS}.train_bits_per_code", ".2f"), "next row"),
+        (_figure("bits per code of test people", f"{_MEMBERS}.held_out_bits_per_code", ".2f"), ""),
+        (_figure("AUC of a guess by bits who was trained on", f"{_MEMBERS}.auc_people", ".2f"), "0.5"),
+        (_figure("the same, from one slice", f"{_MEMBERS}.auc_slices", ".2f"), "0.5"),
     ]
     return _by_model(weights, rows, "At best")
+
+
+def strength(weights: Sequence[Weights]) -> str:
+    rows = [
+        [
+            one.name,
+            f"{row['strength']:g}",
+            _mean(row["frechet_ratio"]),
+            _mean(row["brightness_variance_ratio"]),
+        ]
+        for one in weights
+        for row in one.find("strength.rows") or []
+    ]
+    head = ["", "strength", "Fréchet ratio", "variance of brightness, over that of training slices"]
+    return table(head, rows) if rows else NONE
+
+
+def _mean(by_seed: Sequence[float]) -> str:
+    return f"{statistics.mean(by_seed):.2f} ({min(by_seed):.2f} to {max(by_seed):.2f})"
 
 
 def anatomy(weights: Sequence[Weights]) -> str:
@@ -286,6 +322,16 @@ def heads(weights: Sequence[Weights]) -> str:
         (_figure("bits per code, both neighbours known", "heads.bits_a_code.both_neighbours", ".2f"), ""),
         (_figure("bytes a slice, a file each", "heads.files.bytes_a_slice_alone", ".0f"), ""),
         (_figure("bytes a slice, one file a head", "heads.files.bytes_a_slice_of_a_head", ".0f"), ""),
+        (_figure("SSIM of the reconstructions", "heads.videos.ssim", ".3f"), ""),
+        *(
+            (
+                _figure(
+                    f"SSIM of {codec} in as many bytes", f"heads.videos.codecs.{codec}.ssim_in_as_many_bytes", ".3f"
+                ),
+                "",
+            )
+            for codec in dict.fromkeys(name for one in weights for name in one.find("heads.videos.codecs") or {})
+        ),
         (_figure("step from level to level, over that of people", "heads.step_ratio", ".2f"), "1"),
         (_figure("the same where it is least", "heads.step_ratio_least", ".2f"), "1"),
         (_figure("the same where it is most", "heads.step_ratio_most", ".2f"), "1"),
@@ -303,14 +349,25 @@ def heads(weights: Sequence[Weights]) -> str:
     return _by_model(weights, rows, "At best")
 
 
+def lesion_kinds(weights: Sequence[Weights]) -> str:
+    rows = []
+    for one in weights:
+        for kind, by_size in (one.find("lesions.scores.unusual.by_kind_and_size") or {}).items():
+            rows.append([f"{one.name}, {kind}", *(f"{by_size[size]['auroc_slice']:.2f}" for size in _SIZES)])
+    return table(["deviation map", *(f"{size} px" for size in _SIZES)], rows) if rows else NONE
+
+
 def trained(weights: Sequence[Weights]) -> str:
     rows = []
     for one in weights:
         how = one.manifest["training"]
         for model, epochs in one.history.items():
             minutes = statistics.median(epoch["seconds"] for epoch in epochs) / 60
-            rows.append([one.name, model, str(len(epochs)), f"{minutes:.1f}", how["precision"], str(how["threads"])])
-    return table(["Weights", "Model", "Epochs", "Minutes an epoch", "Precision", "Threads (VQ-VAE, prior)"], rows)
+            a_second = one.manifest["data"]["slices"]["train"] / 60 / minutes
+            about = [f"{minutes:.1f}", f"{a_second:.0f}", how["precision"], str(how["threads"])]
+            rows.append([one.name, model, str(len(epochs)), *about])
+    head = ["Weights", "Model", "Epochs", "Minutes an epoch", "Slices a second", "Precision"]
+    return table([*head, "Threads (VQ-VAE, prior)"], rows)
 
 
 def scaled(weights: Sequence[Weights]) -> str:
@@ -341,10 +398,185 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
+# Of a machine: from RECORDS
+
+
+def record(name: str, weights: Weights | None = None) -> dict[str, Any] | None:
+    """A record by its name; none where there is none, or where it is of other weights."""
+    path = RECORDS / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found and weights:
+        files = weights.manifest["files"]
+        if any(found["weights_sha256"].get(name) != files[name]["sha256"] for name in MODELS):
+            return None
+    return found
+
+
+def _when(found: dict[str, Any]) -> str:
+    """Under what circumstances a record was measured."""
+    about = found[MEASURED_ON]
+    commit = f", commit {about['commit'][:12]}" if about["commit"] else ""
+    return f"{about['processor']}, {about['cores']} cores, threads {about['threads']}, {about['date']}{commit}"
+
+
+def speed(weights: Sequence[Weights]) -> str:
+    rows, when = [], []
+
+    def add(
+        name: str, what: str, command: str, text: Callable[[dict[str, Any]], str], of: Weights | None = None
+    ) -> None:
+        found = record(name, of)
+        rows.append([what, text(found) if found else NONE, f"`{command}`"])
+        if found:
+            when.append(f"{name}: {_when(found)}")
+
+    def samples(batch: int) -> Callable[[dict[str, Any]], str]:
+        def text(found: dict[str, Any]) -> str:
+            rows = [row for row in found["rows"] if row["batch"] == batch]
+            whole = next((row for row in rows if "draw_s" in row), None)
+            naive = next(
+                (f", {row['naive_over_cached']:.0f} times faster than naively" for row in rows if "naive_s" in row), ""
+            )
+            if whole is None:
+                return NONE
+            return f"{whole['draw_s']:.2f} s; {whole['draw_over_forward']:.1f} times one forward pass{naive}"
+
+        return text
+
+    for one in weights:
+        command = f"sampler --weights checkpoints/{one.name} --batch 1 16 --threads 2"
+        for batch in (1, 16):
+            what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, decoded"
+            add(f"sampler-{one.name}", what, command, samples(batch), one)
+
+    def training(found: dict[str, Any]) -> str:
+        return "; ".join(
+            f"{row['precision']}: {row['ours_slices_per_second']:.0f} slices a second, "
+            f"{row['ours_over_monai']:.2f} times MONAI's"
+            for row in found["rows"]
+        )
+
+    def pages(found: dict[str, Any]) -> str:
+        return (
+            f"{found['first_paint_s']:.1f} s to the first page, complete after {found['first_page_complete_s']:.1f} s; "
+            f"another page {found['page_change_s']:.2f} s (slowest {found['page_change_slowest_s']:.2f} s); "
+            f"a stroke's picture {found['stroke_s']:.2f} s (slowest {found['stroke_slowest_s']:.2f} s)"
+        )
+
+    add("training", "a step of the VQ-VAE, beside MONAI's of about equal arithmetic", "training", training)
+    add("app", "the app from a fresh server", "app", pages)
+    lines = table(["What", "Figure", "`python -m oasisvq benchmark ...`"], rows)
+    return "\n".join([lines, *(["", *(f"- {line}" for line in dict.fromkeys(when))] if when else [])])
+
+
+def refill(weights: Sequence[Weights]) -> str:
+    rows, when = [], []
+    for one in weights:
+        found = record(f"refill-{one.name}", one)
+        for row in found["rows"] if found else []:
+            jumps = ", ".join(f"{row[f'jump_{edge}']:.2f}" for edge in ("top", "bottom", "left", "right"))
+            excess = f"{row['excess_below']:.2f}", f"{row['excess_right']:.2f}", f"{row['excess_error']:.2f}"
+            rows.append([one.name, str(row["proposals"]), *excess, jumps])
+        if found:
+            when.append(f"\n{one.name}: {_when(found)}")
+    head = [
+        "",
+        "proposals",
+        "bits more a kept code below",
+        "to the right",
+        "standard error",
+        "jump of grey at the edges",
+    ]
+    return "\n".join([table(head, rows), *when]) if rows else NONE
+
+
+def transformer(weights: Sequence[Weights]) -> str:
+    found = record("transformer")
+    if not found:
+        return NONE
+    lines = [
+        f"- {row['batch']} at a time, medians of {row['repeats']}: {row['ratio']:.0f} times as many slices a second"
+        for row in found["draws"]
+    ]
+    lines += [
+        f"- {row['name']} after {row['minutes']:.0f} minutes: {row['test_bits_per_code']:.2f} bits a code on the test "
+        f"people ({row['steps']:,} steps)"
+        for row in found["training"]
+    ]
+    return "\n".join([*lines, f"- on {_when(found)}"])
+
+
+def crowd(weights: Sequence[Weights]) -> str:
+    found = record("crowd")
+    if not found:
+        return NONE
+    went = (
+        f", and {max(found['memory_mb'])} MB when {found['came_and_went']} more had come and gone"
+        if "memory_mb" in found
+        else ""
+    )
+    times = ", ".join(
+        f"{word} {found[f'{key}_median_s']:.2g} s (95th percentile {found[f'{key}_p95_s']:.2g} s)"
+        for key, word in {"draw": "a sample", "stroke": "a stroke's picture", "upload": "an upload's page"}.items()
+        if f"{key}_median_s" in found
+    )
+    return (
+        f"{found['visitors']} visitors on {found['cores']} cores, medians: {times}; {len(found['errors'])} errors. "
+        f"The server held {found['memory_after_mb']:.0f} MB{went}. On {_when(found)}."
+    )
+
+
+def container(weights: Sequence[Weights]) -> str:
+    found = record("container")
+    if not found:
+        return NONE
+    return (
+        f"{found['packages_mb'] / 1000:.2f} GB of packages beside {found['source_mb']:.0f} MB of source, up "
+        f"{found['start_seconds']:.1f} s after its start, and with weights "
+        f"{found['first_page_with_model_seconds']:.1f} s after a browser asks. On {_when(found)}."
+    )
+
+
+def streaming(weights: Sequence[Weights]) -> str:
+    found = record("streaming")
+    if not found:
+        return NONE
+    rows = [
+        [
+            f"{row['slices']:,}",
+            f"{row['imports_mib'] + max(row['decoding_peak_mib'], row['loading_peak_mib']):.0f} MiB",
+            f"{max(row['decoding_peak_mib'], row['loading_peak_mib']):.0f} MiB",
+            f"{row['in_memory_would_be_mib'] / 1024:.1f} GiB",
+        ]
+        for row in found["rows"]
+    ]
+    imports = found["rows"][0]["imports_mib"]
+    head = ["slices", "the process at its peak", f"beyond its {imports:.0f} MiB of imports", "the slices themselves"]
+    speeds = ", ".join(f"{name} {value:,.0f}" for name, value in found["slices_per_second"].items())
+    return f"{table(head, rows)}\n\nSlices a second: {speeds}. On {_when(found)}."
+
+
+def fuzz(weights: Sequence[Weights]) -> str:
+    found = record("fuzz")
+    if not found:
+        return NONE
+    told = ", ".join(f"{name} {row['inputs']:,}" for name, row in found["readers"].items())
+    return f"Inputs without a finding: {told}. On {_when(found)}."
+
+
+def study(weights: Sequence[Weights]) -> str:
+    rows = json.loads((ROOT / "benchmarks" / "study.json").read_text(encoding="utf-8"))["rows"]
+    ours = next(row["utilisation"] for row in rows if row["name"] == "base preset")
+    theirs = [row["utilisation"] for row in rows if row["group"] == "quantiser" and not row["name"].startswith("FSQ")]
+    return (
+        f"Our codebook, whose unused codes are restarted, has {ours:.0%} of its codes in use by then, those of "
+        f"`vector-quantize-pytorch` {min(theirs):.0%} to {max(theirs):.0%}."
+    ).replace("%", " %")
+
+
 BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
     block.__name__: block
     for block in (
-        picture,
         summary,
         measured_on,
         reconstruction,
@@ -353,6 +585,16 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         anatomy,
         outliers,
         lesions,
+        lesion_kinds,
+        strength,
+        speed,
+        refill,
+        transformer,
+        crowd,
+        container,
+        streaming,
+        fuzz,
+        study,
         heads,
         trained,
         scaled,

@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 from oasisvq.errors import OasisVQError
+from oasisvq.measure.record import write_record
 
 TESTS = Path(__file__).parent.parent / "tests"
 STEERED_BY = ["PIL", "nibabel", "pydicom", "safetensors", "oasisvq"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fuzz one reader. Ends this process, with libFuzzer's exit status."""
+    """Fuzz one reader. Ends this process, with libFuzzer's exit status; with --json a process of its own."""
     parser = argparse.ArgumentParser("python -m oasisvq benchmark fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reader", help="of tests/readers.py")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder of corpus and findings")
+    parser.add_argument("--json", type=Path, help="add what this reader took to a record")
     args = parser.parse_args(arguments)
+    if args.json:
+        keep(args)
+        return
     try:
         import atheris
     except ImportError as error:
@@ -58,6 +65,15 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     atheris.Setup(["fuzz", *limits, f"-artifact_prefix={corpus.parent}/", str(corpus)], one)
     atheris.Fuzz()
+
+
+def keep(args: argparse.Namespace) -> None:
+    """Fuzz in a process of its own, and write down that nothing was found. Raises OasisVQError when something was."""
+    words = ["benchmark", "fuzz", args.reader, "--inputs", str(args.inputs), "--out", str(args.out)]
+    if subprocess.run([sys.executable, "-m", "oasisvq", *words]).returncode:
+        raise OasisVQError(f"the fuzzer of {args.reader} failed, see above")
+    readers = json.loads(args.json.read_text())["readers"] if args.json.is_file() else {}
+    write_record(args.json, {"readers": readers | {args.reader: {"inputs": args.inputs}}})
 
 
 if __name__ == "__main__":

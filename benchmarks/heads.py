@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import video
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.compress import compress, compress_head, decompress_head
 from oasisvq.data.layout import SliceSet, load_split
@@ -78,6 +79,25 @@ def savings(model: OasisVQ, codes: torch.Tensor, grades: np.ndarray) -> dict[str
     return figures
 
 
+def videos(people: np.ndarray, shown: np.ndarray, own_bytes: float) -> dict[str, Any]:
+    """The heads as videos, (N, L, S, S) in [0, 1], against files of them that show `shown` in `own_bytes` a slice.
+
+    Between two qualities of a codec, SSIM is taken as linear in the logarithm of the bytes.
+    """
+    pairs = zip(people.reshape(-1, *people.shape[2:]), shown.reshape(-1, *people.shape[2:]), strict=True)
+    ssim, brain = np.mean([metrics.similarity(*pair)[:2] for pair in pairs], axis=0).tolist()
+    figures: dict[str, Any] = {"ssim": ssim, "ssim_foreground": brain, "codecs": {}}
+    for name in video.SETTINGS:
+        points = sorted(video.curve(people, name), key=lambda point: point.bytes)
+        sizes, values = np.log([p.bytes for p in points]), [p.ssim for p in points]
+        figures["codecs"][name] = {
+            "points": [point._asdict() for point in points],
+            "ssim_in_as_many_bytes": float(np.interp(np.log(own_bytes), sizes, values)),
+            "bytes_at_this_ssim": float(np.exp(np.interp(ssim, values, sizes))),
+        }
+    return figures
+
+
 def bits(model: OasisVQ, codes: torch.Tensor) -> dict[str, float]:
     """Bits a code, level told: with no neighbour known, and with both."""
     levels = list(range(codes.shape[1]))
@@ -122,13 +142,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     (people, grades), (train, _) = (stacks(split, preset.levels) for split in splits)
     drawn, seconds = draw(model, grades, args.seed)
     codes, train_codes = encode(model, people, args.split), encode(model, train, "train")
+    files = savings(model, codes, grades)
+    shown = np.stack([model.decode(head)[:, 0].numpy() for head in codes]) + 0.5
     return {
         "split": args.split,
         "seed": args.seed,
         "judged_at": JUDGED,
         "seconds_a_head": seconds,
         "bits_a_code": bits(model, codes),
-        "files": savings(model, codes, grades),
+        "files": files,
+        "videos": videos(people + 0.5, shown, files["bytes_a_slice_of_a_head"]),
         **heads.judge(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
         "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
     }
@@ -142,6 +165,9 @@ def show(figures: dict[str, Any]) -> None:
     print(f"  {figures['bits_a_code']['both_neighbours']:.3f}")
     print(f"  bytes a slice, a file each                {files['bytes_a_slice_alone']:.1f}")
     print(f"  bytes a slice, a file a head              {files['bytes_a_slice_of_a_head']:.1f}")
+    for name, row in figures["videos"]["codecs"].items():
+        print(f"  {name}: SSIM {row['ssim_in_as_many_bytes']:.3f} in as many bytes, ours ", end="")
+        print(f"{figures['videos']['ssim']:.3f}; as clear in {row['bytes_at_this_ssim']:.1f} bytes")
     least, most = figures["step_ratio_least"], figures["step_ratio_most"]
     print(f"  steps between levels, draws over people   {figures['step_ratio']:.3f}  ({least:.2f} to {most:.2f})")
     for name in ("coronal", "sagittal", "single levels"):

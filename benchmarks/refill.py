@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.hub.manifest import MODELS
 from oasisvq.measure import metrics
 from oasisvq.measure.record import write_record
 
@@ -144,7 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
             + f"{row['change']:>9.3f}{row['seconds_a_fill']:>10.2f}"
         )
     if args.json:
-        write_record(args.json, {"rows": rows})
+        files = model.info["files"]
+        hashes = {name: files[name]["sha256"] for name in MODELS}
+        write_record(args.json, {"rows": rows, "weights_sha256": hashes})
 
 
 if __name__ == "__main__":

@@ -147,18 +147,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, help="draw the cost of a code against the grid here, SVG or PNG")
     options = parser.parse_args(arguments)
     try:
-        rows = run(options)
+        model = OasisVQ.from_pretrained(options.weights, device="cpu") if options.weights else None
+        rows = run(options, model)
         if options.figure:
             export(growth(rows), options.figure, width=760)
     except OasisVQError as error:
         parser.exit(2, f"error: {error}\n")
     if options.json:
-        write_record(options.json, {"rows": rows})
+        files = model.info["files"] if model else {}
+        write_record(options.json, {"rows": rows, "weights_sha256": {name: files[name]["sha256"] for name in files}})
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace, model: OasisVQ | None) -> list[dict[str, Any]]:
     """Measures and prints every row asked for."""
-    model = OasisVQ.from_pretrained(options.weights, device="cpu") if options.weights else None
     preset = model.preset if model else PRESETS[options.preset]
 
     print(f"{'grid':>7} {'batch':>5} {'threads':>7} {'forward':>10} {'cached':>10} {'naive':>10}  ratios")

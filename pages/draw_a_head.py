@@ -11,7 +11,7 @@ from oasisvq.app.codes import Codes
 from oasisvq.app.drawing import known_grades
 from oasisvq.app.drawn_head import FIRST, DrawnHead, head_of, scroll
 from oasisvq.app.frame import link, model_in_frame
-from oasisvq.app.models import turn
+from oasisvq.app.models import compute_slot
 from oasisvq.app.planes import planes
 
 LARGEST_SEED = 2**31 - 1
@@ -63,7 +63,7 @@ def settings() -> dict:
 
 
 def from_a_slice() -> tuple[dict[int, Codes], Mapping[str, object] | None] | None:
-    """Codes of the level to begin from, if any, and what a link says of it (None: it is an upload). None: no file yet."""
+    """Codes of the level to begin from, if any, and what a link says of it, None for an upload. None: no file yet."""
     address.follow("complete", False, address.one_of([False, True]))
     complete = more.toggle("Complete a head from a slice", key="complete", persist_state="session")
     address.tell({"complete": (complete, False)})
@@ -85,7 +85,7 @@ def from_a_slice() -> tuple[dict[int, Codes], Mapping[str, object] | None] | Non
             width=260,
             help="Where in the head it lies: 0 is the lowest level.",
         )
-    with turn():
+    with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()
     told = {"complete": True, "slice": chosen.source} if chosen.source in bundled() else None
     return {level: codes}, told

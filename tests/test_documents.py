@@ -1,15 +1,19 @@
 """README and docs: figures as the JSON beside the weights has them, links that lead somewhere, code that runs."""
 
+import json
 import re
 import runpy
+import statistics
 from pathlib import Path
 
 import pytest
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
+from oasisvq.hub.card import model_card
 from oasisvq.hub.manifest import MEASURED, read_manifest
 from oasisvq.models.presets import PRESETS
+from oasisvq.models.sampling import APPEARANCE_SCALE
 
 ROOT = Path(__file__).parent.parent
 FIGURES = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
@@ -36,7 +40,7 @@ def weights(preset: str = "base", history: bool = True, **records: object) -> ob
     return Weights(preset, PRESETS[preset], manifest, measured, log)
 
 
-@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "picture"])
+@pytest.mark.parametrize("name", BLOCKS)
 def test_weights_without_measurements_are_told_apart_from_bad_ones(name: str) -> None:
     for shown in ([], [weights()], [weights(history=False), weights("large")]):
         text = BLOCKS[name](shown)
@@ -55,7 +59,7 @@ def test_a_table_has_a_column_for_each_of_the_weights() -> None:
     assert rows["| AUC, samples against reconstructions"].startswith(f"0.56 (0.25 to 0.62) | {NONE} | ")
     assert rows["| its codes, and their codebook"].startswith("20×20 of 512 | 20×20 of 512 and 64×64 of ")
     assert "| share of the codebook in use | 50.0 % |" in BLOCKS["reconstruction"](both)
-    assert "| base | vqvae | 3 | 1.5 | bf16 |" in BLOCKS["trained"](both)
+    assert "| base | vqvae | 3 | 1.5 | 50 | bf16 |" in BLOCKS["trained"](both)
 
 
 def test_the_codecs_shown_are_the_clearest_as_small_and_the_smallest_as_clear() -> None:
@@ -121,3 +125,93 @@ def test_the_python_of_readme_runs_and_says_the_shapes() -> None:
     sampled, bits, filled = names["sampled"], names["bits"], names["filled"]
     assert tuple(sampled.indices.shape) == tuple(bits.shape) == tuple(filled.indices.shape) == (4, 20, 20)
     assert tuple(sampled.slices.shape) == (4, 1, 80, 80)
+
+
+@pytest.mark.parametrize("folder", sorted(sources.BUNDLED.glob("*/manifest.json")), ids=lambda path: path.parent.name)
+def test_shipped_cards_say_what_their_records_say(folder: Path) -> None:
+    assert (folder.parent / "README.md").read_text() == model_card(folder.parent), "run `python -m oasisvq package`"
+
+
+def test_the_strength_of_brightness_is_that_with_the_least_frechet_ratio_on_validation_people() -> None:
+    for one in FIGURES["shipped"]():
+        if (found := one.records["strength"]) is not None:
+            assert found["split"] == "validate"
+            means = {row["strength"]: statistics.mean(row["frechet_ratio"]) for row in found["rows"]}
+            assert means[APPEARANCE_SCALE] == min(means.values())
+
+
+MEASURED_ON = {
+    "date": "2026-01-02",
+    "processor": "a processor",
+    "cores": 2,
+    "threads": 1,
+    "commit": "c" * 40,
+    "versions": {},
+}
+MACHINE = {
+    "app": {"first_paint_s": 2.04, "first_page_complete_s": 4.1, "page_change_s": 0.2, "page_change_slowest_s": 0.4}
+    | {"stroke_s": 0.06, "stroke_slowest_s": 0.08},
+    "training": {"rows": [{"precision": "fp32", "ours_slices_per_second": 50.4, "ours_over_monai": 1.014}]},
+    "transformer": {
+        "draws": [{"batch": 16, "repeats": 3, "ratio": 239.6}],
+        "training": [{"name": "PixelCNN", "minutes": 15.01, "test_bits_per_code": 2.267, "steps": 1118}],
+    },
+    "crowd": {
+        "visitors": 30,
+        "cores": 2,
+        "errors": [],
+        "memory_after_mb": 712.2,
+        "draw_median_s": 26.1,
+        "draw_p95_s": 31.0,
+    },
+    "container": {"packages_mb": 1750.0, "source_mb": 32.0, "start_seconds": 0.6, "first_page_with_model_seconds": 2.6},
+    "streaming": {
+        "rows": [
+            {"slices": 10000, "imports_mib": 248.0, "decoding_peak_mib": 10.0, "loading_peak_mib": 8.0}
+            | {"in_memory_would_be_mib": 244.1}
+        ],
+        "slices_per_second": {"loading": 9400.0},
+    },
+    "fuzz": {"readers": {"png": {"inputs": 100000}}},
+}
+SAID = {
+    "speed": "fp32: 50 slices a second, 1.01 times MONAI's",
+    "transformer": "16 at a time, medians of 3: 240 times as many slices a second",
+    "crowd": "30 visitors on 2 cores, medians: a sample 26 s (95th percentile 31 s); 0 errors. The server held 712 MB.",
+    "container": "1.75 GB of packages beside 32 MB of source",
+    "streaming": "| 10,000 | 258 MiB | 10 MiB | 0.2 GiB |",
+    "fuzz": "png 100,000",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_was_measured_of_a_machine_stands_beside_the_circumstances(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FIGURES["record"].__globals__, "RECORDS", tmp_path)
+    assert NONE in BLOCKS[name]([])
+    for record, figures in MACHINE.items():
+        (tmp_path / f"{record}.json").write_text(json.dumps({"measured": MEASURED_ON, **figures}))
+    text = BLOCKS[name]([])
+    assert SAID[name] in text
+    assert "a processor, 2 cores, threads 1, 2026-01-02, commit cccccccccccc" in text
+
+
+def test_records_of_a_machine_say_their_circumstances() -> None:
+    for path in (ROOT / "benchmarks" / "records").glob("*.json"):
+        told = json.loads(path.read_text())["measured"]
+        assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", told["date"]), path
+        assert all(told[key] for key in ("processor", "threads", "commit")), path
+        assert not told["commit"].endswith("-dirty"), path
+
+
+def test_a_record_of_other_weights_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FIGURES["record"].__globals__, "RECORDS", tmp_path)
+    base = weights()
+    hashes = {name: stamp["sha256"] for name, stamp in base.manifest["files"].items()}
+    row = {"proposals": 16, "excess_below": 0.01, "excess_right": -0.04, "excess_error": 0.06}
+    row |= {f"jump_{edge}": 0.9 for edge in ("top", "bottom", "left", "right")}
+    for known, said in ((hashes, "| base | 16 | 0.01 | -0.04 | 0.06 | 0.90, 0.90, 0.90, 0.90 |"), ({}, NONE)):
+        record = {"measured": MEASURED_ON, "rows": [row], "weights_sha256": known}
+        (tmp_path / "refill-base.json").write_text(json.dumps(record))
+        assert said in BLOCKS["refill"]([base])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
-from oasisvq.app.models import load_palette, load_palettes, turn
+from oasisvq.app.models import compute_slot, load_palette, load_palettes
 from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None
     asked = dict(settings)
     given = mask = None
     entropy = np.full(preset.codes, np.nan)
-    load_palettes(model)  # which would take a turn within the turn
-    with turn() as pass_on:
+    load_palettes(model)  # which takes a slot itself
+    with compute_slot() as give_way:
         if upper:
             asked["upper rows"] = upper.rows
             given, mask = torch.from_numpy(upper.indices), torch.from_numpy(below(preset, upper.rows))
 
         def step(position: int, _: Tensor, bits: Tensor) -> None:
-            pass_on()
+            give_way()
             entropy[position] = float(bits[0])
 
         coded = model.sample(1, **settings, on_step=step, given=given, mask=mask)

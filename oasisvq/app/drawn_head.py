@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oasisvq.app.codes import Codes
-from oasisvq.app.models import belongings, turn
+from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class DrawnHead:
         self._failed: Exception | None = None
         self._stop, self._over = threading.Event(), threading.Event()
         self.look()
-        threading.Thread(target=self._draw, args=(turn(),), daemon=True).start()
+        threading.Thread(target=self._draw, args=(compute_slot(),), daemon=True).start()
 
     @property
     def running(self) -> bool:
@@ -141,7 +141,7 @@ def head_of(
     again: bool = False,
 ) -> DrawnHead:
     """The head with these settings: that of this session, or of all for FIRST; begun if there is none, or `again`."""
-    kept: DrawnHead | None = belongings().get(_HEAD)
+    kept: DrawnHead | None = session_store().get(_HEAD)
     for_all = _first(*(model.info["files"][f"{name}.safetensors"]["sha256"] for name in ("vqvae", "prior")))
     is_first = settings == FIRST and not given
     if kept and not again and kept.settings == settings and _same(kept.given, given):
@@ -151,18 +151,18 @@ def head_of(
     if kept:
         kept.stop()
     if is_first and _HEAD in for_all:
-        belongings()[_HEAD] = for_all[_HEAD]
+        session_store()[_HEAD] = for_all[_HEAD]
     else:
-        belongings()[_HEAD] = DrawnHead(model, settings, given, link)
-    return belongings()[_HEAD]
+        session_store()[_HEAD] = DrawnHead(model, settings, given, link)
+    return session_store()[_HEAD]
 
 
 def forget_private() -> None:
     """Let go of a head that began from an upload."""
-    head: DrawnHead | None = belongings().get(_HEAD)
+    head: DrawnHead | None = session_store().get(_HEAD)
     if head and head.link is None:
         head.stop()
-        del belongings()[_HEAD]
+        del session_store()[_HEAD]
 
 
 @st.cache_resource(show_spinner=False)

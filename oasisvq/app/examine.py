@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oasisvq.app.choose import Chosen, Kept, as_tensor, shrunk
-from oasisvq.app.models import turn
+from oasisvq.app.models import compute_slot
 from oasisvq.app.terms import GLOSSARY, Figure
 from oasisvq.app.wording import DISCLAIMER, unlike
 from oasisvq.data.codes import write_codes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oasisvq.models.presets import Preset
     from oasisvq.pipeline import OasisVQ
 
-_TOGETHER = 8  # slices examined in one turn
+_TOGETHER = 8  # slices examined in one compute slot
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Examined:
 
 
 def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
-    """Code, decode and score slices (N, S, S) in [0, 1]. Takes its turn on the model."""
+    """Code, decode and score slices (N, S, S) in [0, 1]. Takes a compute slot."""
     from oasisvq.measure import metrics, out_of_distribution
 
-    with turn():
+    with compute_slot():
         slices = as_tensor(pictures)
         coded = model.reconstruct(slices)
         surprise = model.surprise(coded.indices)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from oasisvq.app.drawing import Drawn, Upper, draw
 from oasisvq.app.models import DEFAULT, load_model
-from oasisvq.app.turns import processors
+from oasisvq.app.slots import processors
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ

@@ -31,9 +31,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from oasisvq.data import slices as reading
 from oasisvq.data.names import Case, Names
-from oasisvq.data.slices import as_grey, normalise, square, to_model
+from oasisvq.data.slices import VERSION, as_grey, normalise, square, to_model
 from oasisvq.data.subjects import read_cdr
 from oasisvq.errors import OasisVQError
 from oasisvq.models.presets import Preset
@@ -162,16 +161,16 @@ def load_split(
 
     if count * size**2 * 4 <= IN_MEMORY:
         return SliceSet(np.concatenate(list(stacks)), np.concatenate([about(case) for case in names.cases(split)]))
-    pictures, told = hashlib.sha256(Path(reading.__file__).read_bytes()), hashlib.sha256()
+    pictures, records = hashlib.sha256(f"version {VERSION}".encode()), hashlib.sha256()
     for case in names.cases(split):
         for file in case.files:
             stat = file.stat()
             pictures.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        told.update(about(case).data)
+        records.update(about(case).data)
     folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]  # sets may share a folder
     decoded = on_disk(folder, f"{split}_{place}_{size}", pictures.hexdigest(), "float32", stacks)
-    beside = on_disk(folder, f"{split}_{place}_about", told.hexdigest(), "records", map(about, names.cases(split)))
+    beside = on_disk(folder, f"{split}_{place}_about", records.hexdigest(), "records", map(about, names.cases(split)))
     return SliceSet(
         np.memmap(decoded, np.float32, "r").reshape(-1, size, size),
         np.memmap(beside, about(next(names.cases(split))).dtype, "r"),

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import io
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps, _imaging
 
 from oasisvq.data import align, dicom, nifti, scan
 from oasisvq.data.align import Aligned
+from oasisvq.data.dicom import Volume
 from oasisvq.data.scan import Scan
 from oasisvq.data.slices import as_grey, normalise, square
 from oasisvq.errors import OasisVQError
@@ -28,16 +28,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 with contextlib.suppress(AttributeError, OSError):
     for _handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
-
-
-class Volume(NamedTuple):
-    """Numbers (X, Y, Z), float32; `affine` (4, 4) takes voxels to millimetres right, front and up, a guess where
-    `oriented` is False, None for a slice that has no place in space; `notes` for the reader."""
-
-    voxels: NDArray[np.float32]
-    affine: NDArray[np.float64] | None
-    oriented: bool
-    notes: list[str]
 
 
 def read(data: bytes, name: str) -> Scan:
@@ -67,10 +57,8 @@ def read_volume(data: bytes) -> Volume:
             f"{len(data) / 1e6:.0f} MB: a volume has at most {MAX_VOLUME_BYTES // 1_000_000} MB, give one series"
         )
     if nifti.is_nifti(data) and data[128:132] != b"DICM":
-        volume = nifti.read(data)
-        return Volume(volume.voxels, volume.affine, volume.oriented, [])
-    series = dicom.read_apart(data)
-    return Volume(series.voxels, series.affine, series.affine is not None, series.notes)
+        return nifti.read(data)
+    return dicom.read_apart(data)
 
 
 def as_it_lies(volume: Volume) -> Scan:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oasisvq.hub.manifest import PICTURES, RESULTS, pictures_in, read_manifest, read_record
+from oasisvq.hub.manifest import PICTURES, RESULTS, STRENGTH, pictures_in, read_manifest, read_record
 from oasisvq.models.presets import Preset
+from oasisvq.models.sampling import APPEARANCE_SCALE
 
 RECONSTRUCTION = {
     "ssim_mean": "SSIM",
@@ -19,7 +21,8 @@ RECONSTRUCTION = {
 CODES = {
     "bits_per_pixel": "Bits per pixel, codes written plainly",
     "bits_per_pixel_prior": "Bits per pixel, under the prior",
-    "nll_bits_per_code": "Bits per code, under the prior",
+    "nll_bits_per_code": "Bits per code, under the prior, level and grade told",
+    "untold_bits_per_code": "Bits per code, under the prior, neither told",
     "table_bits_per_code": "Bits per code, from the left and upper neighbour alone",
     "codebook_utilisation": "Share of the codebook in use",
     "perplexity": "Perplexity of the codes",
@@ -30,16 +33,23 @@ CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code")
 def model_card(folder: Path) -> str:
     """The README.md of a weights folder as the Hub wants it: of its manifest, and of results and figures it holds."""
     manifest = read_manifest(folder)
-    return write_card(manifest, read_record(folder, manifest, RESULTS) or {}, pictures_in(folder))
+    results, strength = (read_record(folder, manifest, name) or {} for name in (RESULTS, STRENGTH))
+    return write_card(manifest, results, pictures_in(folder), strength)
 
 
-def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+def write_card(
+    manifest: Mapping[str, Any],
+    results: Mapping[str, Any],
+    figures: Sequence[str] = (),
+    strength: Mapping[str, Any] | None = None,
+) -> str:
     """Markdown with YAML front matter, the measured results in it as a model-index.
 
     Args:
         manifest: of the weights, see `oasisvq.hub.manifest.write_manifest`.
         results: what `oasisvq.measure.evaluation.evaluate` measured; empty when nothing has been yet.
         figures: paths of pictures beside the card, named as in PICTURES.
+        strength: what `benchmark strength` measured, if anything.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -81,6 +91,7 @@ def write_card(manifest: Mapping[str, Any], results: Mapping[str, Any], figures:
         amounts="\n".join(f"| {s} | {n} | {data['slices'][s]} |" for s, n in data["people"].items()),
         fingerprint=data["fingerprint"],
         results=_MEASURED.format(**results, rows="\n".join(rows)) if rows else "Nothing has been measured yet.",
+        strength=_strength(strength or {}),
         command=training["command"],
         pictures="\n\n".join(f"![{PICTURES[path.split('/')[-1]]}]({path})" for path in figures),
         details=", ".join(f"{key} {training[key]}" for key in CIRCUMSTANCES if key in training),
@@ -97,6 +108,17 @@ def _grid(preset: Preset) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _strength(record: Mapping[str, Any]) -> str:
+    """How strongly samples are told their brightness, and the measurement that chose it."""
+    ratios = ", ".join(
+        f"{statistics.mean(row['frechet_ratio']):.2f} at {row['strength']:g}" for row in record.get("rows", ())
+    )
+    told = f"* Each sample is told a brightness, {APPEARANCE_SCALE:g} times as strongly as the prior was in training"
+    if not ratios:
+        return f"{told}; what that is worth was not measured with these weights."
+    return f"{told}, as {record['people']} validation people chose: their Fréchet ratio is {ratios}."
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:
@@ -154,6 +176,7 @@ nor for any decision about a person.
 * What the prior finds surprising is unusual for this model, which says nothing about disease.
 * A reconstruction shows what the codebook can say: small findings may vanish, and tissue may be invented.
 * Draws are synthetic. They resemble the training people, with their age range, scanner and sequence, and nobody else.
+{strength}
 * Slices are expected skull-stripped, axial, in atlas orientation. Left and right of a slice are not claimed.
 
 ## How they were made
