@@ -44,6 +44,7 @@ PAGES = {
     "Home": "Brain slices as discrete codes",
     "Reconstruct": "Reconstruct",
     "Generate": "Generate",
+    "Draw a head": "Draw a head",
     "Edit codes": "Edit codes",
     "Surprise": "Surprise",
     "Real or drawn?": "Real or drawn?",

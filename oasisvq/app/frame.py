@@ -42,6 +42,12 @@ PAGES = (
         ":material/draw:",
         ("model", "seed", "level", "temperature", "top_k", "grade"),
     ),
+    PageOf(
+        "pages/draw_a_head.py",
+        "Draw a head",
+        ":material/stacks:",
+        ("model", "seed", "grade", "complete", "slice"),
+    ),
     PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice", "weights")),
     PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "case", "map")),
     PageOf("pages/real_or_drawn.py", "Real or drawn?", ":material/quiz:"),
