@@ -44,6 +44,7 @@ PAGES = {
     "Home": "Brain slices as discrete codes",
     "Reconstruct": "Reconstruct",
     "Generate": "Generate",
+    "Draw a head": "Draw a head",
     "Edit codes": "Edit codes",
     "Surprise": "Surprise",
     "Real or drawn?": "Real or drawn?",
@@ -125,7 +126,7 @@ SETTLED = """() => document.querySelector('[data-testid=stApp]').dataset.testScr
 
 def settle(tab: Any) -> None:
     """Wait until the server has nothing more to say, and all that it said is on the page."""
-    tab.wait_for_function(SETTLED, timeout=30_000)
+    tab.wait_for_function(SETTLED, timeout=120_000)
 
 
 def page_link(tab: Any, title: str) -> Any:

@@ -158,12 +158,6 @@ def _codec_in_as_few_bytes(weights: Weights) -> str:
 # Blocks
 
 
-def picture(weights: Sequence[Weights]) -> str:
-    if (ROOT / "docs" / "demo.webp").is_file():
-        return "![The app: a slice becomes codes, codes become a slice, and codes are painted](docs/demo.webp)"
-    return "![Edit codes: a slice under its grid, its ventricles widened by painted cells](docs/edit-codes.png)"
-
-
 def summary(weights: Sequence[Weights]) -> str:
     rows: list[tuple[Row, str]] = [
         (("pixels of a slice", lambda one: f"{one.preset.size} × {one.preset.size}"), ""),
@@ -583,7 +577,6 @@ def study(weights: Sequence[Weights]) -> str:
 BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
     block.__name__: block
     for block in (
-        picture,
         summary,
         measured_on,
         reconstruction,

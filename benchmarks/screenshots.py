@@ -25,7 +25,6 @@ from oasisvq.files import write_atomically
 WIDTH = 960  # pixels, of the animation
 DRAW = "generate?seed=7&level=17"
 SHOTS = {
-    "home": "",
     "reconstruct": "reconstruct",
     "generate": DRAW,
     "edit-codes": "edit_codes",
@@ -50,8 +49,7 @@ def pages(tab: Any, address: str) -> Iterator[tuple[str, Image.Image]]:
         if name == "generate":
             draw_to(tab, 0.7)
         if name == "edit-codes":
-            tab.get_by_role("button", name="Wider ventricles").click()
-            settle(tab)
+            widen(tab)
         tab.mouse.move(0, 0)
         tab.wait_for_timeout(1000)  # overlays fade in
         yield name, shot(tab)
@@ -64,6 +62,14 @@ def draw_to(tab: Any, share: float) -> None:
     done = round(float(np.interp(share * len(counts), range(len(ends)), ends)))
     to = "(range, done) => { range.value = done; range.dispatchEvent(new Event('input')); }"
     tab.locator(".player .place").evaluate(to, done)
+
+
+def widen(tab: Any) -> None:
+    """A prepared edit, and all that is said about it."""
+    tab.get_by_role("button", name="Wider ventricles").click()
+    tab.wait_for_function("() => !['0', undefined].includes(document.querySelector('.figures b')?.innerText)")
+    settle(tab)
+    tab.mouse.move(0, 0)
 
 
 def drawing(tab: Any, address: str) -> Iterator[Frame]:
@@ -82,8 +88,7 @@ def editing(tab: Any) -> Iterator[Frame]:
     tab.locator("canvas.picture").wait_for()
     settle(tab)
     yield shot(tab), 900
-    tab.get_by_role("button", name="Wider ventricles").click()
-    settle(tab)
+    widen(tab)
     yield shot(tab), 1200
     for percent in (*range(0, 101, 10), *range(90, -1, -10)):
         tab.locator("input.line").fill(str(percent))
@@ -102,6 +107,7 @@ def editing(tab: Any) -> Iterator[Frame]:
         yield shot(tab), 120
     tab.mouse.up()
     tab.mouse.move(0, 0)
+    tab.wait_for_timeout(500)
     settle(tab)
     yield shot(tab), 2500
 

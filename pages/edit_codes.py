@@ -7,7 +7,7 @@ from oasisvq.app.choose import bundled, choose_slice
 from oasisvq.app.code_grid import before, code_grid, current, open_codes, origin, store
 from oasisvq.app.codes import most
 from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import load_palettes, turn
+from oasisvq.app.models import compute_slot, load_palettes
 from oasisvq.app.pictures import EDITED, Picture, marked, png
 from oasisvq.app.studio import DRAWN, TRIES, Studio
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line
@@ -31,7 +31,7 @@ def walk() -> None:
 def grid() -> None:
     """The grid, and what can be said about the codes as they are now."""
     state = current()
-    with turn(urgent=True):
+    with compute_slot(urgent=True):
         now = studio.picture_of(state.indices)
         start = before(studio.picture_of)
     # First of all: the browser draws it while the rest is computed.
@@ -93,7 +93,7 @@ def follow_link() -> None:
     kept = {name: value for name, value in asked.items() if name not in ("weights", "prior", "cells", *links.ORIGIN)}
     st.query_params.from_dict(kept)
     try:
-        with turn():
+        with compute_slot():
             restored = links.restore(model, asked, studio.codes_of)
     except OasisVQError as error:
         st.error(f"This link cannot be followed: {error}", icon=":material/link_off:")
@@ -106,7 +106,7 @@ row = st.container(horizontal=True, vertical_alignment="center", gap="small", ke
 chosen = choose_slice(preset.size, row)
 # Only the first slice opens by itself: a later choice must not wipe out what was painted.
 if chosen is not None and (row.button("Open this slice") or current() is None):
-    with turn():
+    with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()
     open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
 with row.popover("Saved codes"):

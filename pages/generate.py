@@ -10,7 +10,7 @@ from oasisvq.app.choose import bundled, choose_slice
 from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
 from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
-from oasisvq.app.models import belongings, turn
+from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
 from oasisvq.app.terms import GLOSSARY
@@ -95,7 +95,7 @@ def upper_part() -> Upper | None:
         return None
     side = preset.parts[0][0]
     rows = line.slider("Rows of codes to keep", 1, side - 1, side // 2, key=f"rows of {side}", width=260)
-    with turn():
+    with compute_slot():
         indices = model.encode(chosen.tensor)[0].numpy()
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None)
 
@@ -105,7 +105,7 @@ def strip(shown: Drawn, wanted: dict) -> Strip:
     kinds = {kind: label for kind, label in KINDS.items() if kind != "grade" or grades}
     kind = st.session_state.get(KIND, "fresh")
     if kind == "seen":
-        seen = [*belongings().get(GALLERY, {}).values()]
+        seen = [*session_store().get(GALLERY, {}).values()]
         return Strip(kinds, kind, [(one, f"seed {one.settings['seed']}") for one in reversed(seen)])
     if kind == "fresh":
         draws = [fresh(model, number) for number in range(EIGHT)]

@@ -7,7 +7,7 @@ import streamlit as st
 from oasisvq.app import wording
 from oasisvq.app.frame import link, model_in_frame, start_tour
 from oasisvq.app.gallery import EIGHT, PLAIN, draw_once, fresh, levels_apart
-from oasisvq.app.models import belongings
+from oasisvq.app.models import session_store
 from oasisvq.app.player import player
 from oasisvq.app.terms import term
 
@@ -20,10 +20,10 @@ info, preset = model.info, model.preset
 def draw_another() -> None:
     """A live draw in the place of the one that was ready."""
     settings = PLAIN | {"seed": secrets.randbelow(2**31), "level": secrets.choice(levels_apart(preset.levels))}
-    belongings()[SHOWN] = draw_once(model, settings)
+    session_store()[SHOWN] = draw_once(model, settings)
 
 
-drawn = belongings().get(SHOWN) or fresh(model, EIGHT // 2)
+drawn = session_store().get(SHOWN) or fresh(model, EIGHT // 2)
 stage, told = st.columns([13, 7], gap="medium", vertical_alignment="center")
 with stage:
     player(

@@ -6,7 +6,7 @@ import streamlit as st
 
 from oasisvq.app.choose import bundled, shrunk
 from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import belongings
+from oasisvq.app.models import session_store
 from oasisvq.app.pictures import marked
 from oasisvq.app.quiz import Item, make_round
 from oasisvq.data.examples import with_lesion
@@ -21,13 +21,13 @@ def begin() -> None:
     """Ten new pictures."""
     examples = {name: picture for name, picture in bundled().items() if name != with_lesion()[0]}
     small = {name: shrunk(picture[None], model.preset.size)[0] for name, picture in examples.items()}
-    belongings()[ROUND] = make_round(model, small, secrets.randbelow(2**31))
-    belongings()[ANSWERS] = []
+    session_store()[ROUND] = make_round(model, small, secrets.randbelow(2**31))
+    session_store()[ANSWERS] = []
 
 
 def answer(drawn: bool) -> None:
     """A guess at the picture shown."""
-    belongings()[ANSWERS].append(drawn)
+    session_store()[ANSWERS].append(drawn)
     st.session_state["answered"] = True
 
 
@@ -36,12 +36,12 @@ def go_on() -> None:
     st.session_state["answered"] = False
 
 
-if ROUND not in belongings():
+if ROUND not in session_store():
     with st.spinner("Drawing five slices …"):
         begin()
     go_on()
-items: list[Item] = belongings()[ROUND]
-answers: list[bool] = belongings()[ANSWERS]
+items: list[Item] = session_store()[ROUND]
+answers: list[bool] = session_store()[ANSWERS]
 answered = st.session_state.get("answered", False) and bool(answers)
 number = len(answers) - 1 if answered else len(answers)
 right = sum(guess == item.drawn for guess, item in zip(answers, items, strict=False))

@@ -8,7 +8,7 @@ from oasisvq.app import address, edits, figures, wording
 from oasisvq.app.choose import choose_slice, remarks
 from oasisvq.app.codes import depth, join, split
 from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import turn
+from oasisvq.app.models import compute_slot
 from oasisvq.app.pictures import SYNTHETIC, heat
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line
 from oasisvq.app.viewer import Overlay, viewer
@@ -46,7 +46,7 @@ more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
 measure = more.segmented_control("Map", list(MEASURES), required=True, key="map", persist_state="session")
 address.tell({"map": (measure, DEVIATIONS)})
-with turn():
+with compute_slot():
     indices = model.encode(chosen.tensor)
     bits = model.surprise(indices, level=level)[0].numpy()
     # Of a cascade its coarse stage is shown, which holds the anatomy.
@@ -72,7 +72,7 @@ again = chosen.picture
 if region.any():
     marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in model.preset.parts[1:])]
     mask = edits.beneath(model.preset, join(model.preset, marked))
-    with turn(), st.spinner("Drawing the region again …"):
+    with compute_slot(), st.spinner("Drawing the region again …"):
         filled = model.refill(indices, torch.from_numpy(mask), seed=seed, level=level)
     again = filled.slices[0, 0].numpy() + 0.5
 

@@ -17,6 +17,7 @@ from oasisvq.models.vqvae import VQVAE
 from oasisvq.training.loop import PriorTask, VQVAETask
 
 CROPPED = replace(CASCADE, vqvae_crop=16)
+KNOWING = replace(TINY, levels=4, prior_neighbours=2)
 
 
 def test_the_device_refuses_to_mix() -> None:
@@ -70,6 +71,14 @@ def test_every_verb_is_that_of_the_cpu(models: list[OasisVQ]) -> None:
     assert len(steps) == 2 * preset.cells(region).sum()
 
 
+def test_a_head_is_that_of_the_cpu(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "cascade", preset=replace(CASCADE, levels=4, coarse=KNOWING))
+    models = [OasisVQ.from_pretrained(weights, device=device) for device in ("cpu", str(DEVICE))]
+    head = agree(models, "sample_head", 2, seed=1)
+    agree(models, "sample_head", 1, seed=1, given={0: head.indices[0, 0], 3: head.indices[1, 3]})
+    agree(models, "surprise", head.indices[0], [0, 1, 2, 3], stack=True)
+
+
 def tokenizer(preset: Preset) -> Tokenizer:
     """Untrained and frozen, with codes that show something."""
     coarse = tokenizer(preset.coarse) if preset.coarse else None
@@ -92,6 +101,8 @@ def learn(model: str, preset: Preset, device: torch.device) -> dict[str, Tensor]
     if model == "prior":
         both = [finished.encode(x).flatten(1) for x in (batch["slice"], batch["slice"].flip(3))]
         batch["codes"] = torch.stack(both, 1)
+        batch["neighbours"] = batch["codes"].roll(1, 0)[:, None].expand(-1, 2, -1, -1)
+        batch["beside"] = torch.tensor([[True, False], [True, True], [False, True], [True, True]], device=device)
         task.fit_ranks(torch.rand(4).numpy(), level.numpy())
     optimiser = torch.optim.AdamW(task.model.parameters(), 1e-3)
     loss = task.loss(task.model, batch, torch.Generator().manual_seed(0))
@@ -107,7 +118,7 @@ def learn(model: str, preset: Preset, device: torch.device) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("model", ["vqvae", "prior"])
-@pytest.mark.parametrize("preset", [TINY, CROPPED], ids=["one stage", "cascade"])
+@pytest.mark.parametrize("preset", [TINY, CROPPED, KNOWING], ids=["one stage", "cascade", "with neighbours"])
 def test_training_is_that_of_the_cpu(preset: Preset, model: str) -> None:
     on_cpu, on_device = (learn(model, preset, device) for device in (torch.device("cpu"), DEVICE))
     assert len(on_cpu) > 20

@@ -242,6 +242,7 @@ def read_uploaded_nifti(file: bytes) -> None:
     else:
         volume = nifti.read(file)
         assert volume.voxels.ndim == 3
+        assert volume.affine is not None
         assert volume.affine.shape == (4, 4)
 
 

@@ -34,7 +34,7 @@ from oasisvq.app.pictures import (
     png,
     webp,
 )
-from oasisvq.app.turns import Turns
+from oasisvq.app.slots import Slots
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
@@ -71,7 +71,7 @@ def open_page(name: str) -> AppTest:
 
 def mine(app: AppTest, name: str):
     """What this session made: `gallery`, `editor`, `proposals`."""
-    return app.session_state["belongings"][name]
+    return app.session_state["session_store"][name]
 
 
 def button(app: AppTest, label: str):
@@ -115,7 +115,7 @@ def test_home_shows_the_figures_that_came_with_the_weights(monkeypatch, model):
     ssim = next(metric for metric in app.metric if metric.label == "SSIM")
     assert ssim.value == "0.876"
     assert "0.811 to 0.922" in ssim.delta
-    assert any("On 17 people" in caption.value for caption in app.caption)
+    assert any("slices of 17 people" in caption.value for caption in app.caption)
 
 
 def test_pages_do_without_results_and_curves(monkeypatch, model):
@@ -180,7 +180,7 @@ def test_generate_opens_on_eight_draws_of_different_levels():
     assert len({item["id"] for item in told["strip"]["items"]}) == 8
     assert len({item["label"] for item in told["strip"]["items"]}) == 8
     assert told["id"] in {item["id"] for item in told["strip"]["items"]}
-    assert "gallery" not in app.session_state["belongings"], "the server drew these for all who come"
+    assert "gallery" not in app.session_state["session_store"], "the server drew these for all who come"
 
 
 def test_a_seed_stands_for_a_slice():
@@ -255,7 +255,7 @@ def test_a_link_restores_the_edits_elsewhere():
     state = mine(app, "editor")
     painted = state.indices.copy()
     painted[3, 4:7] = 9
-    app.session_state["belongings"]["editor"] = put(state, painted)
+    app.session_state["session_store"]["editor"] = put(state, painted)
     app.run()
     other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     other.switch_page("pages/edit_codes.py")
@@ -366,7 +366,7 @@ def test_forgetting_a_file_forgets_what_was_made_from_it_and_nothing_else():
     assert not app.exception
     assert len(mine(app, "gallery")) == before - 1
     assert not any(one.origin is None for one in mine(app, "gallery").values())
-    assert not app.session_state["belongings"].keys() & {"editor", "origin", "picture before", "beside the grid"}
+    assert not app.session_state["session_store"].keys() & {"editor", "origin", "picture before", "beside the grid"}
 
 
 def test_surprise_adds_up(model):
@@ -470,16 +470,16 @@ def test_how_it_grew_can_be_taken_home(model):
 
 
 def test_who_waits_for_a_picture_goes_first():
-    turns, order = Turns(1), []
+    slots, order = Slots(1), []
 
     def compute(name: str, urgent: bool) -> None:
-        with turns.turn(urgent):
+        with slots.slot(urgent):
             order.append(name)
 
-    with turns.turn():
+    with slots.slot():
         for i, (name, urgent) in enumerate((("draw", False), ("stroke", True), ("refill", False), ("next", True))):
             threading.Thread(target=compute, args=(name, urgent)).start()
-            while turns.waiting <= i:
+            while slots.waiting <= i:
                 time.sleep(0.001)
     while len(order) < 4:
         time.sleep(0.001)
@@ -494,12 +494,12 @@ def test_a_draw_that_fails_gives_its_place_back(model):
 
 def test_who_came_first_is_done_first():
     """Sharing would make all of them late."""
-    turns, order, at_once, most = Turns(1), [], 0, 0
+    slots, order, at_once, most = Slots(1), [], 0, 0
     started = threading.Event()
 
     def work(name: str) -> None:
         nonlocal at_once, most
-        with turns.turn() as pass_on:
+        with slots.slot() as give_way:
             started.set()
             for _ in range(3):
                 at_once += 1
@@ -507,7 +507,7 @@ def test_who_came_first_is_done_first():
                 order.append(name)
                 time.sleep(0.01)
                 at_once -= 1
-                pass_on()
+                give_way()
 
     threads = []
     for name in "abc":
@@ -522,36 +522,36 @@ def test_who_came_first_is_done_first():
 
 
 def test_the_urgent_are_let_in_on_the_way():
-    turns, order = Turns(1), []
+    slots, order = Slots(1), []
 
     def stroke() -> None:
-        with turns.turn(urgent=True):
+        with slots.slot(urgent=True):
             order.append("stroke")
 
-    with turns.turn() as pass_on:
+    with slots.slot() as give_way:
         thread = threading.Thread(target=stroke)
         thread.start()
-        while not turns.waiting:
+        while not slots.waiting:
             time.sleep(0.001)
-        pass_on()
+        give_way()
         order.append("draw")
     thread.join(5)
     assert order == ["stroke", "draw"]
 
 
-def test_turns_tell_how_many_wait():
-    turns = Turns(1)
-    with turns.turn():
-        assert turns.waiting == 0
-        thread = threading.Thread(target=lambda: turns.turn().__enter__(), daemon=True)
+def test_slots_tell_how_many_wait():
+    slots = Slots(1)
+    with slots.slot():
+        assert slots.waiting == 0
+        thread = threading.Thread(target=lambda: slots.slot().__enter__(), daemon=True)
         thread.start()
         for _ in range(500):
-            if turns.waiting:
+            if slots.waiting:
                 break
             time.sleep(0.01)
-        assert turns.waiting == 1
+        assert slots.waiting == 1
     thread.join(5)
-    assert turns.waiting == 0
+    assert slots.waiting == 0
 
 
 def test_the_model_computes_on_one_thread(model):

@@ -91,7 +91,7 @@ def test_weights_that_come_from_the_hub_take_nothing_from_whoever_works(hub, mon
     hub.status = 500
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     app.switch_page("pages/edit_codes.py").run()
-    at_work = app.session_state["belongings"]["editor"]
+    at_work = app.session_state["session_store"]["editor"]
     repo = hub.repos.setdefault(REPO, Repository())
     commit = repo.commit({path.name: path.read_bytes() for path in other.iterdir() if path.is_file()})
     hub.status = 0
@@ -99,12 +99,12 @@ def test_weights_that_come_from_the_hub_take_nothing_from_whoever_works(hub, mon
     app.run()
     assert not app.exception
     assert not app.toast
-    assert app.session_state["belongings"]["editor"] == at_work
+    assert app.session_state["session_store"]["editor"] == at_work
     assert "bundled with the app" in sidebar(app)
     next(button for button in app.button if button.label == "Use them").click().run()
     assert not app.exception
     assert commit[:12] in sidebar(app)
-    assert app.session_state["belongings"]["editor"].epoch != at_work.epoch
+    assert app.session_state["session_store"]["editor"].epoch != at_work.epoch
 
 
 def test_a_server_with_nothing_at_hand_fetches_and_begins(hub, monkeypatch, tmp_path):

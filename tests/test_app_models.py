@@ -68,12 +68,12 @@ def choose(app, name: str):
     return app.selectbox(key="model").set_value(name).run()
 
 
-def test_the_selector_names_every_model_with_its_geometry():
+def test_the_selector_names_every_model_with_its_size_and_codes():
     app = open_page("home")
     assert app.selectbox(key="model").options == [
-        "base: 80 px, 20 × 20 codes",
-        "clear: 80 px, 40 × 40 codes",
-        "large: 128 px, 20 × 20 + 16 × 32 codes",
+        "base: 80 px, 400 codes",
+        "clear: 80 px, 1,600 codes",
+        "large: 128 px, 912 codes",
     ]
 
 
@@ -115,7 +115,7 @@ def test_other_grids_are_drawn_edited_and_completed(name):
 @pytest.mark.parametrize("name", ["clear", "large"])
 def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
     monkeypatch.setattr("oasisvq.app.studio.PROPOSALS", 1)
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
     model = models.load_model(name)
     preset, studio = model.preset, Studio(model)
     start = studio.codes_of("MNI152 template, level 20")
@@ -134,10 +134,10 @@ def test_other_grids_are_refilled_and_asked_about(name, monkeypatch):
         studio.ask({"kind": "try", "name": kind})
     studio.walk("MNI152 template, level 20", 0.5)
     model.decode(torch.from_numpy(code_grid.current().indices)[None])
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
 
 
-def test_what_belongs_to_another_model_is_let_go_with_a_note():
+def test_what_belongs_to_another_model_is_discarded_with_a_note():
     app = open_page("generate")
     app.number_input(key="seed").set_value(5).run()
     app.switch_page("pages/edit_codes.py").run()
@@ -145,9 +145,9 @@ def test_what_belongs_to_another_model_is_let_go_with_a_note():
     assert not app.toast
     choose(app, "clear")
     assert not app.exception
-    assert ["let go" in toast.value for toast in app.toast] == [True]
+    assert ["discarded" in toast.value for toast in app.toast] == [True]
     assert mine(app, "editor").indices.shape == (40, 40)
-    assert "gallery" not in app.session_state["belongings"]
+    assert "gallery" not in app.session_state["session_store"]
     app.switch_page("pages/generate.py").run()
     assert app.selectbox(key="model").value == "clear"
     assert not app.toast

@@ -91,6 +91,16 @@ def test_a_decoded_split_lasts_until_a_file_changes(root, monkeypatch, tmp_path)
     np.testing.assert_array_equal(fresh.slices, load_split(root, "train").slices)
 
 
+def test_a_decoded_split_is_decoded_again_when_slices_are_read_in_another_way(root, monkeypatch):
+    monkeypatch.setattr(layout, "IN_MEMORY", 0)
+    load_split(root, "train")
+    (before,) = (root / "decoded").glob("*.float32")
+    monkeypatch.setattr(layout, "VERSION", layout.VERSION + 1)
+    load_split(root, "train")
+    (after,) = (root / "decoded").glob("*.float32")
+    assert before != after
+
+
 def test_grades_told_later_leave_the_decoded_pictures(root, monkeypatch):
     monkeypatch.setattr(layout, "IN_MEMORY", 0)
     load_split(root, "train")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oasisvq.data.slices import FOREGROUND, foreground, normalise, resize, square, to_model
+from oasisvq.data.slices import FOREGROUND, VERSION, foreground, normalise, resize, square, to_model
 
 
 def brain(scale: float, dtype: type = np.float64) -> np.ndarray:
@@ -108,3 +108,13 @@ def test_foreground_fills_ventricles():
     assert mask.dtype == bool
     assert mask.sum() == 144
     assert not mask[0, 0]
+
+
+def test_slices_are_read_as_this_version_says() -> None:
+    """Where pixels have changed on purpose, raise VERSION, so that decoded splits are made again, and the numbers."""
+    y, x = np.mgrid[:208, :176]
+    inside = ((y - 104) / 70) ** 2 + ((x - 88) / 60) ** 2 < 1
+    picture = np.where(inside, 60 + (7 * x + 3 * y) % 150, 1).astype(np.uint8)
+    pixels = to_model(normalise(picture[None]))[0]
+    found = VERSION, pixels.mean(), pixels.std(), pixels[40, 40], pixels[30, 50]
+    assert found == pytest.approx((1, -0.37724, 0.25289, -0.04996, -0.13954), abs=2e-5)

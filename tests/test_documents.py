@@ -40,7 +40,7 @@ def weights(preset: str = "base", history: bool = True, **records: object) -> ob
     return Weights(preset, PRESETS[preset], manifest, measured, log)
 
 
-@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "picture"])
+@pytest.mark.parametrize("name", BLOCKS)
 def test_weights_without_measurements_are_told_apart_from_bad_ones(name: str) -> None:
     for shown in ([], [weights()], [weights(history=False), weights("large")]):
         text = BLOCKS[name](shown)

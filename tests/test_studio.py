@@ -27,11 +27,11 @@ def model():
 def studio(model, monkeypatch):
     """A template slice is open."""
     monkeypatch.setattr("oasisvq.app.studio.PROPOSALS", 2)
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
     studio = Studio(model)
     open_codes(studio.codes_of("MNI152 template, level 20"), {"example": "MNI152 template, level 20"})
     yield studio
-    st.session_state.pop("belongings", None)
+    st.session_state.pop("session_store", None)
 
 
 def mask(rows: slice, columns: slice) -> np.ndarray:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from oasisvq.app import address, code_grid
+from oasisvq.app import address, code_grid, drawn_head
 from oasisvq.app.gallery import GALLERY
 from oasisvq.app.head import Head, bring_into_frame, progress, show_head
-from oasisvq.app.models import belongings, reading
+from oasisvq.app.models import session_store, upload_slot
 from oasisvq.data.examples import examples, level_in, with_lesion
 from oasisvq.data.slices import to_model
 from oasisvq.errors import OasisVQError
@@ -189,13 +189,14 @@ def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
 
 
 def _forget() -> None:
-    """Let go of the upload, of codes that came from a file, and of draws begun from one."""
+    """Let go of the upload, of codes that came from a file, and of draws and heads begun from one."""
     st.session_state.pop(_KEPT, None)
     st.session_state.pop(_REFUSED, None)
     st.session_state.pop(_UNFIT, None)
     code_grid.forget_private()
-    if kept := {key: one for key, one in belongings().pop(GALLERY, {}).items() if one.origin is not None}:
-        belongings()[GALLERY] = kept
+    drawn_head.forget_private()
+    if kept := {key: one for key, one in session_store().pop(GALLERY, {}).items() if one.origin is not None}:
+        session_store()[GALLERY] = kept
 
 
 def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
@@ -227,7 +228,7 @@ def _kept(data: bytes, name: str, on_step: Callable[[str, float], None]) -> Kept
     from oasisvq.data import upload
     from oasisvq.data.align import BadFit
 
-    with reading():
+    with upload_slot():
         if not upload.is_volume(data):
             return Kept(name, upload.read(data, name).halved(), uuid4().hex, {})
         try:

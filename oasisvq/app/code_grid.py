@@ -16,7 +16,7 @@ from oasisvq.app import editor
 from oasisvq.app.codes import PARTS, Codes, most, split
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
-from oasisvq.app.models import belongings
+from oasisvq.app.models import session_store
 from oasisvq.app.pictures import Picture, grey_bytes, webp
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Beside(NamedTuple):
         asked: the editor as it was when proposals were asked for.
         fills: proposals for the cells selected then.
         likely: place of a code, and pairs of a code that could stand there and its probability.
-        meaning: of a code: `code`, `text`, and `places`, a map (rows, columns) in [0, 1] of where it occurs.
+        meaning: of one code: `code`, `text`, and `places`, a map (rows, columns) in [0, 1] of where it occurs.
     """
 
     layer: int = 0
@@ -72,31 +72,31 @@ class Beside(NamedTuple):
 
 def current() -> Editor | None:
     """The editor of this session, if a picture was opened."""
-    return belongings().get(_EDITOR)
+    return session_store().get(_EDITOR)
 
 
 def origin() -> Origin | None:
     """Where the codes came from, if a link may say so."""
-    return belongings().get(_ORIGIN)
+    return session_store().get(_ORIGIN)
 
 
 def open_codes(indices: NDArray[np.integer], origin: Origin | None) -> Editor:
-    """Start to edit these codes, (h, w). What is still on its way for the picture before is dropped."""
-    belongings()[_ORIGIN] = origin
-    belongings().pop(_BEFORE, None)
+    """Start to edit these codes, (h, w). Operations still in flight for the previous picture are dropped."""
+    session_store()[_ORIGIN] = origin
+    session_store().pop(_BEFORE, None)
     beside(asked=None, fills=(), likely=None)
     return store(editor.start(indices, epoch=uuid4().hex))
 
 
 def store(state: Editor) -> Editor:
     """Make this the editor of the session."""
-    belongings()[_EDITOR] = state
+    session_store()[_EDITOR] = state
     return state
 
 
 def before(decode: Callable[[Codes], Picture]) -> Picture:
     """The picture before the edits, decoded once."""
-    mine = belongings()
+    mine = session_store()
     if _BEFORE not in mine:
         mine[_BEFORE] = decode(mine[_EDITOR].original)
     return mine[_BEFORE]
@@ -104,19 +104,19 @@ def before(decode: Callable[[Codes], Picture]) -> Picture:
 
 def beside(**changes: Any) -> Beside:
     """What stands beside the grid, changed where that is asked."""
-    now = belongings().get(_BESIDE, Beside())._replace(**changes)
-    belongings()[_BESIDE] = now
+    now = session_store().get(_BESIDE, Beside())._replace(**changes)
+    session_store()[_BESIDE] = now
     return now
 
 
 def copied() -> Copied | None:
     """What can be pasted."""
-    return belongings().get(_COPIED)
+    return session_store().get(_COPIED)
 
 
 def copy(mask: NDArray[np.bool_], indices: Codes) -> None:
     """Remember cells to paste."""
-    belongings()[_COPIED] = Copied(mask, indices, origin() is None)
+    session_store()[_COPIED] = Copied(mask, indices, origin() is None)
 
 
 def paste(mask: NDArray[np.bool_], indices: Codes) -> None:
@@ -125,16 +125,16 @@ def paste(mask: NDArray[np.bool_], indices: Codes) -> None:
     if now is not None and source is not None:
         store(editor.put(now, np.where(mask, indices, now.indices)))
         if source.private:
-            belongings()[_ORIGIN] = None
+            session_store()[_ORIGIN] = None
 
 
 def forget_private() -> None:
-    """Let go of what came from a file of the user's."""
+    """Discard what came from a file of the user's."""
     if (source := copied()) is not None and source.private:
-        belongings().pop(_COPIED)
+        session_store().pop(_COPIED)
     if origin() is None:
         for name in (_EDITOR, _ORIGIN, _BEFORE, _BESIDE, PATH):
-            belongings().pop(name, None)
+            session_store().pop(name, None)
 
 
 def catch_up(preset: Preset) -> Editor | None:
@@ -168,7 +168,7 @@ def code_grid(
     Args:
         palettes: one for each part.
         tries: prepared edits, by name, and what to call them.
-        on_ask: told what is asked for besides strokes, a mapping with `kind`.
+        on_ask: called with requests other than strokes, mappings with `kind`.
     """
     shown = beside()
     layer = min(shown.layer, len(palettes) - 1)

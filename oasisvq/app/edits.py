@@ -1,6 +1,6 @@
 """Edits of codes that are more than strokes: prepared ones, transplants, a path between two slices.
 
-A prepared edit bends the picture; the bent picture is coded again, and the cells that it touched take their new codes.
+A prepared edit warps the picture; the warped picture is encoded, and the cells that it touched take their new codes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ Picture = NDArray[np.floating]  # (S, S) in [0, 1]
 Places = NDArray[np.floating]  # (2, S, S): row and column of a pixel
 
 BRAIN = 0.08  # brighter than this; holes filled
-DARK = 0.6  # of the brain's median: darker than this is fluid
-STEP = 0.035  # of the slice's side by which a border moves
+DARK = 0.5  # of the brain's median: darker than this is fluid
+SMALL = 0.2  # of the largest piece of fluid: smaller ones are folds of the cortex
+STEP = 0.025  # of the slice's side by which a border moves
+RIM = 0.008  # of the side: as far as a border is blurred
 
 
 def bend(model: OasisVQ, indices: Codes, picture: Picture, sources: Places) -> Codes:
@@ -36,7 +38,7 @@ def bend(model: OasisVQ, indices: Codes, picture: Picture, sources: Places) -> C
 
 
 def wider_ventricles(picture: Picture) -> Places:
-    """The fluid inside the brain grows outward, and what lies round it gives way."""
+    """The ventricles grow outward, and the tissue round them is pushed away."""
     brain = _brain(picture)
     inside = ndimage.distance_transform_edt(brain) > 0.12 * len(picture)
     if not inside.any():
@@ -44,12 +46,16 @@ def wider_ventricles(picture: Picture) -> Places:
     bright = np.median(picture[brain])
     rows, columns = _nowhere(picture) - np.reshape(ndimage.center_of_mass(brain), (2, 1, 1))
     near = np.hypot(rows, columns) < 0.2 * len(picture)
-    fluid: NDArray[np.bool_] = inside & near & (picture < DARK * bright)
-    return _towards(np.asarray(fluid)) if fluid.any() else _nowhere(picture)
+    pieces, count = ndimage.label(inside & near & (picture < DARK * bright))
+    if not count:
+        return _nowhere(picture)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return _towards(np.asarray(sizes >= SMALL * sizes.max())[pieces])
 
 
 def thinner_cortex(picture: Picture) -> Places:
-    """The surface moves inward, and the layer below it is pressed together."""
+    """The surface moves inward, and the layer below it is compressed."""
     brain = _brain(picture)
     return _towards(np.asarray(~brain)) if brain.any() else _nowhere(picture)
 
@@ -86,7 +92,7 @@ def mirrored(preset: Preset, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def path(model: OasisVQ, start: Codes, end: Codes, share: float) -> Codes:
-    """Between two slices in the space of codes: each cell the code nearest to the mean of both, weighed by `share`."""
+    """Interpolate two slices in codebook space: in each cell the code nearest to their mean, weighted by `share`."""
     import torch
 
     walked = []
@@ -127,4 +133,11 @@ def _towards(region: NDArray[np.bool_]) -> Places:
     here = np.indices(region.shape).astype(float)
     share = np.clip(1 - distance / (3 * step), 0, 1) * step / np.maximum(distance, 1e-9)
     # Right at the border the source lies inside the region, as far as the border moves.
-    return np.where(region, here, here + (nearest - here) * share)
+    sources = np.where(region, here, here + (nearest - here) * share)
+    # The blurred rim of the region would stay as a ring: what comes from there comes from deeper inside.
+    core = ndimage.binary_erosion(region, iterations=max(1, round(RIM * len(region))), border_value=1)
+    if not core.any():
+        return sources
+    row, column = np.rint(sources).astype(int)
+    deeper = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    return np.where(region[row, column], deeper[:, row, column], sources)

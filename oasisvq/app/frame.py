@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from oasisvq.app import address, tour, wording
-from oasisvq.app.models import DEFAULT, Choice, belongings, choices, hub, let_go, load_model
+from oasisvq.app.models import DEFAULT, Choice, choices, discard, hub, load_model, session_store
 from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ PAGES = (
         "Generate",
         ":material/draw:",
         ("model", "seed", "level", "temperature", "top_k", "grade"),
+    ),
+    PageOf(
+        "pages/draw_a_head.py",
+        "Draw a head",
+        ":material/stacks:",
+        ("model", "seed", "grade", "complete", "slice"),
     ),
     PageOf("pages/edit_codes.py", "Edit codes", ":material/grid_on:", ("model", "slice", "weights")),
     PageOf("pages/surprise.py", "Surprise", ":material/thermostat:", ("model", "case", "map")),
@@ -153,7 +159,7 @@ def model_in_frame() -> OasisVQ:
     except OasisVQError as error:
         st.error(f"There are no weights to work with: {error}", icon=":material/error:")
         with models:
-            _coming()
+            _download_status()
         st.stop()
     with models:
         model = _in_use(name, model)
@@ -194,11 +200,11 @@ def _in_use(name: str, model: OasisVQ) -> OasisVQ:
     name_before, before = st.session_state.get(_BEFORE, (name, model))
     now = model.info["files"]["vqvae.safetensors"]["sha256"]
     if before.info["files"]["vqvae.safetensors"]["sha256"] != now:
-        if name == name_before and belongings():
+        if name == name_before and session_store():
             st.info("New weights have arrived from the Hub.")
             if not st.button("Use them", help="Discards the codes and slices that you made with the current weights."):
                 return before
-        if let_go():
+        if discard():
             st.toast("Codes and slices made with the other model were discarded: they mean nothing to this one.")
     st.session_state[_BEFORE] = (name, model)
     return model
@@ -217,18 +223,18 @@ def about(model: OasisVQ) -> None:
     st.caption(f"**Revision** {info['revision'][:12]}" if info["revision"] else f"**SHA-256** {sha256[:12]}")
     for note in info["notes"]:
         st.caption(f":material/info: {note}")
-    _coming()
+    _download_status()
 
 
-def _coming() -> None:
-    """Says so, where weights are on their way from the Hub."""
+def _download_status() -> None:
+    """Shows the download of weights from the Hub, while there is one."""
     if (fetch := hub()) is not None and fetch.status:
-        _on_its_way(fetch)
+        _watch_download(fetch)
 
 
 @st.fragment(run_every=2)
-def _on_its_way(fetch: Fetch) -> None:
-    """What is being fetched from the Hub, until it is here: then the page is run again, with it."""
+def _watch_download(fetch: Fetch) -> None:
+    """The progress of the download, until it is complete: then the page runs again, with the new weights."""
     if not fetch.status:
         st.rerun()
     st.caption(f":material/cloud_download: {fetch.status}")

@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from oasisvq.app.drawing import Drawn, Upper
-from oasisvq.app.models import belongings
+from oasisvq.app.models import session_store
 from oasisvq.app.workers import draw_apart
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None =
         for number in range(EIGHT):
             if (one := fresh(model, number)).settings == settings:
                 return one
-    gallery, key = belongings().setdefault(GALLERY, {}), _key(settings, upper)
+    gallery, key = session_store().setdefault(GALLERY, {}), _key(settings, upper)
     if key not in gallery:
         gallery[key] = draw_apart(model, settings, upper)
         for oldest in [*gallery][:-KEPT]:

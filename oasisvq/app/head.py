@@ -13,12 +13,12 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from oasisvq.app.models import aligning
+from oasisvq.app.models import alignment_slot
 
 if TYPE_CHECKING:  # SimpleITK and the readers take longer to load than a first visitor should wait
     from oasisvq.data.align import Aligned, Fit
+    from oasisvq.data.dicom import Volume
     from oasisvq.data.scan import Scan
-    from oasisvq.data.upload import Volume
 
 MASK, FRAME = (45, 190, 175), (245, 170, 60)  # colours of the outlines
 _PLANES = ("from the side", "from the front", "from above")
@@ -46,7 +46,7 @@ def bring_into_frame(volume: Volume, on_step: Callable[[str, float], None]) -> H
 
     affine = check_head(volume)
     on_step("Waiting for other heads", 0.0)
-    with aligning():
+    with alignment_slot():
         from oasisvq.data.align_apart import align_apart
 
         found = align_apart(volume.voxels, affine, on_step)
@@ -108,7 +108,7 @@ def show_head(head: Head | None, refused: str | None, as_it_lies: bool, switch: 
 
 
 def progress() -> tuple[Callable[[str, float], None], Callable[[], None]]:
-    """A bar that is told steps, and how to take it away."""
+    """A progress bar: how to advance it, and how to remove it."""
     bar = st.progress(0.0, "Reading …")
 
     def on_step(name: str, share: float) -> None:

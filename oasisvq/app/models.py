@@ -1,4 +1,4 @@
-"""The models that all users of this server share, which of them a session looks at, and turns on them."""
+"""The models that all visitors of this server share, what a session keeps of its model, and slots to compute in."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
-from oasisvq.app.turns import Turns, processors
+from oasisvq.app.slots import Slots, processors
 from oasisvq.errors import OasisVQError
 
-if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
+if TYPE_CHECKING:  # importing torch would keep a first visitor before a blank page
     from oasisvq.app.palette import Palette
     from oasisvq.hub.background import Fetch
     from oasisvq.pipeline import OasisVQ
 
-DEFAULT = ""  # stands for the model that this server is configured for
-_BELONGINGS = "belongings"
+DEFAULT = ""  # the model that this server is configured for
+_STORE = "session_store"
 
 
 class Choice(NamedTuple):
-    """A model that a session can choose: how to call it, and the sha256 of its VQ-VAE, which links name."""
+    """A model that a session can choose: its label, and the sha256 of its VQ-VAE, which links name."""
 
     label: str
     sha256: str
@@ -78,10 +78,10 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
 
 @st.cache_resource(show_spinner=False)
 def hub() -> Fetch | None:
-    """The Hub's weights that this server is configured for, on their way behind the scenes; None where none are missed.
+    """The download, in the background, of the Hub's weights that this server is configured for; None if none is needed.
 
-    When they are here they take the place of the default; a session that made something with the default of before
-    keeps that until it asks for the new one.
+    Once complete they become the default; a session that made something with the default before keeps that model until
+    it asks for the new one.
     """
     from oasisvq.hub.background import fetch
 
@@ -91,19 +91,19 @@ def hub() -> Fetch | None:
 
     try:
         in_use = load_model().info["revision"]
-    except OasisVQError:  # nothing is at hand: all the more reason to fetch
+    except OasisVQError:  # no weights here: fetch them all the same
         in_use = None
     return fetch(in_use, arrived)
 
 
-def belongings() -> dict[str, Any]:
-    """What this session made with its model: codes, draws, proposals. Let go when another model is chosen."""
-    return st.session_state.setdefault(_BELONGINGS, {})
+def session_store() -> dict[str, Any]:
+    """What this session made with its model: codes, samples, proposals. Discarded when another model is chosen."""
+    return st.session_state.setdefault(_STORE, {})
 
 
-def let_go() -> bool:
-    """Drop what was made with the model before. Returns whether there was anything."""
-    return bool(st.session_state.pop(_BELONGINGS, None))
+def discard() -> bool:
+    """Discard what was made with the previous model. Returns whether there was anything."""
+    return bool(st.session_state.pop(_STORE, None))
 
 
 def load_palette(model: OasisVQ) -> Palette:
@@ -120,25 +120,25 @@ def load_palettes(model: OasisVQ) -> list[Palette]:
 def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
     from oasisvq.app.palette import make_palette
 
-    with turn():
+    with compute_slot():
         return make_palette(_model)
 
 
 @st.cache_resource(show_spinner=False)
-def _turns(what: str, places: int | None = None) -> Turns:
-    return Turns(places or processors())
+def _slots(what: str, count: int | None = None) -> Slots:
+    return Slots(count or processors())
 
 
-def turn(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
-    """Hold one of the places to compute, see `Turns.turn`."""
-    return _turns("models").turn(urgent)
+def compute_slot(urgent: bool = False) -> AbstractContextManager[Callable[[], None]]:
+    """Hold one of the slots to compute in, see `Slots.slot`."""
+    return _slots("models").slot(urgent)
 
 
-def reading() -> AbstractContextManager[Callable[[], None]]:
-    """Hold one of the places to read an upload, which takes memory: no more at once than there are processors."""
-    return _turns("uploads").turn()
+def upload_slot() -> AbstractContextManager[Callable[[], None]]:
+    """Hold one of the slots to read an upload, which takes memory: as many as there are processors."""
+    return _slots("uploads").slot()
 
 
-def aligning() -> AbstractContextManager[Callable[[], None]]:
-    """Hold the one place to bring a head into the frame, which takes a gigabyte and a processor."""
-    return _turns("heads", 1).turn()
+def alignment_slot() -> AbstractContextManager[Callable[[], None]]:
+    """Hold the one slot to bring a head into the frame, which takes a gigabyte and a processor."""
+    return _slots("heads", 1).slot()

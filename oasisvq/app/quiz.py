@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oasisvq.app.models import turn
+from oasisvq.app.models import compute_slot
 from oasisvq.data.examples import level_in
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def make_round(model: OasisVQ, examples: Mapping[str, NDArray[np.floating]], see
     names = [str(name) for name in rng.choice(sorted(examples), EACH, replace=False)]
     pictures = [examples[name][:, ::-1] if rng.random() < 0.5 else examples[name] for name in names]
     slices = torch.from_numpy(np.ascontiguousarray(np.stack(pictures)) - np.float32(0.5))[:, None]
-    with turn():
+    with compute_slot():
         again = model.reconstruct(slices).slices[:, 0].numpy() + 0.5
         levels = [level_in(name) for name in names]
         drawn = model.sample(EACH, seed=seed, level=[level or 0 for level in levels]).slices[:, 0].numpy() + 0.5

@@ -1,4 +1,4 @@
-"""What can be asked for on Edit codes besides strokes: refills, transplants, prepared edits, a path, likely codes."""
+"""Edit codes beyond strokes: refills, transplants, prepared edits, interpolation, likely codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oasisvq.app.codes import Codes
 from oasisvq.app.editor import Editor
 from oasisvq.app.gallery import EIGHT, fresh
 from oasisvq.app.meaning import meaning_of
-from oasisvq.app.models import belongings, turn
+from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import Picture
 from oasisvq.pipeline import OasisVQ
 
@@ -27,7 +27,7 @@ _PATH_STROKE = -1  # all steps along a path are one to undo
 
 
 class Studio:
-    """The codes that this session edits, with a model to ask."""
+    """The codes that this session edits, and the model for them."""
 
     def __init__(self, model: OasisVQ) -> None:
         self.model, self.preset = model, model.preset
@@ -45,16 +45,16 @@ class Studio:
 
     def cost(self, state: Editor) -> tuple[float, float]:
         """Bits under the prior, now and before the edits."""
-        with turn():
-            if belongings().get(_COST, ("", 0.0))[0] != state.epoch:  # that of the start is found out once
-                belongings()[_COST] = (state.epoch, self._bits(state.original))
-            return self._bits(state.indices), belongings()[_COST][1]
+        with compute_slot():
+            if session_store().get(_COST, ("", 0.0))[0] != state.epoch:  # of the start: computed once
+                session_store()[_COST] = (state.epoch, self._bits(state.original))
+            return self._bits(state.indices), session_store()[_COST][1]
 
     def _bits(self, indices: Codes) -> float:
         return float(self.model.surprise(torch.from_numpy(indices)[None]).sum())
 
     def ask(self, wanted: Mapping[str, Any]) -> None:
-        """What the browser asks for. A callback, so that nothing interrupts it."""
+        """Answers a request of the browser. A callback, so that nothing interrupts it."""
         state = current()
         if state is None:
             return
@@ -75,7 +75,7 @@ class Studio:
                 self.attempt(state, str(wanted["name"]))
             case "likely":
                 place = min(max(int(wanted["place"]), 0), self.preset.codes - 1)
-                with turn(urgent=True):
+                with compute_slot(urgent=True):
                     codes, shares = self.model.likely(torch.from_numpy(state.indices)[None], place)
                 beside(likely=(place, list(zip(codes.tolist(), shares.tolist(), strict=True))), fills=())
             case "meaning":
@@ -86,24 +86,24 @@ class Studio:
         if not state.selection.any():
             return
         selection = edits.beneath(self.preset, state.selection)
-        seed = belongings().get(_SEED, 0)
+        seed = session_store().get(_SEED, 0)
         grid, mask = torch.from_numpy(state.indices)[None], torch.from_numpy(selection)
         fills = []
         for i in range(PROPOSALS):
-            with turn():  # for each: others need not wait for all of them
+            with compute_slot():  # for each: others need not wait for all of them
                 filled = self.model.refill(grid, mask, seed=seed + i)
             fills.append(Fill(filled.indices[0].numpy(), filled.slices[0, 0].numpy() + np.float32(0.5)))
-        belongings()[_SEED] = seed + PROPOSALS
+        session_store()[_SEED] = seed + PROPOSALS
         beside(asked=editor.select(state, selection), fills=fills, likely=None)
 
     def transplant(self, mirror: bool) -> None:
-        """Put what was copied where it was, or its mirror image on the other side."""
+        """Paste copied cells in their place, or mirrored on the other side."""
         if (source := code_grid.copied()) is None:
             return
         mask, codes = source.mask, source.indices
         if mirror:
             mask = edits.mirrored(self.preset, mask)
-            with turn(urgent=True):
+            with compute_slot(urgent=True):
                 flipped = torch.from_numpy(self.picture_of(codes)[:, ::-1].copy() - np.float32(0.5))
                 codes = self.model.encode(flipped[None, None])[0].numpy()
         code_grid.paste(mask, codes)
@@ -113,21 +113,21 @@ class Studio:
         if name == "half":
             codes = edits.halves(self.preset, state.indices, fresh(self.model, EIGHT // 2).indices)
         else:
-            with turn(urgent=True):
+            with compute_slot(urgent=True):
                 picture = self.picture_of(state.indices)
                 sources = edits.wider_ventricles(picture) if name == "ventricles" else edits.thinner_cortex(picture)
                 codes = edits.bend(self.model, state.indices, picture, sources)
         store(editor.put(state, codes))
 
     def walk(self, other: str, share: float) -> None:
-        """Go along the path from where it began to an example or a drawn slice, `share` of the way."""
+        """Interpolate from the picture at the start of the path to an example or a drawn slice, `share` of the way."""
         if (state := code_grid.catch_up(self.preset)) is None:
             return
-        mine = belongings()
+        mine = session_store()
         if mine.get(code_grid.PATH, ("", "", None))[:2] != (state.epoch, other):
             mine[code_grid.PATH] = (state.epoch, other, state.indices)
-        drawn = fresh(self.model, EIGHT // 2).indices if other == DRAWN else None  # takes a turn of its own
-        with turn(urgent=True):
+        drawn = fresh(self.model, EIGHT // 2).indices if other == DRAWN else None  # takes a slot of its own
+        with compute_slot(urgent=True):
             end = drawn if drawn is not None else self.codes_of(other)
             if end is None:
                 return

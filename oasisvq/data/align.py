@@ -151,7 +151,7 @@ def _as_needed(
     size = np.linalg.norm(affine[:3, :3], axis=0)
     if min(np.array(voxels.shape) * size) < 80 or min(voxels.shape) < 16:
         told = " × ".join(f"{n * mm:.0f}" for n, mm in zip(voxels.shape, size, strict=True))
-        raise OasisVQError(f"{told} mm of a head: the whole brain is needed")
+        raise OasisVQError(f"{told} mm of a head: give the series that shows the whole brain")
     voxels = np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
     positive = voxels[voxels > 0]
     if positive.size == 0 or np.ptp(positive) == 0:
@@ -306,7 +306,10 @@ def _judge(
 def _misfit(fit: Fit) -> str | None:
     """Why a fit is not to be relied on, in one sentence; None for a good one."""
     if not BRAIN[0] <= fit.litres <= BRAIN[1]:
-        return f"{fit.litres:.2f} litres of brain were found in it: a whole adult brain has {BRAIN[0]} to {BRAIN[1]}"
+        return (
+            f"{fit.litres:.2f} litres of brain were found in it, an adult has {BRAIN[0]} to {BRAIN[1]}: give a T1 scan "
+            "of a whole head"
+        )
     if fit.dice < _DICE:
         return f"what was found in it overlaps a brain by {fit.dice:.2f} (Dice) only: give a T1 scan of a whole head"
     if fit.likeness < _LIKENESS:
@@ -315,7 +318,7 @@ def _misfit(fit: Fit) -> str | None:
             "matter brighter than grey"
         )
     if fit.stretch > _STRETCH:
-        return f"it fits only when stretched {fit.stretch:.1f} times along one direction: part of the head is missing"
+        return f"it fits only when stretched {fit.stretch:.1f} times along one direction: give a scan of the whole head"
     return None
 
 

@@ -35,11 +35,18 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 class Volume(NamedTuple):
-    """Numbers (X, Y, Z) as stored and rescaled, float32, bright where the scan is bright; `affine` (4, 4) takes voxels
-    to millimetres right, front and up (RAS+), None where the header does not say; `notes` for the reader."""
+    """A scan, from DICOM or NIfTI.
+
+    Attributes:
+        voxels: (X, Y, Z) float32, rescaled as the header says, bright where the scan is bright.
+        affine: (4, 4), from voxels to millimetres right, front and up (RAS+); None for a slice of no known place.
+        oriented: False where the affine is a guess from the voxel size alone, or None.
+        notes: for the reader.
+    """
 
     voxels: NDArray[np.float32]
     affine: NDArray[np.float64] | None
+    oriented: bool
     notes: list[str]
 
 
@@ -69,12 +76,13 @@ def read_apart(data: bytes) -> Volume:
         raise OasisVQError("takes too long to read: export the series again, uncompressed") from error
     if done.returncode:
         raise broken
-    told, _, content = done.stdout.partition(b"\n")
-    about = json.loads(told)
+    head, _, content = done.stdout.partition(b"\n")
+    about = json.loads(head)
     if "refused" in about:
         raise OasisVQError(about["refused"])
     affine = None if about["affine"] is None else np.array(about["affine"])
-    return Volume(np.frombuffer(content, np.float32).reshape(about["shape"]), affine, about["notes"])
+    voxels = np.frombuffer(content, np.float32).reshape(about["shape"])
+    return Volume(voxels, affine, affine is not None, about["notes"])
 
 
 def packed(folder: Path) -> bytes:
@@ -133,7 +141,7 @@ def _read(data: bytes) -> Volume:
     if len(slices) * rows * columns > MAX_VOXELS:
         raise OasisVQError(f"{len(slices)} slices of {columns}x{rows} pixels are too many: export one series of a head")
     if len(slices) == 1 and (directions is None or spacing is None or slices[0].position is None):
-        return Volume(_voxels(slices), None, notes)
+        return Volume(_voxels(slices), None, False, notes)
     where = [one.position for one in slices if one.position is not None]
     if directions is None or spacing is None or len(where) < len(slices):
         raise OasisVQError("the header gives the slices no place in space: they cannot be put in order, give one slice")
@@ -150,7 +158,7 @@ def _read(data: bytes) -> Volume:
     affine = np.eye(4)
     affine[:3] = np.column_stack([along[0] * spacing[1], along[1] * spacing[0], step, places[0]])
     affine[:2] *= -1  # DICOM counts to the left and to the back
-    return Volume(_voxels(slices), affine, notes)
+    return Volume(_voxels(slices), affine, True, notes)
 
 
 def _files(data: bytes) -> Iterator[bytes]:

@@ -31,9 +31,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from oasisvq.data import slices as reading
 from oasisvq.data.names import Case, Names
-from oasisvq.data.slices import as_grey, normalise, square, to_model
+from oasisvq.data.slices import VERSION, as_grey, normalise, square, to_model
 from oasisvq.data.subjects import read_cdr
 from oasisvq.errors import OasisVQError
 from oasisvq.models.presets import Preset
@@ -107,7 +106,7 @@ def describe_slices(person: str, levels: Sequence[int], grade: int, longest: int
 
 
 def reader(array: np.ndarray) -> Callable[[int], np.ndarray]:
-    """What gives array[i], read where it is mapped: every page looked at would count as memory of this process.
+    """A function i -> array[i]. A mapped file is read, not mapped: pages touched would count as memory of this process.
 
     The file is held open: another run may replace it under its name.
     """
@@ -162,16 +161,16 @@ def load_split(
 
     if count * size**2 * 4 <= IN_MEMORY:
         return SliceSet(np.concatenate(list(stacks)), np.concatenate([about(case) for case in names.cases(split)]))
-    pictures, told = hashlib.sha256(Path(reading.__file__).read_bytes()), hashlib.sha256()
+    pictures, records = hashlib.sha256(f"version {VERSION}".encode()), hashlib.sha256()
     for case in names.cases(split):
         for file in case.files:
             stat = file.stat()
             pictures.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        told.update(about(case).data)
+        records.update(about(case).data)
     folder = Path(os.environ.get("OASISVQ_CACHE") or root / "decoded")
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]  # sets may share a folder
     decoded = on_disk(folder, f"{split}_{place}_{size}", pictures.hexdigest(), "float32", stacks)
-    beside = on_disk(folder, f"{split}_{place}_about", told.hexdigest(), "records", map(about, names.cases(split)))
+    beside = on_disk(folder, f"{split}_{place}_about", records.hexdigest(), "records", map(about, names.cases(split)))
     return SliceSet(
         np.memmap(decoded, np.float32, "r").reshape(-1, size, size),
         np.memmap(beside, about(next(names.cases(split))).dtype, "r"),
@@ -179,7 +178,7 @@ def load_split(
 
 
 def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
-    """The file that holds `parts` one after the other: written now, unless it was under this stamp.
+    """The file that holds `parts` one after the other, written unless it exists under this stamp.
 
     Of several processes on one machine one writes, and the others wait for it.
     """
@@ -268,7 +267,7 @@ def _find_root(root: Path) -> Path:
 
 
 def _folders(root: Path) -> dict[str, Path]:
-    """Those of the splits that exist."""
+    """Folders of the splits that exist."""
     folders = {split: root / f"keras_png_slices_{split}" for split in SPLITS}
     return {split: folder for split, folder in folders.items() if folder.is_dir()}
 
@@ -303,7 +302,7 @@ def _size(image: np.ndarray) -> str:
 def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, label: str) -> Iterator[T]:
     """`work` on every case in threads (decoding and resampling release the lock), in order, with a progress bar.
 
-    A few results at most wait for whoever takes them.
+    Only a few results are kept before they are taken.
     """
     threads = min(8, os.cpu_count() or 1)
     with (
@@ -326,7 +325,7 @@ def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, labe
 
 
 def _read_grades(root: Path, grades: tuple[float, ...]) -> dict[str, int]:
-    """Index of the grade of each person that has one."""
+    """Index of the grade of each person who has one."""
     own = root / "subjects.csv"
     tables = [own] if own.is_file() else sorted(root.glob("oasis_cross-sectional*.csv"))
     known = {}

@@ -1,33 +1,22 @@
-"""A NIfTI volume from bytes: the header is judged before anything is unpacked, and nothing touches the disk."""
+"""A NIfTI volume from bytes: the header is checked before anything is unpacked, and nothing touches the disk."""
 
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
-from numpy.typing import NDArray
 
+from oasisvq.data.dicom import MAX_VOXELS, Volume
 from oasisvq.errors import OasisVQError
 
-MAX_VOXELS = 70_000_000
 _MAX_OFFSET = 4_000_000  # header and extensions
 _HEADER = 540  # bytes of the longer of the two headers
 
 
-class Volume(NamedTuple):
-    """Numbers (X, Y, Z), float32; `affine` (4, 4) takes voxels to millimetres right, front and up (RAS+), a guess from
-    the voxel size alone where `oriented` is False."""
-
-    voxels: NDArray[np.float32]
-    affine: NDArray[np.float64]
-    oriented: bool
-
-
 def is_nifti(data: bytes) -> bool:
-    """Whether bytes begin like a NIfTI file (or any gzip: nothing else is taken that is packed so)."""
+    """Whether bytes begin like a NIfTI file (or any gzip: no other format here is gzipped)."""
     return data[:2] == b"\x1f\x8b" or _kind(data[:4]) is not None
 
 
@@ -78,7 +67,7 @@ def _read(data: bytes) -> Volume:
         if slope is not None:
             values = values * np.float32(slope) + np.float32(intercept)
     oriented = bool(header["qform_code"] > 0 or header["sform_code"] > 0)
-    return Volume(values, header.get_best_affine(), oriented)
+    return Volume(values, header.get_best_affine(), oriented, [])
 
 
 def _kind(first: bytes) -> type[Nifti1Header] | None:

@@ -24,7 +24,7 @@ from oasisvq.data import phantom
 from oasisvq.data.align import align
 from oasisvq.data.layout import SPLITS
 from oasisvq.data.subjects import read_cdr
-from oasisvq.data.volumes import Volume, find_volumes, read_volume, stem
+from oasisvq.data.volumes import VolumeFile, find_volumes, read_volume, stem
 from oasisvq.errors import OasisVQError
 
 # People of the original set by split.
@@ -140,7 +140,7 @@ def _split(people: list[str], seed: int, source: Path) -> dict[str, str]:
 class _Cut:
     """What a worker does for one volume."""
 
-    volume: Volume
+    volume: VolumeFile
     grade: float | None
 
     def __call__(self) -> tuple[np.ndarray, float | None]:

@@ -8,6 +8,9 @@ from scipy import ndimage
 
 from oasisvq.errors import OasisVQError
 
+# Of how files become slices. Raise it when pixels change: slices that lie decoded on disk are then decoded again.
+VERSION = 1
+
 # A pixel of a normalised slice above this is brain; below it is background, scanner haze or JPEG haze.
 FOREGROUND = 0.02
 

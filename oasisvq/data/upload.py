@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import io
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps, _imaging
 
 from oasisvq.data import align, dicom, nifti, scan
 from oasisvq.data.align import Aligned
+from oasisvq.data.dicom import Volume
 from oasisvq.data.scan import Scan
 from oasisvq.data.slices import as_grey, normalise, square
 from oasisvq.errors import OasisVQError
@@ -30,20 +30,10 @@ with contextlib.suppress(AttributeError, OSError):
         getattr(ctypes.CDLL(_imaging.__file__), _handler)(None)
 
 
-class Volume(NamedTuple):
-    """Numbers (X, Y, Z), float32; `affine` (4, 4) takes voxels to millimetres right, front and up, a guess where
-    `oriented` is False, None for a slice that has no place in space; `notes` for the reader."""
-
-    voxels: NDArray[np.float32]
-    affine: NDArray[np.float64] | None
-    oriented: bool
-    notes: list[str]
-
-
 def read(data: bytes, name: str) -> Scan:
     """Read a picture (PNG, JPEG, TIFF), a NIfTI volume (.nii, .nii.gz), a DICOM file, or a zip of a DICOM series.
 
-    What it is, is told by its first bytes, not by its name; `name` is for messages only.
+    Its first bytes decide what it is, not its name; `name` is for messages only.
     Raises OasisVQError in one sentence, `name` first, for anything that shows no axial slice of one brightness a pixel.
     """
     if not is_volume(data):
@@ -67,10 +57,8 @@ def read_volume(data: bytes) -> Volume:
             f"{len(data) / 1e6:.0f} MB: a volume has at most {MAX_VOLUME_BYTES // 1_000_000} MB, give one series"
         )
     if nifti.is_nifti(data) and data[128:132] != b"DICM":
-        volume = nifti.read(data)
-        return Volume(volume.voxels, volume.affine, volume.oriented, [])
-    series = dicom.read_apart(data)
-    return Volume(series.voxels, series.affine, series.affine is not None, series.notes)
+        return nifti.read(data)
+    return dicom.read_apart(data)
 
 
 def as_it_lies(volume: Volume) -> Scan:

@@ -34,8 +34,8 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
-class Volume:
-    """One volume on disk.
+class VolumeFile:
+    """A volume on disk.
 
     Attributes:
         case: name in the PNG layout; OASIS-1's subject number (and MR2 for a second visit), else a running number.
@@ -48,7 +48,7 @@ class Volume:
     file: Path
 
 
-def find_volumes(source: Path | str) -> list[Volume]:
+def find_volumes(source: Path | str) -> list[VolumeFile]:
     """Every volume under a folder: OASIS-1 sessions when there are any, else NIfTI files, sorted.
 
     A person is an OASIS-1 subject, or the `sub-...` of a BIDS path, or else each file is one.
@@ -72,7 +72,7 @@ def find_volumes(source: Path | str) -> list[Volume]:
     volumes = []
     for number, file in enumerate(files, 1):
         named = _PERSON.search(file.relative_to(source).as_posix())
-        volumes.append(Volume(f"{number:03d}", named[0] if named else stem(file), file))
+        volumes.append(VolumeFile(f"{number:03d}", named[0] if named else stem(file), file))
     return volumes
 
 
@@ -81,7 +81,7 @@ def stem(file: Path) -> str:
     return re.sub(r"\.(nii(\.gz)?|hdr)$", "", file.name, flags=re.IGNORECASE)
 
 
-def _oasis(folder: Path) -> Volume:
+def _oasis(folder: Path) -> VolumeFile:
     found = sorted(file for file in folder.rglob("*.hdr") if _MASKED.fullmatch(file.name))
     if len(found) != 1:
         what = "no skull-stripped volume" if not found else f"{len(found)} skull-stripped volumes"
@@ -91,7 +91,7 @@ def _oasis(folder: Path) -> Volume:
     name = _MASKED.fullmatch(found[0].name)
     assert name is not None
     visit = "" if name[2] == "1" else f"MR{name[2]}"
-    return Volume(f"{int(name[1]):03d}{visit}", f"OAS1_{name[1]}", found[0])
+    return VolumeFile(f"{int(name[1]):03d}{visit}", f"OAS1_{name[1]}", found[0])
 
 
 def read_volume(file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,155 @@
+"""Draw a head: 32 levels that belong together, each drawn given those beside it."""
+
+import secrets
+from collections.abc import Mapping
+
+import streamlit as st
+
+from oasisvq.app import address, wording
+from oasisvq.app.choose import bundled, choose_slice
+from oasisvq.app.codes import Codes
+from oasisvq.app.drawing import known_grades
+from oasisvq.app.drawn_head import FIRST, DrawnHead, head_of, scroll
+from oasisvq.app.frame import link, model_in_frame
+from oasisvq.app.models import compute_slot
+from oasisvq.app.planes import planes
+
+LARGEST_SEED = 2**31 - 1
+UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
+EVERY = 0.5  # seconds: how often the page looks at a head that is drawn
+
+model = model_in_frame()
+preset, grades = model.preset, known_grades(model)
+
+if not model.stages[0].prior.neighbours:
+    st.info(
+        "These weights draw single slices: their prior has not learned how the slices of one head follow each other.",
+        icon=":material/stacks:",
+    )
+    link("Generate", "Draw single slices")
+    st.stop()
+
+
+def new_seed() -> None:
+    """Another head, by chance."""
+    st.session_state["seed"] = secrets.randbelow(LARGEST_SEED)
+
+
+def settings() -> dict:
+    """Controls: what `OasisVQ.sample_head` is asked."""
+    address.follow("seed", FIRST["seed"], address.number(int, 0, LARGEST_SEED))
+    address.follow("grade", UNKNOWN, address.one_of([UNKNOWN, *grades]))
+    new.button("Draw another head", icon=":material/draw:", type="primary", on_click=new_seed)
+    seed = more.number_input(
+        "Seed",
+        0,
+        LARGEST_SEED,
+        key="seed",
+        persist_state="session",
+        help="The start of the random numbers: the same seed with the same settings gives the same head.",
+    )
+    grade = UNKNOWN
+    if grades:
+        grade = more.selectbox(
+            "Clinical dementia rating",
+            [UNKNOWN, *grades],
+            format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
+            key="grade",
+            persist_state="session",
+            help="Ratings (CDR) of people in the training data. Few of them had the highest.",
+        )
+    address.tell({"seed": (seed, FIRST["seed"]), "grade": (grade, UNKNOWN)})
+    return {"seed": seed, "grade": None if grade == UNKNOWN else grade}
+
+
+def from_a_slice() -> tuple[dict[int, Codes], Mapping[str, object] | None] | None:
+    """Codes of the level to begin from, if any, and what a link says of it, None for an upload. None: no file yet."""
+    address.follow("complete", False, address.one_of([False, True]))
+    complete = more.toggle("Complete a head from a slice", key="complete", persist_state="session")
+    address.tell({"complete": (complete, False)})
+    if not complete:
+        return {}, {}
+    line = st.container(horizontal=True, vertical_alignment="center")
+    chosen = choose_slice(preset.size, line)
+    if chosen is None:
+        return None
+    level = chosen.level
+    if level is None:
+        level = line.select_slider(
+            "Level of the slice",
+            range(preset.levels),
+            preset.levels // 2,
+            format_func=lambda level: f"level {level}",
+            key=f"place of {chosen.source} {chosen.index}",
+            label_visibility="collapsed",
+            width=260,
+            help="Where in the head it lies: 0 is the lowest level.",
+        )
+    with compute_slot():
+        codes = model.encode(chosen.tensor)[0].numpy()
+    told = {"complete": True, "slice": chosen.source} if chosen.source in bundled() else None
+    return {level: codes}, told
+
+
+def show(head: DrawnHead) -> None:
+    """The planes, looked at again and again while the head grows."""
+    running = head.running  # before the picture, so that the last look shows all
+    head.look()
+    planes(head, f"seed {head.settings['seed']}")
+    if was_running and not running:
+        st.rerun()
+
+
+def keep(head: DrawnHead) -> None:
+    """What can be taken along."""
+    from oasisvq.data.frame import as_nifti  # SimpleITK loads slowly
+
+    name = f"oasisvq-synthetic-head-seed{head.settings['seed']}"
+    take = row.popover("Save", icon=":material/download:")
+    take.download_button(
+        "Volume, NIfTI",
+        lambda: as_nifti(head.levels()),
+        file_name=f"{name}.nii.gz",
+        mime="application/gzip",
+        on_click="ignore",
+        width="stretch",
+        help="In the frame of the training slices: 1 mm from level to level. Its header says that it is synthetic.",
+    )
+    take.download_button(
+        "Scroll through it, WebP",
+        lambda: scroll(head),
+        file_name=f"{name}.webp",
+        mime="image/webp",
+        on_click="ignore",
+        width="stretch",
+    )
+    if head.link is not None:
+        told = head.settings | head.link
+        take.caption("This link draws the same head again:")
+        take.code(wording.redraw_link(st.context.url or "", model.info, told), language=None, wrap_lines=True)
+
+
+row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
+new, more = row.container(horizontal=True, width="content"), row.popover("More", icon=":material/tune:")
+wanted = settings()
+begun = from_a_slice()
+if begun is None:
+    st.stop()
+given, told = begun
+head = head_of(model, wanted, given, told)
+was_running = head.running
+if was_running:
+    new.button(
+        "Stop", icon=":material/stop:", on_click=head.stop, disabled=head.stopping, help="What is there is kept."
+    )
+else:
+    if not head.whole and new.button("Draw it again", icon=":material/replay:"):
+        head_of(model, wanted, given, told, again=True)
+        st.rerun()
+    keep(head)
+st.fragment(show, run_every=EVERY if was_running else None)(head)
+beginning = "completed from a slice" if given else "drawn from the middle outwards"
+st.caption(
+    f"A head that belongs to nobody, {beginning}, each level given those beside it. Every picture of it carries "
+    "the mark **SYNTHETIC**. Which side is left is not known."
+)
