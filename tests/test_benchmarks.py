@@ -35,7 +35,10 @@ ELSEWHERE = {
     "draws": "tests/test_realism.py",
     "sampler": "tests/test_sampling.py",
     "screenshots": "needs a browser and minutes; the command is not run",
+    "streaming": "takes seconds of a whole core; the command is not run",
     "study": "tests/test_study.py",
+    "training": "takes seconds of a whole core; the command is not run",
+    "transformer": "tests/test_transformer.py runs its parts; the command is not run",
 }
 
 
@@ -139,31 +142,6 @@ def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monke
     found = run("heads", "--weights", weights, "--data", tiny_cohort)
     assert found["files"]["exact"]
     assert found["people"] == 2
-
-
-@pytest.mark.slow
-def test_training(run: Callable[..., Any]) -> None:
-    found = run("training", "--batch", 1, "--rounds", 1)
-    for row in found["rows"]:
-        theirs = max(row["monai_slices_per_second"], row["monai_channels_last_slices_per_second"])
-        assert row["ours_over_monai"] == pytest.approx(row["ours_slices_per_second"] / theirs)
-        assert row["monai_gflop_per_slice"] == pytest.approx(row["ours_gflop_per_slice"], rel=0.1)
-
-
-@pytest.mark.slow
-def test_transformer(run: Callable[..., Any], tmp_path: Path, tiny_cohort: Path) -> None:
-    weights = write_weights(tmp_path / "small")
-    words = ["--minutes", 0.005, "--batch", 1, "--repeats", 2]
-    found = run("transformer", "--weights", weights, "--data", tiny_cohort, *words)
-    assert [row["repeats"] for row in found["draws"]] == [2]
-    assert [row["name"] for row in found["training"]] == ["PixelCNN", "MONAI DecoderOnlyTransformer"]
-
-
-@pytest.mark.slow
-def test_streaming(run: Callable[..., Any]) -> None:
-    found = run("streaming", "--slices", 64, "--race", 96)
-    assert [row["slices"] for row in found["rows"]] == [64]
-    assert set(found["slices_per_second"]) >= {"decoding", "loading", "training"}
 
 
 def test_figures_are_checked() -> None:
