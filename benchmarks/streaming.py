@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         "python -m oasisvq benchmark streaming", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--slices", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--race", type=int, default=3200, help="slices that speed is measured on (default 3200)")
     parser.add_argument("--size", type=int, default=16, help="pixels that slices are decoded to")
     parser.add_argument("--folder", type=Path, help="where to make the sets (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path)
@@ -159,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
         print("  ".join(f"{key} {value:,.0f}" for key, value in rows[-1].items()), flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as root:
-        write_links(Path(root), 3200, pixels=256)
+        write_links(Path(root), args.race, pixels=256)
         speeds = race(Path(root))
     print("slices a second: " + "  ".join(f"{key} {value:,.0f}" for key, value in speeds.items()))
     if args.json:

@@ -41,7 +41,7 @@ Command = Callable[..., argparse.ArgumentParser]
 
 TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
 AGAIN = "nothing is half-written; run the same command again"
-DRAWS_A_FILE = 2048  # a million draws do not wait in memory for the end; `decode` reads files of this size
+DRAWS_A_FILE = 2048  # so that a million draws need not fit in memory; `decode` reads files of this size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,7 +179,7 @@ def encode(args: argparse.Namespace) -> Figures:
     for batch in _batches(_read(args.files), "encoding"):
         indices.append(model.encode(_as_tensor(batch, model.preset.size)).numpy())
         files += [str(one.file) for one in batch]
-        levels += [_told(one, model.preset, model.preset.levels) for one in batch]
+        levels += [_level_or(one, model.preset, model.preset.levels) for one in batch]
     beside = {"files": np.array(files), "levels": np.array(levels)}
     _write(args.out, write_codes(np.concatenate(indices), _vqvae_sha256(model), **beside))
     grids = " + ".join(f"{height}x{width}" for height, width in model.preset.parts)
@@ -219,7 +219,7 @@ def reconstruct(args: argparse.Namespace) -> Figures:
         slices = _as_tensor([one], model.preset.size)
         coded = model.reconstruct(slices)
         original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
-        level = _told(one, model.preset, None)
+        level = _level_or(one, model.preset, None)
         bits = float(model.surprise(coded.indices, level=level).sum())
         similarity = metrics.similarity(original, picture)
         rows.append(
@@ -253,7 +253,7 @@ def compress(args: argparse.Namespace) -> Figures:
     sizes = []
     for batch in _batches(_read(args.files), "compressing"):
         indices = model.encode(_as_tensor(batch, preset.size))
-        levels = [_told(one, preset, unknown) for one in batch]
+        levels = [_level_or(one, preset, unknown) for one in batch]
         for one, content in zip(batch, compress(model, indices, levels), strict=True):
             _write(args.out / f"{one.name}{SUFFIX}", content)
             sizes.append(len(content))
@@ -369,7 +369,7 @@ def _draw_heads(model: OasisVQ, args: argparse.Namespace, draws: range) -> Figur
 
 
 def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]) -> Tensor:
-    """Writes the pictures of draws, and their codes in one file, which what was drawn reaches whatever happens."""
+    """Writes the pictures of draws, and their codes in one file, also those drawn before an interruption."""
     import torch
 
     from oasisvq.data.codes import write_codes
@@ -670,8 +670,8 @@ def _read(files: Sequence[Path]) -> Iterator[_Slice]:
         yield from (_Slice(f"{name}_level_{k:02d}", file, k, level) for k, level in enumerate(levels))
 
 
-def _told(one: _Slice, preset: Preset, unknown: Any) -> Any:
-    """The level of a slice, for a model that knows levels of heads; else what stands for unknown."""
+def _level_or(one: _Slice, preset: Preset, unknown: Any) -> Any:
+    """The level of a slice, for a model that knows levels of heads; else the value for unknown."""
     return unknown if one.level is None or one.level >= preset.levels else one.level
 
 

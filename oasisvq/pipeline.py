@@ -1,4 +1,4 @@
-"""OasisVQ: both models behind the handful of verbs that the app, the command line and other people's code use."""
+"""OasisVQ: both models behind the few verbs that the app, the command line and other code use."""
 
 from __future__ import annotations
 
@@ -131,10 +131,7 @@ class OasisVQ:
             # LOCAL_RANK: of several processes that `accelerate launch` starts, each takes a GPU of its own.
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         info, model = sources.describe(found), None
-        for preset, states in zip(found.loaded.preset.stages, found.loaded.stages, strict=True):
-            vqvae, prior = VQVAE(preset), PixelCNN(preset)
-            vqvae.load_state_dict(states[0])
-            prior.load_state_dict(states[1])
+        for preset, (vqvae, prior) in zip(found.loaded.preset.stages, found.loaded.stages, strict=True):
             model = cls(preset, vqvae, prior, info, device, coarse=model)
         assert model is not None  # every preset has a stage
         return model

@@ -236,6 +236,12 @@ def test_usual_looks_stay_and_others_come_to_the_nearer_end() -> None:
     assert not appearance.as_in_training(np.zeros_like(shown), brain).any()
 
 
+def test_a_brain_cut_off_at_white_is_refused() -> None:
+    shown, brain = people()
+    with pytest.raises(OasisVQError, match="equally bright"):
+        appearance.as_in_training(np.minimum(shown, 0.01), brain)
+
+
 def test_vessels_with_a_contrast_agent_do_not_leave_the_tissue_grey() -> None:
     shown, brain = people()
     plain = appearance.as_in_training(shown, brain)

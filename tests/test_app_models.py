@@ -72,7 +72,7 @@ def test_the_selector_names_every_model_with_its_size_and_codes():
     app = open_page("home")
     assert app.selectbox(key="model").options == [
         "base: 80 px, 400 codes",
-        "clear: 80 px, 40 × 40 codes",
+        "clear: 80 px, 1,600 codes",
         "large: 128 px, 912 codes",
     ]
 

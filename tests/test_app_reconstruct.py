@@ -150,7 +150,7 @@ def test_unlike_is_said_of_the_model_not_of_a_person():
     assert "the brain is darker than usual" in far
     assert "says nothing about the person" in far
     assert "abnormal" not in far
-    assert wording.unlike(Unlike(0.3, 1.2, (), {})).startswith("Not unlike")
+    assert wording.unlike(Unlike(0.3, 1.2, (), {})).startswith("Bits, codes")
 
 
 def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch, model):  # noqa: F811

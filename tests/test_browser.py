@@ -293,10 +293,10 @@ def player(tab):
 
 def test_a_draw_is_played_once_it_is_there_and_stays_large(tab):
     visit(tab, "Generate")
-    before = player(tab).get_attribute("data-id")
+    before = tab.locator(".player[data-id]").get_attribute("data-id")
     tab.get_by_role("button", name="Draw a new slice").click()
     tab.wait_for_function("() => location.search.includes('seed=')")
-    tab.wait_for_function("before => document.querySelector('.player')?.dataset.id !== before", arg=before)
+    tab.locator(f".player:not([data-id='{before}'])").wait_for()
     settle(tab)
     drawn = player(tab).get_attribute("data-id")
     tab.get_by_role("button", name="Replay").or_(tab.get_by_role("button", name="Pause")).first.wait_for()
@@ -307,7 +307,7 @@ def test_a_draw_is_played_once_it_is_there_and_stays_large(tab):
     tab.locator(".player .place").fill("150")
     assert picture.evaluate("canvas => canvas.toDataURL()") != whole
     tab.reload()
-    player(tab).wait_for(timeout=60_000)
+    tab.locator(".player[data-id]").wait_for(timeout=60_000)
     settle(tab)
     assert player(tab).get_attribute("data-id") == drawn
 

@@ -209,7 +209,7 @@ def test_a_value_under_the_pointer_is_told(viewer):
 
 def test_what_is_taken_home(viewer):
     files = {}
-    viewer.tab.get_by_text("More: where this slice stands").click()
+    viewer.tab.get_by_text("More: this slice among others").click()
     for label in ("Reconstruction, PNG", "Codes, npz", "Report, JSON"):
         with viewer.tab.expect_download() as waiting:
             viewer.tab.get_by_role("button", name=label).click()

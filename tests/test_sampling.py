@@ -636,7 +636,7 @@ def test_where_rounding_could_let_another_code_into_the_top_k_exact_logits_decid
     class Exact:
         asked = 0
 
-        def told(self, *_: object) -> tuple[None, None]:
+        def condition(self, *_: object) -> tuple[None, None]:
             return None, None
 
         def logits(self, *_: object, last_row: bool) -> Tensor:

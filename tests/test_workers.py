@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +45,33 @@ def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_
     assert workers.draw_apart(model, SETTINGS) is here
     assert len(asked) == 2
     assert workers._pool is None
+
+
+SERVER = """
+from oasisvq.app import workers
+if __name__ == "__main__":
+    workers.start()
+    workers._pool.submit(int).result()
+    print(*workers._pool._processes, flush=True)
+    input()
+"""
+
+
+def test_workers_end_with_a_server_that_is_killed(tmp_path):
+    path = tmp_path / "server.py"
+    path.write_text(SERVER)
+    root = str(Path(workers.__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root},
+        text=True,
+    ) as server:
+        processes = [int(number) for number in server.stdout.readline().split()]
+        server.kill()
+    assert processes
+    patience = time.monotonic() + 20
+    while any(Path(f"/proc/{process}/stat").exists() for process in processes):
+        assert time.monotonic() < patience, "a worker outlives its server"
+        time.sleep(0.1)

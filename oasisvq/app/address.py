@@ -1,8 +1,8 @@
 """Chosen model, slice and settings in the address of a page: they survive a reload, and travel in a link.
 
-The address is the truth: a value that it leaves out is at its default. Each time it changes, by a link, a reload or the
+The address decides: a value that it leaves out is at its default. Each time it changes, by a link, a reload or the
 browser's back and forward, the widgets follow it; each time a widget changes, the address follows. Whoever opens a link
-may have written it: a value that makes no sense is passed over. Nothing of an upload is ever told here.
+may have written it: a value that makes no sense is ignored. Nothing of an upload is ever written here.
 """
 
 from __future__ import annotations

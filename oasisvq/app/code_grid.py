@@ -60,7 +60,7 @@ class Beside(NamedTuple):
         asked: the editor as it was when proposals were asked for.
         fills: proposals for the cells selected then.
         likely: place of a code, and pairs of a code that could stand there and its probability.
-        meaning: of a code: `code`, `text`, and `places`, a map (rows, columns) in [0, 1] of where it occurs.
+        meaning: of one code: `code`, `text`, and `places`, a map (rows, columns) in [0, 1] of where it occurs.
     """
 
     layer: int = 0
@@ -81,7 +81,7 @@ def origin() -> Origin | None:
 
 
 def open_codes(indices: NDArray[np.integer], origin: Origin | None) -> Editor:
-    """Start to edit these codes, (h, w). What is still on its way for the picture before is dropped."""
+    """Start to edit these codes, (h, w). Operations still in flight for the previous picture are dropped."""
     session_store()[_ORIGIN] = origin
     session_store().pop(_BEFORE, None)
     beside(asked=None, fills=(), likely=None)
@@ -129,7 +129,7 @@ def paste(mask: NDArray[np.bool_], indices: Codes) -> None:
 
 
 def forget_private() -> None:
-    """Let go of what came from a file of the user's."""
+    """Discard what came from a file of the user's."""
     if (source := copied()) is not None and source.private:
         session_store().pop(_COPIED)
     if origin() is None:
@@ -168,7 +168,7 @@ def code_grid(
     Args:
         palettes: one for each part.
         tries: prepared edits, by name, and what to call them.
-        on_ask: told what is asked for besides strokes, a mapping with `kind`.
+        on_ask: called with requests other than strokes, mappings with `kind`.
     """
     shown = beside()
     layer = min(shown.layer, len(palettes) - 1)

@@ -16,7 +16,7 @@ PARTS = {1: ("Codes",), 2: ("Coarse codes", "Fine codes")}  # what to call them,
 
 
 def split(preset: Preset, indices: NDArray[Any]) -> list[NDArray[Any]]:
-    """What is known of all codes of a slice, (h, w) -> the grid of each part, in the order in which they are drawn."""
+    """Codes of a slice, or values of each, (h, w) -> the grid of each part, in the order of sampling."""
     import torch
 
     return [part[0].numpy() for part in preset.split(torch.from_numpy(indices)[None])]

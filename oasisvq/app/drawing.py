@@ -1,6 +1,6 @@
 """Drawing: a slice from the prior, with what a browser needs to play how it grew.
 
-All is computed first, in one go, and played afterwards: nobody waits for another visitor's pictures.
+The whole slice is computed first and played afterwards, so that no visitor waits for the pictures of another.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Drawn(NamedTuple):
         frames: WebP of the picture at each stop, the finished one last.
         at: how many codes were there at each stop. What comes between two stops is drawn over the one before, cell by
             cell.
-        entropy: (h * w,) bits by which each code was open, in the order of drawing; NaN where it was given.
-        settings: what it was asked with.
-        origin: what a link may say about it; None: it began from an upload.
+        entropy: (h * w,) bits, of the distribution that each code was sampled from; NaN where it was given.
+        settings: of the request.
+        origin: what a link may hold about it; None if it began from an upload.
     """
 
     indices: NDArray[np.int64]
@@ -59,12 +59,12 @@ class Drawn(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Tells it from any other draw."""
+        """Distinguishes it from any other draw."""
         return hashlib.sha256(self.indices.tobytes()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """What it was asked with, in words."""
+        """Its settings in words."""
         told = {key: value for key, value in self.settings.items() if value is not None}
         return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in sorted(told.items()))
 

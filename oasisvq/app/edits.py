@@ -1,6 +1,6 @@
 """Edits of codes that are more than strokes: prepared ones, transplants, a path between two slices.
 
-A prepared edit bends the picture; the bent picture is coded again, and the cells that it touched take their new codes.
+A prepared edit warps the picture; the warped picture is encoded, and the cells that it touched take their new codes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bend(model: OasisVQ, indices: Codes, picture: Picture, sources: Places) -> C
 
 
 def wider_ventricles(picture: Picture) -> Places:
-    """The fluid inside the brain grows outward, and what lies round it gives way."""
+    """The ventricles grow outward, and the tissue round them is pushed away."""
     brain = _brain(picture)
     inside = ndimage.distance_transform_edt(brain) > 0.12 * len(picture)
     if not inside.any():
@@ -55,7 +55,7 @@ def wider_ventricles(picture: Picture) -> Places:
 
 
 def thinner_cortex(picture: Picture) -> Places:
-    """The surface moves inward, and the layer below it is pressed together."""
+    """The surface moves inward, and the layer below it is compressed."""
     brain = _brain(picture)
     return _towards(np.asarray(~brain)) if brain.any() else _nowhere(picture)
 
@@ -92,7 +92,7 @@ def mirrored(preset: Preset, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def path(model: OasisVQ, start: Codes, end: Codes, share: float) -> Codes:
-    """Between two slices in the space of codes: each cell the code nearest to the mean of both, weighed by `share`."""
+    """Interpolate two slices in codebook space: in each cell the code nearest to their mean, weighted by `share`."""
     import torch
 
     walked = []

@@ -1,4 +1,4 @@
-"""What is found out about a slice on the page Reconstruct, and what of it can be taken home."""
+"""The measurements of a slice on the page Reconstruct, and their downloads."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
 def examine_scan(model: OasisVQ, kept: Kept, progress: Callable[[int, int], None]) -> dict[str, list[float]]:
     """Every slice of a scan, lowest first: the figures of `Examined.measured`, and `unlike` (0, 1) where it is known.
 
-    `progress` is told (slices done, slices in all) after each step; what it raises ends the work.
+    `progress` is called with (slices done, slices in all) after each step; what it raises ends the work.
     """
     stack, size = kept.scan.stack, model.preset.size
     rows: list[dict[str, float]] = []
@@ -116,7 +116,7 @@ def rank(value: float, percentiles: Sequence[float]) -> int:
 
 
 def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list[Figure]:
-    """The figures of a slice and what they mean, with where it stands among those of held-out people."""
+    """The figures of a slice, what they mean, and how they compare with those of held-out people."""
     percentiles = results.get("percentiles", {})
 
     def standing(key: str, held_out: str = "") -> str:
@@ -158,7 +158,7 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
 
 
 def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Kept | None) -> bytes:
-    """What was found, as JSON, with what is needed to find it again. It holds no file name and nothing of a header."""
+    """The measurements as JSON, with what is needed to repeat them. It holds no file name and nothing of a header."""
     preset, files = info["preset"], info["files"]
     percentiles = (info["results"] or {}).get("percentiles", {})
     about: dict[str, Any] = {

@@ -108,7 +108,7 @@ def show_head(head: Head | None, refused: str | None, as_it_lies: bool, switch: 
 
 
 def progress() -> tuple[Callable[[str, float], None], Callable[[], None]]:
-    """A bar that is told steps, and how to take it away."""
+    """A progress bar: how to advance it, and how to remove it."""
     bar = st.progress(0.0, "Reading …")
 
     def on_step(name: str, share: float) -> None:

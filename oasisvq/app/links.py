@@ -39,7 +39,7 @@ class Restored(NamedTuple):
 
 
 def of_draw(settings: Mapping[str, object], example: str | None = None, rows: int = 0) -> Origin:
-    """The origin of a draw: what it was asked with, and the example whose upper rows it began from, if any."""
+    """The origin of a draw: its settings, and the example whose upper rows it began from, if any."""
     origin = {name: str(settings[name]) for name in (*_DRAW, *_SETTINGS) if settings[name] is not None}
     return origin | ({"example": example, "rows": str(rows)} if example else {})
 
@@ -54,7 +54,7 @@ def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: 
 
 
 def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[str], Codes | None]) -> Restored:
-    """What the parameters of a link stand for. `codes_of` an example are (h, w), None where there is no such example.
+    """Codes and origin from the parameters of a link. `codes_of` an example are (h, w), None without such an example.
 
     Raises OasisVQError when they were made with other weights, or make no sense.
     """

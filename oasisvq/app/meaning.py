@@ -1,4 +1,4 @@
-"""What a code means, for whoever asks on Edit codes."""
+"""What a code means, for the page Edit codes."""
 
 from __future__ import annotations
 

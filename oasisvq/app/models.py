@@ -12,12 +12,12 @@ import streamlit as st
 from oasisvq.app.slots import Slots, processors
 from oasisvq.errors import OasisVQError
 
-if TYPE_CHECKING:  # torch takes longer to import than a first visitor should look at a blank page
+if TYPE_CHECKING:  # importing torch would keep a first visitor before a blank page
     from oasisvq.app.palette import Palette
     from oasisvq.hub.background import Fetch
     from oasisvq.pipeline import OasisVQ
 
-DEFAULT = ""  # stands for the model that this server is configured for
+DEFAULT = ""  # the model that this server is configured for
 _STORE = "session_store"
 
 
@@ -91,7 +91,7 @@ def hub() -> Fetch | None:
 
     try:
         in_use = load_model().info["revision"]
-    except OasisVQError:  # nothing is at hand: all the more reason to fetch
+    except OasisVQError:  # no weights here: fetch them all the same
         in_use = None
     return fetch(in_use, arrived)
 

@@ -1,4 +1,4 @@
-"""Every code of the codebook as a small picture, in an order that an eye can search."""
+"""Every code of the codebook as a small picture, sorted so that one can be found by eye."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Palette(NamedTuple):
 
 @torch.inference_mode()
 def make_palette(model: OasisVQ) -> Palette:
-    """Decode each code among its likes, and with no refinement to speak of, and keep the middle cell.
+    """Decode each code surrounded by copies of itself, without refinement, and keep the middle cell.
 
     Of a cascade these are the codes of its last stage, as the detail that they add to an even grey.
     """
@@ -53,7 +53,7 @@ def make_palette(model: OasisVQ) -> Palette:
 
 
 def _order(tiles: NDArray[np.floating], columns: int) -> NDArray[np.int64]:
-    """Rows of like brightness, dark to bright; within a row from bright on the left to bright on the right."""
+    """Rows of similar brightness, dark to bright; within a row from bright on the left to bright on the right."""
     by_brightness = np.argsort(tiles.mean((1, 2)), kind="stable")
     half = tiles.shape[2] // 2
     slope = tiles[:, :, half:].mean((1, 2)) - tiles[:, :, :half].mean((1, 2))

@@ -1,4 +1,4 @@
-"""The player in the browser (player.html, .css, .js): how a draw grew, large, with its codes and a strip of others."""
+"""The player in the browser (player.html, .css, .js): a slice as it is sampled, its codes, and a strip of others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oasisvq.app.drawing import Drawn
     from oasisvq.pipeline import OasisVQ
 
-SECONDS = 4.0  # that a part takes to grow
+SECONDS = 4.0  # that a part takes to appear
 
 _HERE = Path(__file__)
 _mount = st.components.v2.component(
@@ -47,7 +47,7 @@ def player(
     names: tuple[str, str] = ("Codes", "Slice"),
     low: bool = False,
 ) -> None:
-    """Play a draw. `on_pick` is told {"kind": …} or {"id": …} when another strip or draw is chosen.
+    """Play a draw. `on_pick` is called with {"kind": …} or {"id": …} when another strip or draw is chosen.
 
     `low` leaves room below for more than the page's own last line; `names` stand over codes and picture.
     """

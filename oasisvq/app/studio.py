@@ -1,4 +1,4 @@
-"""What can be asked for on Edit codes besides strokes: refills, transplants, prepared edits, a path, likely codes."""
+"""Edit codes beyond strokes: refills, transplants, prepared edits, interpolation, likely codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PATH_STROKE = -1  # all steps along a path are one to undo
 
 
 class Studio:
-    """The codes that this session edits, with a model to ask."""
+    """The codes that this session edits, and the model for them."""
 
     def __init__(self, model: OasisVQ) -> None:
         self.model, self.preset = model, model.preset
@@ -46,7 +46,7 @@ class Studio:
     def cost(self, state: Editor) -> tuple[float, float]:
         """Bits under the prior, now and before the edits."""
         with compute_slot():
-            if session_store().get(_COST, ("", 0.0))[0] != state.epoch:  # that of the start is found out once
+            if session_store().get(_COST, ("", 0.0))[0] != state.epoch:  # of the start: computed once
                 session_store()[_COST] = (state.epoch, self._bits(state.original))
             return self._bits(state.indices), session_store()[_COST][1]
 
@@ -54,7 +54,7 @@ class Studio:
         return float(self.model.surprise(torch.from_numpy(indices)[None]).sum())
 
     def ask(self, wanted: Mapping[str, Any]) -> None:
-        """What the browser asks for. A callback, so that nothing interrupts it."""
+        """Answers a request of the browser. A callback, so that nothing interrupts it."""
         state = current()
         if state is None:
             return
@@ -97,7 +97,7 @@ class Studio:
         beside(asked=editor.select(state, selection), fills=fills, likely=None)
 
     def transplant(self, mirror: bool) -> None:
-        """Put what was copied where it was, or its mirror image on the other side."""
+        """Paste copied cells in their place, or mirrored on the other side."""
         if (source := code_grid.copied()) is None:
             return
         mask, codes = source.mask, source.indices
@@ -120,7 +120,7 @@ class Studio:
         store(editor.put(state, codes))
 
     def walk(self, other: str, share: float) -> None:
-        """Go along the path from where it began to an example or a drawn slice, `share` of the way."""
+        """Interpolate from the picture at the start of the path to an example or a drawn slice, `share` of the way."""
         if (state := code_grid.catch_up(self.preset)) is None:
             return
         mine = session_store()

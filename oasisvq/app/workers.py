@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,23 +18,24 @@ from typing import TYPE_CHECKING, Any
 from oasisvq.app.drawing import Drawn, Upper, draw
 from oasisvq.app.models import DEFAULT, load_model
 from oasisvq.app.slots import processors
+from oasisvq.errors import OasisVQError
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
-_MODEST = 5  # how much nicer they are than the server, which answers whoever watches
+_MODEST = 5  # niceness above that of the server, which must answer visitors
 
 _pool: ProcessPoolExecutor | None = None
 
 
 def start() -> None:
-    """Start the workers; until then, and where there are none, draws are made in the calling thread."""
+    """Start the workers; before that, and where there are none, draws are made in the calling thread."""
     global _pool
-    _pool = ProcessPoolExecutor(processors(), multiprocessing.get_context("spawn"), _be_modest)
+    _pool = ProcessPoolExecutor(processors(), multiprocessing.get_context("spawn"), _begin)
 
 
 def stop() -> None:
-    """End the workers; who waits for one of them draws in their own thread."""
+    """Stop the workers; a caller that waits for one draws in its own thread."""
     global _pool
     if _pool is not None:
         _pool.shutdown(wait=False, cancel_futures=True)
@@ -47,7 +49,7 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
         name = model.info["preset"]["name"] if model.info["source"] == "bundled" else DEFAULT
         try:
             drawn = pool.submit(_draw, name, model.info["files"], dict(settings), upper).result()
-        except BrokenProcessPool:  # killed, as by a system without memory
+        except BrokenProcessPool:  # killed, by a system short of memory
             stop()
         else:
             if drawn is not None:
@@ -56,11 +58,24 @@ def draw_apart(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None 
 
 
 def _draw(name: str, files: Mapping[str, Any], settings: Mapping[str, Any], upper: Upper | None) -> Drawn | None:
-    """In a worker. None where it finds other weights than those that were asked for."""
-    model = load_model(name)
+    """In a worker. None where it does not find the weights that were asked for."""
+    try:
+        model = load_model(name)
+    except OasisVQError:
+        return None
     return draw(model, settings, upper) if model.info["files"] == files else None
 
 
-def _be_modest() -> None:
+def _begin() -> None:
+    """First of all in a worker."""
     with contextlib.suppress(AttributeError):  # Windows has no niceness
         os.nice(_MODEST)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+
+
+def _end_with_server() -> None:
+    """However the server ended: the queue that a worker waits at is not closed by that."""
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    os._exit(0)

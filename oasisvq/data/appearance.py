@@ -18,6 +18,7 @@ from scipy import ndimage
 from scipy.optimize import brentq
 
 from oasisvq.data.slices import WHITE, foreground, normalise
+from oasisvq.errors import OasisVQError
 
 # Of the brain of training people after `normalise`. Mean: the 5th and 95th percentile of people; 95th percentile of the
 # pixels: the 5th of people; `sharpness`: the 95th of people.
@@ -30,7 +31,10 @@ _RIM = 6  # pixels along the outline that do not count
 
 
 def as_in_training(values: NDArray[np.floating], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Levels of one person, (N, H, W), of any brightness, to [0, 1] as training slices look, 0 outside the brain."""
+    """Levels of one person, (N, H, W), of any brightness, to [0, 1] as training slices look, 0 outside the brain.
+
+    Raises OasisVQError when nearly all of it is equally bright.
+    """
     stack = _toned(normalise(values * brain))
     blurred = _blurred(stack, brain, _too_sharp(stack[::_EVERY], brain[::_EVERY]))
     return _toned(normalise(blurred))
@@ -45,7 +49,13 @@ def _toned(stack: NDArray[np.float32]) -> NDArray[np.float32]:
         stack = np.interp(stack, (0, bright, WHITE, 1), (0, BRIGHT, WHITE, 1)).astype(np.float32)
     inside = stack[stack > 0] / WHITE
     wanted = min(max(float(inside.mean()), BRIGHTNESS[0] / WHITE), BRIGHTNESS[1] / WHITE)
-    gamma = brentq(lambda gamma: (inside**gamma).mean() - wanted, 0.1, 10.0)
+
+    def excess(gamma: float) -> float:
+        return float((inside**gamma).mean()) - wanted
+
+    if excess(0.1) < 0 or excess(10.0) > 0:
+        raise OasisVQError("nearly all of the brain is equally bright: give the scan as the scanner stored it")
+    gamma = brentq(excess, 0.1, 10.0)
     return np.clip(WHITE * (stack / WHITE) ** gamma, 0, 1).astype(np.float32)
 
 

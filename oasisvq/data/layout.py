@@ -106,7 +106,7 @@ def describe_slices(person: str, levels: Sequence[int], grade: int, longest: int
 
 
 def reader(array: np.ndarray) -> Callable[[int], np.ndarray]:
-    """What gives array[i], read where it is mapped: every page looked at would count as memory of this process.
+    """A function i -> array[i]. A mapped file is read, not mapped: pages touched would count as memory of this process.
 
     The file is held open: another run may replace it under its name.
     """
@@ -178,7 +178,7 @@ def load_split(
 
 
 def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
-    """The file that holds `parts` one after the other: written now, unless it was under this stamp.
+    """The file that holds `parts` one after the other, written unless it exists under this stamp.
 
     Of several processes on one machine one writes, and the others wait for it.
     """
@@ -267,7 +267,7 @@ def _find_root(root: Path) -> Path:
 
 
 def _folders(root: Path) -> dict[str, Path]:
-    """Those of the splits that exist."""
+    """Folders of the splits that exist."""
     folders = {split: root / f"keras_png_slices_{split}" for split in SPLITS}
     return {split: folder for split, folder in folders.items() if folder.is_dir()}
 
@@ -302,7 +302,7 @@ def _size(image: np.ndarray) -> str:
 def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, label: str) -> Iterator[T]:
     """`work` on every case in threads (decoding and resampling release the lock), in order, with a progress bar.
 
-    A few results at most wait for whoever takes them.
+    Only a few results are kept before they are taken.
     """
     threads = min(8, os.cpu_count() or 1)
     with (
@@ -325,7 +325,7 @@ def _for_each(work: Callable[[Case], T], cases: Iterator[Case], count: int, labe
 
 
 def _read_grades(root: Path, grades: tuple[float, ...]) -> dict[str, int]:
-    """Index of the grade of each person that has one."""
+    """Index of the grade of each person who has one."""
     own = root / "subjects.csv"
     tables = [own] if own.is_file() else sorted(root.glob("oasis_cross-sectional*.csv"))
     known = {}

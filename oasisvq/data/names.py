@@ -1,7 +1,7 @@
 """The names of a set's files, checked and in order.
 
-They are kept by SQLite in a file of its own, which is gone when nobody asks any more: as Python objects the names of a
-million slices would take hundreds of megabytes.
+They are kept by SQLite in a temporary file: as Python strings the names of a million slices would take 80 MB, and more
+with the numbers and people in them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Names:
         self._check_homes()
 
     def _sort(self) -> None:
-        self._db = sqlite3.connect("")  # on disk as soon as it outgrows its cache
+        self._db = sqlite3.connect("")  # on disk once it outgrows its cache
         self._db.execute("PRAGMA cache_size = -512")  # kB
         self._db.execute(
             "CREATE TABLE found (split TEXT, person TEXT, name TEXT, head TEXT, number INTEGER, file TEXT)"
@@ -82,7 +82,7 @@ class Names:
             yield Case(name, self._folders[split], numbers, files)
 
     def files(self) -> Iterator[Path]:
-        """Those of all splits, sorted: by folder, by how the case is spelt, by name."""
+        """Files of all splits, sorted by folder, spelling of the case, and name."""
         folders = sorted((folder, split) for split, folder in self._folders.items())
         for folder, split in folders:
             rows = self._db.execute("SELECT file FROM slices WHERE split = ? ORDER BY head, file", (split,))

@@ -1,4 +1,4 @@
-"""A NIfTI volume from bytes: the header is judged before anything is unpacked, and nothing touches the disk."""
+"""A NIfTI volume from bytes: the header is checked before anything is unpacked, and nothing touches the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER = 540  # bytes of the longer of the two headers
 
 
 def is_nifti(data: bytes) -> bool:
-    """Whether bytes begin like a NIfTI file (or any gzip: nothing else is taken that is packed so)."""
+    """Whether bytes begin like a NIfTI file (or any gzip: no other format here is gzipped)."""
     return data[:2] == b"\x1f\x8b" or _kind(data[:4]) is not None
 
 

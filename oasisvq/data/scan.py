@@ -1,6 +1,6 @@
 """What a stranger's file becomes: axial slices of one brightness and one size, and what is known about them.
 
-Left and right are told only where the header tells them. A volume is turned by its header so that its axes run right,
+Left and right are named only where the header gives them. A volume is turned by its header so that its axes run right,
 front and up, and seen from above: the left side of a picture is then the left side of the person.
 """
 
@@ -55,7 +55,7 @@ class Scan:
 
 
 def single(picture: NDArray[np.float32], notes: list[str]) -> Scan:
-    """One picture (H, H) in [0, 1] that tells nothing about itself."""
+    """One picture (H, H) in [0, 1], of which nothing more is known."""
     unknown = "The file does not say which side is left: no letters are shown. It is taken as axial, front up."
     return Scan(picture[None], None, None, (None,), 0, (*notes, unknown), tuple(_warnings(picture)))
 
@@ -166,7 +166,7 @@ def _extent(head: NDArray[np.bool_], axis: int) -> tuple[int, int]:
 
 
 def _warnings(picture: NDArray[np.floating]) -> list[str]:
-    """What a slice in [0, 1] looks like that the model was not made for."""
+    """Signs that a slice in [0, 1] is of a kind that the model was not made for."""
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     if (border > 0.1).mean() > 0.2:  # more than the noise of air
         return [_CROPPED]

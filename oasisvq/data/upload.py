@@ -33,7 +33,7 @@ with contextlib.suppress(AttributeError, OSError):
 def read(data: bytes, name: str) -> Scan:
     """Read a picture (PNG, JPEG, TIFF), a NIfTI volume (.nii, .nii.gz), a DICOM file, or a zip of a DICOM series.
 
-    What it is, is told by its first bytes, not by its name; `name` is for messages only.
+    Its first bytes decide what it is, not its name; `name` is for messages only.
     Raises OasisVQError in one sentence, `name` first, for anything that shows no axial slice of one brightness a pixel.
     """
     if not is_volume(data):

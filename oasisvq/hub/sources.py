@@ -45,13 +45,13 @@ class Resolved:
 
 
 def bundled() -> list[str]:
-    """Names of the weights that come with this copy of oasisvq, the default first, each a folder in BUNDLED."""
+    """Names of the weights that come with this copy of oasisvq, the default first; each is a folder in BUNDLED."""
     found = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
     return sorted(found, key=lambda name: name != DEFAULT)
 
 
 def at_hand(source: str | Path) -> Path | None:
-    """The folder that is meant by a bundled name or a path, not verified; None when there is none of either."""
+    """The folder of a bundled name or a path, not verified; None if there is neither."""
     path = BUNDLED / source if source in bundled() else Path(source)
     return path if path.is_dir() else None
 
@@ -67,9 +67,9 @@ def resolve(source: str | Path | None = None, revision: str | None = None, wait:
 
     A dead Hub costs client.PATIENCE seconds at most. When the environment named the repository, so does a slow one: the
     download then goes on in the background, and the next start finds it in the cache. Without `wait` the environment's
-    repository is looked for on this disk alone, which costs no time: `fetch` asks the Hub behind the scenes.
+    repository is looked for on this disk alone, which costs no time: `fetch` asks the Hub in the background.
 
-    Raises OasisVQError when what was asked for by argument cannot be had, or nothing can.
+    Raises OasisVQError when the weights named by argument cannot be loaded, or none can.
     """
     if source is not None and (folder := at_hand(source)) is not None:
         if revision:
@@ -112,7 +112,7 @@ def resolve(source: str | Path | None = None, revision: str | None = None, wait:
 
 
 def describe(found: Resolved) -> dict[str, Any]:
-    """What there is to say about weights, in plain values: `OasisVQ.info` but for the device."""
+    """Everything known about weights, in plain values: `OasisVQ.info` without the device."""
     manifest = found.loaded.manifest
     return {
         **{key: manifest[key] for key in ("preset", "data", "training", "files")},
@@ -141,7 +141,7 @@ def wish() -> tuple[str | None, str | None]:
 
 
 def _from_cache(repo: str, revision: str | None, notes: list[str]) -> tuple[Resolved | None, bool]:
-    """The cached weights of a repository, and whether there are some that were refused, which `notes` tell of."""
+    """The cached weights of a repository, and whether cached ones were refused; `notes` says why."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     # Looked for before the Hub's client is asked, whose import takes longer than all the rest of a start without it.
@@ -167,7 +167,7 @@ def from_hub(
 ) -> Resolved | None:
     """The cached or downloaded weights of a repository; None, and why in `notes`, when neither can be had.
 
-    `report` is told of a download: file, bytes that are here, bytes in all. Without it a bar shows on a terminal.
+    `report` is called during a download with file, bytes received, bytes in all. Without it a bar shows on a terminal.
     """
     pinned = bool(revision and _COMMIT.fullmatch(revision))
     commit = revision if pinned else None

@@ -1,4 +1,4 @@
-"""Nothing is used before it was checked, wherever it came from: sizes, hashes, and the tensors the preset asks for.
+"""Weights are checked before use, wherever they came from: sizes, hashes, and the tensors that the preset asks for.
 
 A pickle is never opened: whatever is not safetensors is refused.
 """
@@ -24,14 +24,11 @@ from oasisvq.models.vqvae import VQVAE
 
 
 class Loaded(NamedTuple):
-    """A checked folder: the manifest, the preset, and the tensors (float32) by name.
-
-    `stages` holds those of VQ-VAE and prior for each stage of the preset, the coarse one first.
-    """
+    """A checked folder: the manifest, the preset, and the models (float32) of each stage, the coarse one first."""
 
     manifest: dict[str, Any]
     preset: Preset
-    stages: list[list[dict[str, Tensor]]]
+    stages: list[tuple[VQVAE, PixelCNN]]
 
 
 def load(folder: Path) -> Loaded:
@@ -50,12 +47,10 @@ def load(folder: Path) -> Loaded:
             models = [(VQVAE(stage), PixelCNN(stage)) for stage in preset.stages]
     except Exception as error:  # layers of hostile sizes raise almost anything
         raise OasisVQError(f"{folder / MANIFEST}: no model can be made of its preset ({one_line(error)})") from error
-    names = (COARSE, MODELS)[-len(models) :]
-    stages = [
-        [read_tensors(folder / name, content[name], model.state_dict()) for name, model in zip(own, pair, strict=True)]
-        for own, pair in zip(names, models, strict=True)
-    ]
-    return Loaded(manifest, preset, stages)
+    for names, pair in zip((COARSE, MODELS)[-len(models) :], models, strict=True):
+        for name, model in zip(names, pair, strict=True):
+            model.load_state_dict(read_tensors(folder / name, content[name], model.state_dict()), assign=True)
+    return Loaded(manifest, preset, models)
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -64,7 +59,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves parameters as made: to fill those without memory, torch first imports its compiler, for seconds."""
+    """Leaves parameters unfilled: to fill those without memory, torch first imports its compiler, for seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -74,7 +69,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 def _read_checked(path: Path, stamp: Any) -> bytes:
-    """The bytes of a file that the manifest vouches for."""
+    """The bytes of a file, of the size and hash in the manifest."""
     try:
         content = path.read_bytes()
     except OSError as error:

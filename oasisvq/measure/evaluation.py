@@ -183,7 +183,7 @@ def _rivals(preset: Preset, seen: np.ndarray, indices: np.ndarray) -> dict[str, 
 
 
 def prior_bits(model: OasisVQ, indices: np.ndarray, data: SliceSet) -> np.ndarray:
-    """-log2 p (N, h, w) under the prior, told the level of each slice and the grade where it is known."""
+    """-log2 p (N, h, w) under the prior, given the level of each slice and the grade where it is known."""
     grades: list[float | None] = [*model.preset.grades, None]
     bits = np.empty(indices.shape)
     together: dict[tuple[int, int], list[int]] = {}

@@ -1,4 +1,4 @@
-"""What is measured, on plain arrays. Pictures are (H, W) in [0, 1]; codes are integer grids (N, h, w) in [0, K)."""
+"""Metrics on plain arrays. Pictures are (H, W) in [0, 1]; codes are integer grids (N, h, w) in [0, K)."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ def _to_codes(cells: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.boo
 
 
 class NeighbourTable:
-    """p(code | left neighbour, upper neighbour) counted on training codes: the cheapest real rival of a prior.
+    """p(code | left neighbour, upper neighbour) counted on training codes: the simplest baseline for a prior.
 
     Counts back off from both neighbours to either one to none by Witten-Bell weights (Witten and Bell 1991, method C):
-    a context seen n times with t different codes is believed n / (n + t).
+    a context seen n times with t different codes has weight n / (n + t).
     """
 
     def __init__(self, indices: Codes, size: int) -> None:

@@ -72,7 +72,7 @@ def usage(model: OasisVQ, slices: Tensor, people: Sequence[str], levels: Sequenc
 
 
 def places(stage: dict[str, Any], code: int) -> NDArray[np.float32]:
-    """(rows, columns) in [0, 1]: where a code occurs, of what `usage` told of its stage."""
+    """(rows, columns) in [0, 1]: where a code occurs, from `usage` of its stage."""
     shape = tuple(stage["shape"])
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(stage["places"]), int(np.prod(shape)))

@@ -1,0 +1,223 @@
+"""Every command of `benchmark` on tiny weights and few people: it runs, and writes figures with their circumstances."""
+
+import importlib
+import importlib.util
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import LEVELS
+from safetensors.torch import load_file, save_file
+from tiny_weights import DATA, TINY, TRAINING, forget_the_hub, write_weights
+
+from oasisvq import OasisVQ, cli
+from oasisvq.errors import OasisVQError
+from oasisvq.hub.manifest import write_manifest
+from oasisvq.measure import realism
+from oasisvq.measure.evaluation import evaluate
+from oasisvq.models import sampling
+
+ROOT = Path(__file__).parent.parent
+
+# Run elsewhere, or not in tests: what they need is said.
+ELSEWHERE = {
+    "align": "a head takes a minute: tests/test_align.py aligns them; the command is not run",
+    "app": "needs an idle machine and a browser; the command is not run",
+    "container": "tests/test_container.py",
+    "crowd": "tests/test_trust.py runs its visitors; the command is not run",
+    "draws": "tests/test_realism.py",
+    "sampler": "tests/test_sampling.py",
+    "screenshots": "needs a browser and minutes; the command is not run",
+    "study": "tests/test_study.py",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
+    """Weights for slices as large as base's and as many levels as the tiny cohort has, measured on it."""
+    preset = replace(TINY, size=80, levels=LEVELS)
+    folder = write_weights(tmp_path_factory.mktemp("weights") / "tiny", preset=preset)
+    state = load_file(folder / "vqvae.safetensors")
+    state["quantiser.codebook"].normal_(generator=torch.Generator().manual_seed(0))
+    save_file(state, folder / "vqvae.safetensors")
+    (folder / "results.json").unlink()  # of other codes
+    write_manifest(folder, preset, DATA, TRAINING)
+    results = evaluate(OasisVQ.from_pretrained(folder, device="cpu"), tiny_cohort)
+    (folder / "results.json").write_text(json.dumps(results))
+    write_manifest(folder, preset, DATA, TRAINING)
+    return folder
+
+
+@pytest.fixture
+def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs `benchmark NAME ...`; returns what it wrote to --json."""
+    forget_the_hub(monkeypatch, tmp_path)
+    out = tmp_path / "figures.json"
+
+    def run(name: str, *words: object) -> dict[str, Any]:
+        assert cli.main(["benchmark", name, *map(str, words), "--json", str(out)]) == 0
+        figures = json.loads(out.read_text())
+        assert figures["measured"]["date"]
+        return figures
+
+    return run
+
+
+def test_codes(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+    found = run("codes", "--weights", folder, "--data", tiny_cohort, "--slices", 8)
+    assert found["slices"] == 8
+    [stage] = found["stages"]
+    assert len(stage["share"]) == TINY.codebook_size
+    assert sum(stage["share"]) == pytest.approx(1, abs=0.01)
+
+
+def test_lesions(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+    found = run("lesions", "--weights", folder, "--data", tiny_cohort, "--count", 1)
+    assert found["least_change"] == 0.15
+    by_kind = found["scores"]["unusual"]["by_kind_and_size"]
+    assert list(by_kind) == ["bright", "dark", "displaced", "missing"]
+    assert all(0 <= row["auroc_slice"] <= 1 for sizes in by_kind.values() for row in sizes.values() if row["lesions"])
+
+
+def test_refill(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+    found = run("refill", "--weights", folder, "--data", tiny_cohort, "--slices", 4, "--proposals", 1, 2)
+    assert [row["proposals"] for row in found["rows"]] == [1, 2]
+    assert set(found["weights_sha256"]) == {"vqvae.safetensors", "prior.safetensors"}
+    assert all(math.isfinite(row["excess_below"]) for row in found["rows"])
+
+
+def test_strength(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strength = importlib.import_module("benchmarks.strength")
+    before, told, draw = sampling.APPEARANCE_SCALE, [], strength.draw
+    monkeypatch.setattr(strength, "draw", lambda *a, **b: told.append(sampling.APPEARANCE_SCALE) or draw(*a, **b))
+    weights = write_weights(tmp_path / "small", preset=replace(TINY, levels=LEVELS))
+    found = run("strength", "--weights", weights, "--data", tiny_cohort, "--count", 32, "--seeds", 2)
+    assert told == [1.0, 1.0, 1.3, 1.3, 1.6, 1.6]
+    assert [row["strength"] for row in found["rows"]] == [1.0, 1.3, 1.6]
+    assert all(len(row["frechet_ratio"]) == 2 and min(row["frechet_ratio"]) > 0 for row in found["rows"])
+    assert found["split"] == "validate"
+    assert before == sampling.APPEARANCE_SCALE
+
+
+@pytest.mark.slow
+def test_failures(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+    found = run("failures", "--weights", folder, "--data", tiny_cohort)
+    assert {"unchanged", "mirrored", "rotated by 5 degrees", "phantom people"} <= set(found["foreign"])
+    assert found["foreign"]["white"]["unlike"] == 1
+
+
+def test_rate(run: Callable[..., Any], folder: Path, tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = importlib.import_module("benchmarks.rate")
+    one = rate.CODECS["JPEG"]
+    monkeypatch.setattr(rate, "CODECS", {"JPEG": one._replace(steps=dict(list(one.steps.items())[4:6]))})
+    found = run("rate", "--weights", folder, "--data", tiny_cohort)
+    assert set(found["sizes"]["80"]["chosen"]["codecs"]["JPEG"]["bytes_as_clear"]) == {"baseline", "progressive"}
+    assert json.loads((folder / "rate.json").read_text())["sizes"] == found["sizes"]
+
+
+def test_phantom(run: Callable[..., Any], tiny_cohort: Path) -> None:
+    found = run("phantom", "--phantom", tiny_cohort, "--real", tiny_cohort, "--people", 3)
+    assert found["phantom"] == found["real"]
+    assert found["histogram_overlap"] == pytest.approx(1)
+
+
+def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
+    preset = replace(TINY, levels=LEVELS, prior_neighbours=2)
+    weights = write_weights(tmp_path / "heads", preset=preset)
+    found = run("heads", "--weights", weights, "--data", tiny_cohort)
+    assert found["files"]["exact"]
+    assert found["people"] == 2
+
+
+@pytest.mark.slow
+def test_training(run: Callable[..., Any]) -> None:
+    found = run("training", "--batch", 1, "--rounds", 1)
+    for row in found["rows"]:
+        theirs = max(row["monai_slices_per_second"], row["monai_channels_last_slices_per_second"])
+        assert row["ours_over_monai"] == pytest.approx(row["ours_slices_per_second"] / theirs)
+        assert row["monai_gflop_per_slice"] == pytest.approx(row["ours_gflop_per_slice"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_transformer(run: Callable[..., Any], tmp_path: Path, tiny_cohort: Path) -> None:
+    weights = write_weights(tmp_path / "small")
+    words = ["--minutes", 0.005, "--batch", 1, "--repeats", 2]
+    found = run("transformer", "--weights", weights, "--data", tiny_cohort, *words)
+    assert [row["repeats"] for row in found["draws"]] == [2]
+    assert [row["name"] for row in found["training"]] == ["PixelCNN", "MONAI DecoderOnlyTransformer"]
+
+
+@pytest.mark.slow
+def test_streaming(run: Callable[..., Any]) -> None:
+    found = run("streaming", "--slices", 64, "--race", 96)
+    assert [row["slices"] for row in found["rows"]] == [64]
+    assert set(found["slices_per_second"]) >= {"decoding", "loading", "training"}
+
+
+def test_figures_are_checked() -> None:
+    assert cli.main(["benchmark", "figures", "--check"]) == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is not None, reason="atheris is here")
+def test_fuzz_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", "fuzz", "png"]) == 2
+    assert "pip install atheris" in capsys.readouterr().err
+
+
+def test_fuzz_adds_to_a_record_what_found_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzz = importlib.import_module("benchmarks.fuzz")
+    status, asked = [0], []
+
+    def child(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        if "fuzz" in command:
+            asked.append(command[-5:])
+        return subprocess.CompletedProcess(command, status[0], "")
+
+    monkeypatch.setattr(fuzz.subprocess, "run", child)
+    out = tmp_path / "fuzz.json"
+    for reader, inputs in (("png", "5"), ("links", "7")):
+        fuzz.main([reader, "--inputs", inputs, "--json", str(out)])
+    assert json.loads(out.read_text())["readers"] == {"png": {"inputs": 5}, "links": {"inputs": 7}}
+    assert asked[0] == ["png", "--inputs", "5", "--out", "fuzz"]
+    status[0] = 77
+    with pytest.raises(OasisVQError, match="the fuzzer of png failed"):
+        fuzz.main(["png", "--json", str(out)])
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differ: bool) -> None:
+    same = importlib.import_module("benchmarks.same_bytes")
+    started = []
+
+    def start(copy: Path) -> subprocess.Popen[bytes]:
+        started.append(copy.name)
+        shutil.copytree(folder, copy / same.WEIGHTS, dirs_exist_ok=True)
+        if differ and copy.name == "killed":
+            (copy / same.WEIGHTS / "prior.safetensors").write_bytes(b"other")
+        return subprocess.Popen(["true"], start_new_session=True)
+
+    monkeypatch.setattr(same, "start", start)
+    monkeypatch.setattr(same.os, "killpg", lambda *_: None)
+    words = ["--folder", str(tmp_path / "runs"), "--seed", "0", "--json", str(tmp_path / "same.json")]
+    if differ:
+        with pytest.raises(OasisVQError, match="the runs differ"):
+            same.main(words)
+    else:
+        same.main(words)
+    assert started == ["first", "second", "killed", "killed"]
+    assert "prior.safetensors" in json.loads((tmp_path / "same.json").read_text())["sha256"]
+
+
+def test_no_command_is_forgotten() -> None:
+    here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    here |= {"figures", "fuzz"}
+    commands = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert commands == (here & commands) | set(ELSEWHERE)
