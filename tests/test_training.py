@@ -262,6 +262,8 @@ def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: 
     task.fit_ranks(np.linspace(0.1, 0.9, 32).astype(np.float32), np.arange(32) % 8)
     batch = {
         "codes": both,
+        "beside": torch.zeros(32, 2, dtype=torch.bool),
+        "neighbours": both[:, None].expand(-1, 2, -1, -1),
         "brightness": torch.rand(32),
         "level": torch.arange(32) % 8,
         "grade": torch.zeros(32).long(),
@@ -279,7 +281,8 @@ def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: 
     assert 8 < sum(mirrored) < 24
     for i, m in enumerate(mirrored):
         assert torch.equal(indices[i], parts[2 + m][i])
-        torch.testing.assert_close(picture[i, None], tokenizer.picture(parts[m][i, None]))
+        torch.testing.assert_close(picture[i, None, :1], tokenizer.picture(parts[m][i, None]))
+        assert (picture[i, 1:] == 0).all()  # nobody is beside it
         assert appearance[i] == 2 * CASCADE.prior_ranks or (appearance[i] >= CASCADE.prior_ranks) == m
 
 
