@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import video
+from benchmarks import _video as video
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.compress import compress, compress_head, decompress_head
 from oasisvq.data.layout import SliceSet, load_split

@@ -610,7 +610,7 @@ def _add_benchmark(commands: Any) -> None:
         help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = sorted(path.stem for path in (HOME / "benchmarks").glob("*.py"))
+    names = sorted(path.stem for path in (HOME / "benchmarks").glob("[!_]*.py"))
     sub.add_argument("what", choices=names or None)  # there are none but in a clone
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=AGAIN, json=None)

@@ -133,7 +133,7 @@ def test_phantom(run: Callable[..., Any], tiny_cohort: Path) -> None:
 
 def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
-    video = importlib.import_module("benchmarks.video")
+    video = importlib.import_module("benchmarks._video")
     av1, *_ = video.SETTINGS
     library, options, quality, steps = video.SETTINGS[av1]
     monkeypatch.setattr(video, "SETTINGS", {av1: (library, options | {"preset": "10"}, quality, steps[::3])})
