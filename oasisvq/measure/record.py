@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ def circumstances() -> dict[str, Any]:
 
     The date is the day in UTC: today, or that of SOURCE_DATE_EPOCH, so that a repeated run can give the same bytes.
     """
-    now = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(float(fixed), UTC) if fixed else datetime.now(UTC)
     return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime(now)),
+        "date": now.date().isoformat(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
