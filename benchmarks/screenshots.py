@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.app import CHROMIUM, FLAGS, PAGES, ROOT, serve, settle, visit
+from oasisvq.app.pictures import animated
 from oasisvq.files import write_atomically
 
 WIDTH = 960  # pixels, of the animation
@@ -115,12 +116,7 @@ def editing(tab: Any) -> Iterator[Frame]:
 def animation(frames: list[Frame]) -> bytes:
     """WebP that plays for ever."""
     images = [image.resize((WIDTH, round(image.height * WIDTH / image.width)), 1) for image, _ in frames]
-    content = io.BytesIO()
-    durations = [milliseconds for _, milliseconds in frames]
-    images[0].save(
-        content, "webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=70, method=4
-    )
-    return content.getvalue()
+    return animated(images, [milliseconds for _, milliseconds in frames], quality=70)
 
 
 def main(arguments: list[str] | None = None) -> None:

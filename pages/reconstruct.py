@@ -87,7 +87,7 @@ more.markdown(wording.MORE_RECONSTRUCT)
 
 if kept is not None and chosen.count > 1:
     st.header("The whole volume")
-    weights = model.info["files"]["vqvae.safetensors"]["sha256"]
+    weights = model.info["files"]["prior.safetensors"]["sha256"]
     if st.button(f"Reconstruct all {chosen.count} slices", icon=":material/stacks:"):
         bar = st.progress(0.0, "Reconstructing …")
         kept.found[weights] = examine_scan(

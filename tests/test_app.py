@@ -205,7 +205,7 @@ def test_the_address_draws_the_slice_again():
     other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     other.switch_page("pages/generate.py")
     link = dict(parse_qsl(urlsplit(app.code[0].value).query))
-    assert link.keys() == {"seed", "level", "temperature", "weights"}
+    assert link.keys() == {"seed", "level", "temperature", "weights", "prior"}
     for name, value in link.items():
         other.query_params[name] = value
     other.run()

@@ -1,13 +1,14 @@
 """The app with several models of different geometry: every page works on each, and none meets what another made."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import streamlit as st
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 from test_app import PAGES, ROOT, _navigation_is_known, mine, open_page, player_of  # noqa: F401  one is a fixture
 from tiny_weights import DATA, TINY, TRAINING
@@ -165,6 +166,31 @@ def test_a_link_leads_to_the_model_that_it_was_made_with(bundled):
     assert app.selectbox(key="model").value == "clear"
     assert mine(app, "editor").indices.shape == (40, 40)
     assert mine(app, "origin") == {"example": example}
+
+
+def test_of_two_models_with_one_vqvae_a_link_names_the_prior(bundled):
+    """What one draws the other does not, and the draws of one are not shown as the other's."""
+    other = shutil.copytree(bundled / "base", bundled / "other")
+    try:
+        prior = load_file(other / "prior.safetensors")
+        save_file({name: -tensor for name, tensor in prior.items()}, other / "prior.safetensors")
+        write_manifest(other, GEOMETRIES["base"], DATA, TRAINING)
+        st.cache_resource.clear()
+        files = json.loads((other / "manifest.json").read_text())["files"]
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app.switch_page("pages/generate.py")
+        for key, name in (("weights", "vqvae"), ("prior", "prior")):
+            app.query_params[key] = files[f"{name}.safetensors"]["sha256"][:12]
+        app.query_params["seed"], app.query_params["level"] = "3", "2"
+        app.run()
+        assert not app.exception
+        assert app.selectbox(key="model").value == "other"
+        assert mine(app, "gallery")
+        choose(app, "")
+        assert ["discarded" in toast.value for toast in app.toast] == [True]
+    finally:
+        shutil.rmtree(other)
+        st.cache_resource.clear()
 
 
 def test_damaged_bundled_weights_are_no_choice_and_no_harm(bundled):

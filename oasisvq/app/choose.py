@@ -42,7 +42,7 @@ class Kept(NamedTuple):
 
     Attributes:
         key: tells it from the one before.
-        found: what was measured on all its slices, by the sha256 of the weights.
+        found: what was measured on all its slices, by the sha256 of the prior.
         head: how it was brought into the frame, if it was; `scan` is then its levels, or the slices as they lie.
         other: the other of these two.
         refused: why a volume was not brought into the frame.

@@ -17,7 +17,7 @@ from PIL import Image
 from oasisvq.app.codes import below
 from oasisvq.app.links import Origin, of_draw
 from oasisvq.app.models import compute_slot, load_palette, load_palettes
-from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
+from oasisvq.app.pictures import SYNTHETIC, animated, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,14 +144,4 @@ def animation(drawn: Drawn, side: int = 320, milliseconds: int = 180) -> bytes:
         cuts = np.linspace(0, len(finished), STOPS + 1)[1:-1].round().astype(int)
         pictures = [*before, coarse, *(np.concatenate([finished[:cut], coarse[cut:]]) for cut in cuts), finished]
     images = [marked(picture, SYNTHETIC, max(side, len(picture))) for picture in pictures]
-    content = io.BytesIO()
-    images[0].save(
-        content,
-        "webp",
-        save_all=True,
-        append_images=images[1:],
-        duration=[*[milliseconds] * (len(images) - 1), 2000],
-        loop=0,
-        quality=85,
-    )
-    return content.getvalue()
+    return animated(images, [*[milliseconds] * (len(images) - 1), 2000])

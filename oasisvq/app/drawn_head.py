@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from PIL import Image
 
 from oasisvq.app.codes import Codes
 from oasisvq.app.models import compute_slot, session_store
-from oasisvq.app.pictures import SYNTHETIC, grey_bytes, marked, webp
+from oasisvq.app.pictures import SYNTHETIC, animated, grey_bytes, marked, webp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +141,7 @@ def head_of(
 ) -> DrawnHead:
     """The head with these settings: that of this session, or of all for FIRST; begun if there is none, or `again`."""
     kept: DrawnHead | None = session_store().get(_HEAD)
-    for_all = _first(*(model.info["files"][f"{name}.safetensors"]["sha256"] for name in ("vqvae", "prior")))
+    for_all = _first(model.info["files"]["prior.safetensors"]["sha256"])
     is_first = settings == FIRST and not given
     if kept and not again and kept.settings == settings and _same(kept.given, given):
         if is_first and kept.whole:
@@ -166,7 +165,7 @@ def forget_private() -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _first(*sha256: str) -> dict[str, DrawnHead]:
+def _first(sha256: str) -> dict[str, DrawnHead]:
     """The head of FIRST, once somebody has had it drawn."""
     return {}
 
@@ -180,14 +179,4 @@ def scroll(head: DrawnHead, side: int = 384, milliseconds: int = 90) -> bytes:
     there = [level for level, picture in enumerate(head.pictures) if picture is not None]
     levels = head.levels()
     images = [marked(levels[level], SYNTHETIC, side) for level in (*there, *there[-2:0:-1])]
-    content = io.BytesIO()
-    images[0].save(
-        content,
-        "webp",
-        save_all=True,
-        append_images=images[1:],
-        duration=milliseconds,
-        loop=0,
-        quality=85,
-    )
-    return content.getvalue()
+    return animated(images, milliseconds)

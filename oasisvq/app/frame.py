@@ -178,11 +178,14 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
     address.follow("model", DEFAULT, address.one_of(options))
     if st.session_state["model"] not in known:
         st.session_state["model"] = DEFAULT
-    wanted = st.query_params.get("weights")
-    if wanted and wanted != st.session_state.get(_FOLLOWED):  # a link that says which weights it was made with
+    vqvae, prior = wanted = st.query_params.get("weights"), st.query_params.get("prior", "")
+    if vqvae and wanted != st.session_state.get(_FOLLOWED):  # a link that says which weights it was made with
         st.session_state[_FOLLOWED] = wanted
-        linked = (name for name, choice in known.items() if choice.sha256.startswith(wanted))
-        st.session_state["model"] = next(linked, st.session_state["model"])
+        linked = [
+            name for name, choice in known.items() if choice.vqvae.startswith(vqvae) and choice.prior.startswith(prior)
+        ]
+        if linked and st.session_state["model"] not in linked:
+            st.session_state["model"] = linked[0]
     name: str = place.selectbox(
         "Model",
         options,
@@ -191,21 +194,23 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         label_visibility="collapsed",
         help="Finer grids keep more of a slice. The codes of one model mean nothing to another.",
     )
-    address.tell({"model": (name, DEFAULT)} | ({} if "weights" in page.keys else {"weights": (None, None)}))
+    kept = {} if "weights" in page.keys else {"weights": (None, None), "prior": (None, None)}
+    address.tell({"model": (name, DEFAULT)} | kept)
     return name
 
 
 def _in_use(name: str, model: OasisVQ) -> OasisVQ:
     """The model for this session: that of before as long as something made with it would be lost unasked."""
     name_before, before = st.session_state.get(_BEFORE, (name, model))
-    now = model.info["files"]["vqvae.safetensors"]["sha256"]
-    if before.info["files"]["vqvae.safetensors"]["sha256"] != now:
+    # A prior belongs to one VQ-VAE; two priors may share it.
+    now = model.info["files"]["prior.safetensors"]["sha256"]
+    if before.info["files"]["prior.safetensors"]["sha256"] != now:
         if name == name_before and session_store():
             st.info("New weights have arrived from the Hub.")
             if not st.button("Use them", help="Discards the codes and slices that you made with the current weights."):
                 return before
         if discard():
-            st.toast("Codes and slices made with the other model were discarded: they mean nothing to this one.")
+            st.toast("Codes and slices made with the other model were discarded.")
     st.session_state[_BEFORE] = (name, model)
     return model
 

@@ -22,10 +22,11 @@ _STORE = "session_store"
 
 
 class Choice(NamedTuple):
-    """A model that a session can choose: its label, and the sha256 of its VQ-VAE, which links name."""
+    """A model that a session can choose: its label, and the sha256 of its VQ-VAE and of its prior, which links name."""
 
     label: str
-    sha256: str
+    vqvae: str
+    prior: str
 
 
 @st.cache_resource(show_spinner=False)
@@ -73,7 +74,7 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
 
     preset = Preset.from_dict(manifest["preset"])
     label = f"{name}: {preset.size} px, {preset.codes:,} codes"
-    return Choice(label, manifest["files"]["vqvae.safetensors"]["sha256"])
+    return Choice(label, *(manifest["files"][f"{name}.safetensors"]["sha256"] for name in ("vqvae", "prior")))
 
 
 @st.cache_resource(show_spinner=False)

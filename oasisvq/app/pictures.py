@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -122,6 +122,14 @@ def webp(picture: Picture, quality: int = 92) -> bytes:
     """Small, for the screen."""
     content = io.BytesIO()
     Image.fromarray(grey_bytes(picture)).save(content, "webp", quality=quality)
+    return content.getvalue()
+
+
+def animated(images: Sequence[Image.Image], milliseconds: int | Sequence[int], quality: int = 85) -> bytes:
+    """A WebP that shows images one after the other, over and over, each for so many milliseconds."""
+    first, *others = images
+    content = io.BytesIO()
+    first.save(content, "webp", save_all=True, append_images=others, duration=milliseconds, loop=0, quality=quality)
     return content.getvalue()
 
 

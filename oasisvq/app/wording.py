@@ -257,5 +257,6 @@ def grade(value: float | None) -> str:
 def redraw_link(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The address that draws the same slice again, wherever these weights are."""
     told = {name: value for name, value in settings.items() if value is not None}
-    told |= {"weights": info["files"]["vqvae.safetensors"]["sha256"][:12]}
+    files = {"weights": "vqvae", "prior": "prior"}
+    told |= {name: info["files"][f"{model}.safetensors"]["sha256"][:12] for name, model in files.items()}
     return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))
