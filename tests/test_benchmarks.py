@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -140,7 +141,10 @@ def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monke
     monkeypatch.setattr(video, "SETTINGS", {av1: (library, options | {"preset": "10"}, quality, steps[::3])})
     preset = replace(TINY, size=64, levels=LEVELS, prior_neighbours=2)
     weights = write_weights(tmp_path / "heads", preset=preset)
+    scheduling = getattr(os, "sched_getscheduler", lambda _: None)  # of Linux
+    before = scheduling(0)
     found = run("heads", "--weights", weights, "--data", tiny_cohort)
+    assert scheduling(0) == before, "SVT-AV1 makes a thread of root's a real-time one"
     assert found["files"]["exact"]
     assert found["people"] == 2
 
