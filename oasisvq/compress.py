@@ -114,7 +114,9 @@ def decompress(model: OasisVQ, files: Mapping[str, bytes]) -> Tensor:
                 sampler = Sampler(stage.exact_prior, part, levels, grades, picture=stage.exact_picture(*before))
                 for _, row, column in sampler.walk(0, grid[0].numel()):
                     weights = _weights(sampler.logits().numpy(), shifts)
-                    part[:, row, column] = torch.tensor([_next(file, w) for file, w in zip(some, weights, strict=True)])
+                    part[:, row, column] = torch.tensor(
+                        [_next(file.name, file.decoder, w) for file, w in zip(some, weights, strict=True)]
+                    )
             before = [part]
     for i, file in enumerate(opened):
         if _checksum(signature, file.condition, [grid[i].numpy() for grid in grids]) != file.checksum:
@@ -153,8 +155,8 @@ def compress_head(model: OasisVQ, indices: Tensor, lowest: int = 0, grade: int |
     condition = bytes((lowest, len(indices), grade * _SHIFTS + shift))
     signature = _signature(model)
     header = _HEAD_HEADER.pack(HEAD, signature[:2], _checksum(signature, condition, [indices.numpy()]), *condition)
-    size = [table.reshape(-1, table.shape[2]) for table in tables]
-    return header + _write([part.ravel() for part in parts], [_weights(table, shift) for table in size])
+    weights = [_weights(table.reshape(-1, table.shape[2]), shift) for table in tables]
+    return header + _write([part.ravel() for part in parts], weights)
 
 
 def decompress_head(model: OasisVQ, name: str, content: bytes) -> tuple[Tensor, int]:
@@ -175,9 +177,7 @@ def decompress_head(model: OasisVQ, name: str, content: bytes) -> tuple[Tensor, 
         raise _damaged(name) from error
     if len(content) > longest:
         raise _damaged(name)
-    file = _Opened(
-        name, stream.queue.RangeDecoder(_words(content[_HEAD_HEADER.size :])), checksum, b"", 0, grade, shift
-    )
+    decoder = stream.queue.RangeDecoder(_words(content[_HEAD_HEADER.size :]))
     grids = [torch.zeros(count, *grid, dtype=torch.int64) for grid in preset.parts]
     before: Tensor | None = None
     for stage, own in zip(model.stages, grids, strict=True):
@@ -189,7 +189,7 @@ def decompress_head(model: OasisVQ, name: str, content: bytes) -> tuple[Tensor, 
                 sampler = Sampler(stage.exact_prior, codes, levels, grades, picture=stack.pictures(step))
                 for _, row, column in sampler.walk(0, codes[0].numel()):
                     weights = _weights(sampler.logits().numpy(), shift)
-                    codes[:, row, column] = torch.tensor([_next(file, own_weights) for own_weights in weights])
+                    codes[:, row, column] = torch.tensor([_next(name, decoder, level) for level in weights])
             own[step] = codes
             stack.put(step, codes[None])
         before = own
@@ -271,7 +271,7 @@ def _weights(logits: NDArray[np.float64], shift: int | NDArray[np.int64]) -> NDA
 
 
 def _write(parts: Sequence[NDArray[np.int64]], weights: Sequence[NDArray[np.float64]]) -> bytes:
-    """What the range coder makes of each stage's codes (n,) with weights (n, K): the shortest that decodes to them."""
+    """What the range coder makes of codes, (n,) each, with weights, (n, K): the shortest that decodes to them."""
     encoder = stream.queue.RangeEncoder()
     for codes, own in zip(parts, weights, strict=True):
         encoder.encode(codes.astype(np.int32), _FAMILY, own)
@@ -301,8 +301,8 @@ def _words(content: bytes) -> NDArray[np.uint32]:
     return np.frombuffer(content + bytes(-len(content) % 4), ">u4").astype(np.uint32)
 
 
-def _next(file: _Opened, weights: NDArray[np.float64]) -> int:
+def _next(name: str, decoder: stream.queue.RangeDecoder, weights: NDArray[np.float64]) -> int:
     try:
-        return int(file.decoder.decode(_FAMILY, weights[None])[0])
+        return int(decoder.decode(_FAMILY, weights[None])[0])
     except AssertionError as error:  # as above
-        raise _damaged(file.name) from error
+        raise _damaged(name) from error
