@@ -188,7 +188,7 @@ class OasisVQ:
         given: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Coded:
-        """Draw n new slices from the prior: as training slices lie and of random brightness, or to fit given codes.
+        """Draw n new slices from the prior: oriented as training slices, of random brightness, or to fit given codes.
 
         Args:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.
@@ -295,8 +295,8 @@ class OasisVQ:
         self.check_codes(indices)
         if mask.shape != self.preset.shape:
             raise OasisVQError(f"the mask has shape {tuple(mask.shape)}: the grid is {self.preset.shape}")
-        told = self._level(level)
-        levels = told if isinstance(told, list) else [told] * len(indices)
+        numbers = self._level(level)
+        levels = numbers if isinstance(numbers, list) else [numbers] * len(indices)
         if len(levels) != len(indices):
             raise OasisVQError(f"{len(levels)} levels for {len(indices)} grids: give one level, or one for each grid")
         settings: dict[str, Any] = {"seed": seed, "grade": self._grade(grade), "proposals": proposals}
@@ -325,9 +325,9 @@ class OasisVQ:
     @torch.inference_mode()
     def surprise(self, indices: Tensor, level: Levels = None, grade: float | None = None) -> Tensor:
         """-log2 p of each code given those before it, in bits: (B, h, w). `level` as in `sample`; None: unknown."""
-        told = {"level": self._level(level), "grade": self._grade(grade)}
+        condition = {"level": self._level(level), "grade": self._grade(grade)}
         bits = [
-            sampling.surprise(stage.prior, own, picture=stage.tokenizer.picture(*coarse), **told).cpu()
+            sampling.surprise(stage.prior, own, picture=stage.tokenizer.picture(*coarse), **condition).cpu()
             for stage, own, coarse in self._by_stage(indices)
         ]
         return self.preset.join(bits)
@@ -347,11 +347,11 @@ class OasisVQ:
         Returns:
             Codes, (count,) int64, the likeliest first, and their probabilities, (count,).
         """
-        told = [torch.tensor([x], device=self.device) for x in (self._level(level), self._grade(grade))]
+        condition = [torch.tensor([x], device=self.device) for x in (self._level(level), self._grade(grade))]
         for stage, own, coarse in self._by_stage(indices):
             if 0 <= place < own[0].numel():
                 row, column = divmod(place, own.shape[2])
-                logits = stage.prior(own[:, : row + 1], *told, picture=stage.tokenizer.picture(*coarse))
+                logits = stage.prior(own[:, : row + 1], *condition, picture=stage.tokenizer.picture(*coarse))
                 likely = logits[0, :, row, column].float().softmax(0).topk(count)
                 return likely.indices.cpu(), likely.values.cpu()
             place -= own[0].numel()
@@ -360,8 +360,8 @@ class OasisVQ:
     def nearest(self, indices: Tensor, training: Tensor) -> Tensor:
         """How far each slice is from the nearest training slice, or its mirror image, both decoded: no copy is near 0.
 
-        Only the distance is told, never which slice it is. Nothing of the training people comes with the weights (codes
-        are pictures too, and whatever finds neighbours tells who took part): bring their slices.
+        Only the distance is returned, never which slice it is. No data of the training people comes with the weights,
+        since codes are pictures too, and whatever finds neighbours tells who took part: bring their slices.
 
         Args:
             indices: (B, h, w) int64, of draws or of encoded slices.

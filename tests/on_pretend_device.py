@@ -92,7 +92,7 @@ def learn(model: str, preset: Preset, device: torch.device) -> dict[str, Tensor]
     if model == "prior":
         both = [finished.encode(x).flatten(1) for x in (batch["slice"], batch["slice"].flip(3))]
         batch["codes"] = torch.stack(both, 1)
-        task.rank(torch.rand(4).numpy(), level.numpy())
+        task.fit_ranks(torch.rand(4).numpy(), level.numpy())
     optimiser = torch.optim.AdamW(task.model.parameters(), 1e-3)
     loss = task.loss(task.model, batch, torch.Generator().manual_seed(0))
     loss.backward()

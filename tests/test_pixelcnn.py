@@ -1,4 +1,4 @@
-"""Causality of the prior, by gradient at every position, and what it is told."""
+"""Causality of the prior, by gradient at every position, and its conditions."""
 
 import copy
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from oasisvq.models.pixelcnn import LEAN, PixelCNN
+from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
@@ -38,7 +38,7 @@ def fine() -> PixelCNN:
 
 
 def influence(prior: PixelCNN, position: int, picture: torch.Tensor | None = None) -> torch.Tensor:
-    """(h * w,): how much the logits at one position depend on what the network is told of the code at each."""
+    """(h * w,): how much the logits at one position depend on the embedding of the code at each."""
     height, width = prior.grid
     indices = torch.arange(height * width).view(1, height, width) % TINY.codebook_size
     seen: list[torch.Tensor] = []
@@ -47,8 +47,8 @@ def influence(prior: PixelCNN, position: int, picture: torch.Tensor | None = Non
         output.retain_grad()
         seen.append(output)
 
-    told = [prior.embedding] + ([] if prior.within is None else [prior.within])
-    handles = [module.register_forward_hook(keep) for module in told]
+    embeddings = [prior.embedding] + ([] if prior.within is None else [prior.within])
+    handles = [module.register_forward_hook(keep) for module in embeddings]
     logits = prior(indices, torch.tensor([3]), torch.tensor([1]), picture=picture)
     for handle in handles:
         handle.remove()
@@ -91,10 +91,10 @@ def test_the_last_row_alone_is_the_last_row(preset: Preset) -> None:
     prior = make(preset)
     indices = torch.randint(preset.codebook_size, (2, *preset.grid), generator=torch.Generator().manual_seed(0))
     picture = torch.rand(2, 1, preset.size, preset.size).double() - 0.5 if preset.coarse else None
-    told = torch.tensor([3, 1]), torch.tensor([1, 2]), torch.tensor([5, 0]), picture
-    whole = prior(indices, *told)
+    condition = torch.tensor([3, 1]), torch.tensor([1, 2]), torch.tensor([5, 0]), picture
+    whole = prior(indices, *condition)
     for rows in range(1, preset.side + 1):
-        alone = prior.logits(indices[:, :rows], *prior.told(*told), last_row=True)
+        alone = prior.logits(indices[:, :rows], *prior.condition(*condition), last_row=True)
         torch.testing.assert_close(alone, whole[:, :, rows - 1 : rows], rtol=1e-12, atol=1e-12)
 
 
@@ -109,15 +109,20 @@ def test_level_and_grade_matter_and_unknown_is_allowed(prior: PixelCNN) -> None:
 
 
 @torch.no_grad()
-def test_a_finished_prior_is_told_a_look_more_strongly_and_unknown_as_ever(prior: PixelCNN) -> None:
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.3])
+def test_the_scale_moves_appearance_away_from_unknown_in_training_as_in_eval_mode(
+    prior: PixelCNN, scale: float
+) -> None:
     prior = copy.deepcopy(prior)
     assert prior.look is not None
-    torch.nn.init.normal_(prior.look.weight)
-    zero, looks = torch.zeros(17, dtype=torch.long), torch.arange(17)  # 8 as they lie, 8 mirrored, unknown
-    finished, unknown = prior.eval().condition(zero, zero, looks), prior.condition(zero, zero)
+    zero, appearance = torch.zeros(17, dtype=torch.long), torch.arange(17)  # 8 ranks, 8 mirrored ranks, unknown
+    (plain, _), (unknown, _) = prior.condition(zero, zero, appearance), prior.condition(zero, zero)
+    (scaled, _), (again, _) = (
+        model.condition(zero, zero, appearance, appearance_scale=scale) for model in (prior.eval(), prior.train())
+    )
+    assert torch.equal(scaled, again)
+    torch.testing.assert_close(scaled[-1], unknown[-1])
+    assert not torch.allclose(scaled, plain)
     table = prior.look.weight
-    table.copy_(table[-1] + LEAN * (table - table[-1]))
-    torch.testing.assert_close(prior.train().condition(zero, zero, looks), finished)
-    torch.testing.assert_close(prior.condition(zero, zero), unknown)
-    torch.testing.assert_close(finished[-1], unknown[-1])
-    assert not torch.allclose(finished[0], finished[8])
+    table.copy_(table[-1] + scale * (table - table[-1]))
+    torch.testing.assert_close(prior.condition(zero, zero, appearance)[0], scaled)

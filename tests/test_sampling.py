@@ -18,11 +18,13 @@ from tiny_weights import CASCADE, write_weights
 from tiny_weights import TINY as TINY_PRESET
 from torch import Tensor, nn
 
+from oasisvq import OasisVQ
 from oasisvq.errors import OasisVQError
 from oasisvq.models import sampling
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.sampling import Sampler, refill, sample, surprise
+from oasisvq.training.codes import brightness
 
 TINY = replace(PRESETS["smoke"], codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 
@@ -78,7 +80,7 @@ def naive(
     temperature: float = 1.0,
     level: Tensor | None = None,
     grade: Tensor | None = None,
-    look: Tensor | None = None,
+    appearance: Tensor | None = None,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     top_k: int | None = None,
@@ -86,20 +88,21 @@ def naive(
     stage: int = 0,
 ) -> Tensor:
     """A full forward pass a position in double precision; then the first code whose cumulative probability exceeds a
-    uniform number. The look is the same in each stage of a cascade, the numbers are not."""
+    uniform number. The appearance is the same in each stage of a cascade, the numbers are not."""
     prior = copy.deepcopy(prior).double()
     height, width = prior.grid
     level = torch.full((n,), TINY.levels) if level is None else level
     grade = torch.full((n,), len(TINY.grades)) if grade is None else grade
-    if look is None and given is None:
+    if appearance is None and given is None:
         own = [np.random.default_rng((seed, draw, 2)).random() for draw in range(n)]
-        look = torch.tensor([int(number * TINY.prior_ranks) for number in own])
+        appearance = torch.tensor([int(number * TINY.prior_ranks) for number in own])
     indices = torch.zeros(n, height, width, dtype=torch.long) if given is None else given.clone()
     purpose = (3, stage) if stage else ()
     uniforms = [np.random.default_rng((seed, draw, *purpose)).random(height * width) for draw in range(n)]
     for row, column in itertools.product(range(height), range(width)):
         if mask is None or mask[row, column]:
-            logits = prior(indices, level, grade, look, picture)[:, :, row, column] / temperature
+            logits = prior(indices, level, grade, appearance, picture, sampling.APPEARANCE_SCALE)[:, :, row, column]
+            logits /= temperature
             if top_k:
                 logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
             for draw in range(n):
@@ -134,11 +137,11 @@ def test_logits_are_those_of_the_parallel_view(
     indices = torch.randint(11, (n, height, width))
     level, grade = torch.arange(n) % (TINY.levels + 1), torch.arange(n) % (len(TINY.grades) + 1)
     picture = make_picture(prior, n)
-    told = level, grade, None, None if picture is None else picture.float()
-    expected = prior(indices, *told)
+    condition = level, grade, None, None if picture is None else picture.float()
+    expected = prior(indices, *condition)
     assert expected.std() > 0.5
     atol = 2e-5 * float(expected.std())  # a dozen layers of strong random weights add up
-    sampler = Sampler(prior, indices, *told)
+    sampler = Sampler(prior, indices, *condition)
     for _, row, column in sampler.walk(0, height * width):
         torch.testing.assert_close(sampler.logits(), expected[:, :, row, column], rtol=1e-5, atol=atol)
 
@@ -152,11 +155,11 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int, c
     indices[:, start:] = torch.randint(11, indices[:, start:].shape)
     level, grade = torch.tensor([1, 1, 1, 7, 7, 7]), torch.zeros(6, dtype=torch.long)
     picture = make_picture(prior, 2)
-    told = level, grade, None, None if picture is None else picture.float().repeat_interleave(copies, 0)
-    sampler = Sampler(prior, indices, *told)
+    condition = level, grade, None, None if picture is None else picture.float().repeat_interleave(copies, 0)
+    sampler = Sampler(prior, indices, *condition)
     sampler.skip_to(start, copies)
     for position, row, column in sampler.walk(start * width, 5 * width):
-        expected = prior(indices, *told)[:, :, row, column]
+        expected = prior(indices, *condition)[:, :, row, column]
         atol = 2e-5 * float(expected.std())
         torch.testing.assert_close(sampler.logits(), expected, rtol=1e-5, atol=atol)
         if position == 3 * width - 1:
@@ -180,24 +183,26 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int, c
 )
 def test_draws_are_those_of_the_naive_sampler(height: int, width: int, n: int, depth: int, stage: int) -> None:
     prior = make_prior(height, width, depth=depth, coarse=stage > 0)
-    told = {
+    condition = {
         "level": torch.arange(n) % (TINY.levels + 1),
         "grade": torch.arange(n) % (len(TINY.grades) + 1),
         "picture": make_picture(prior, n),
     }
-    drawn = sample(prior, n, seed=5, temperature=0.8, stage=stage, **told)
-    assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, stage=stage, **told))
+    drawn = sample(prior, n, seed=5, temperature=0.8, stage=stage, **condition)
+    assert torch.equal(drawn, naive(prior, n, seed=5, temperature=0.8, stage=stage, **condition))
     assert len(drawn.unique()) > 3
 
 
-def test_a_finer_stage_has_numbers_of_its_own_and_the_look_of_the_coarse_one(prior: PixelCNN, fine: PixelCNN) -> None:
+def test_a_finer_stage_has_numbers_of_its_own_and_the_appearance_of_the_coarse_one(
+    prior: PixelCNN, fine: PixelCNN
+) -> None:
     for made in (prior, fine):
         picture = make_picture(made, 8)
         first, second = (sample(made, 8, seed=3, stage=stage, picture=picture) for stage in (0, 1))
         assert (first != second).flatten(1).any(1).all()
-        looks = [int(np.random.default_rng((3, draw, 2)).random() * TINY.prior_ranks) for draw in range(8)]
-        assert len(set(looks)) > 1
-        assert torch.equal(second, sample(made, 8, seed=3, stage=1, picture=picture, look=looks))
+        appearances = [int(np.random.default_rng((3, draw, 2)).random() * TINY.prior_ranks) for draw in range(8)]
+        assert len(set(appearances)) > 1
+        assert torch.equal(second, sample(made, 8, seed=3, stage=1, picture=picture, appearance=appearances))
         mask = torch.ones(5, 7, dtype=torch.bool)
         fills = [refill(made, first, mask, seed=3, picture=picture, stage=stage) for stage in (0, 1)]
         assert (fills[0] != fills[1]).flatten(1).any(1).all()
@@ -206,10 +211,10 @@ def test_a_finer_stage_has_numbers_of_its_own_and_the_look_of_the_coarse_one(pri
 def test_a_draw_follows_its_own_picture(fine: PixelCNN) -> None:
     picture = make_picture(fine, 3)
     assert picture is not None
-    drawn = sample(fine, 3, seed=2, picture=picture, look=3)
-    alone = [sample(fine, 1, seed=2, first=i, picture=picture[i, None], look=3) for i in range(3)]
+    drawn = sample(fine, 3, seed=2, picture=picture, appearance=3)
+    alone = [sample(fine, 1, seed=2, first=i, picture=picture[i, None], appearance=3) for i in range(3)]
     assert torch.equal(drawn, torch.cat(alone))
-    assert not torch.equal(drawn[1:], sample(fine, 2, seed=2, first=1, picture=picture[:2], look=3))
+    assert not torch.equal(drawn[1:], sample(fine, 2, seed=2, first=1, picture=picture[:2], appearance=3))
 
 
 @pytest.mark.parametrize("kept", ["scattered", "upper half", "lower half", "all but one", "all", "none"])
@@ -277,10 +282,10 @@ def test_rounding_changes_no_draw(
     assert n < 16 or asked
 
 
-def test_what_the_prior_in_double_precision_was_told_goes_with_the_draws(
+def test_conditions_in_double_precision_are_made_once_and_go_with_the_draws(
     fine: PixelCNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is large: pictures, and what the prior makes of them."""
+    """They are large: context maps of pictures."""
     monkeypatch.setattr(sampling, "ROUNDING", 0.002)
     made: list[weakref.ref[PixelCNN]] = []
     in_double = sampling.in_double
@@ -291,12 +296,12 @@ def test_what_the_prior_in_double_precision_was_told_goes_with_the_draws(
         return exact
 
     monkeypatch.setattr(sampling, "in_double", keep)
-    told, tell = [], PixelCNN.told
-    monkeypatch.setattr(PixelCNN, "told", lambda *args: told.append(args[0]) or tell(*args))
+    asked_of, condition = [], PixelCNN.condition
+    monkeypatch.setattr(PixelCNN, "condition", lambda *args: asked_of.append(args[0]) or condition(*args))
     sample(fine, 16, seed=8, picture=make_picture(fine, 16))
-    asked = sum(prior is made[0]() for prior in told)
+    asked = sum(prior is made[0]() for prior in asked_of)
     assert 1 < asked <= 16, "more often than once a draw, however many of its codes are in doubt"
-    told.clear()
+    asked_of.clear()
     gc.collect()
     assert made[0]() is None
 
@@ -372,31 +377,51 @@ def test_a_draw_depends_on_seed_and_number_alone(prior: PixelCNN) -> None:
 
 
 def test_the_likeliest_code_by_top_k_or_low_temperature(prior: PixelCNN) -> None:
-    drawn = sample(prior, 2, top_k=1, look=3)
-    told = torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades)), torch.full((2,), 3)
-    assert torch.equal(drawn, prior(drawn, *told).argmax(1))
-    assert torch.equal(drawn, sample(prior, 2, seed=9, temperature=1e-4, look=3))
+    drawn = sample(prior, 2, top_k=1, appearance=3)
+    condition = torch.full((2,), TINY.levels), torch.full((2,), len(TINY.grades)), torch.full((2,), 3)
+    logits = prior(drawn, *condition, appearance_scale=sampling.APPEARANCE_SCALE)
+    assert torch.equal(drawn, logits.argmax(1))
+    assert torch.equal(drawn, sample(prior, 2, seed=9, temperature=1e-4, appearance=3))
 
 
 @torch.inference_mode()
 def test_draws_are_of_every_brightness_and_never_mirrored(prior: PixelCNN) -> None:
     drawn = sample(prior, 64, seed=7)
-    looks = {look: sample(prior, 64, seed=7, look=look) for look in range(2 * TINY.prior_ranks + 1)}
-    same = torch.stack([(grids == drawn).flatten(1).all(1) for grids in looks.values()])  # (looks, draws)
-    assert same.sum(0).eq(1).all()  # the random prior draws something else for each look
+    grids = [sample(prior, 64, seed=7, appearance=i) for i in range(2 * TINY.prior_ranks + 1)]
+    same = torch.stack([(one == drawn).flatten(1).all(1) for one in grids])  # (appearances, draws)
+    assert same.sum(0).eq(1).all()  # the random prior draws something else for each appearance
     of_rank = same.sum(1)
     assert of_rank[: TINY.prior_ranks].min() > 0
     assert of_rank[TINY.prior_ranks :].sum() == 0
 
 
 @torch.inference_mode()
-def test_a_prior_without_looks_draws_and_takes_none() -> None:
+def test_a_prior_without_ranks_draws_and_takes_no_appearance() -> None:
     torch.manual_seed(0)
     prior = PixelCNN(replace(TINY, prior_ranks=0)).eval()
     assert not any("look" in name for name in prior.state_dict())
     assert len(sample(prior, 2)) == 2
-    with pytest.raises(OasisVQError, match="not told of looks"):
-        sample(prior, 2, look=3)
+    with pytest.raises(OasisVQError, match="no brightness ranks"):
+        sample(prior, 2, appearance=3)
+
+
+@pytest.mark.slow
+def test_brightness_of_samples_varies_as_that_of_training_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the scale of the appearance is for: at strength 1 samples keep too close to the mean."""
+    training = 0.0467  # standard deviation of `brightness` among the 140 training slices of a level, of all levels
+    model = OasisVQ.from_pretrained("base")
+    levels = torch.arange(2, 32, 4)
+
+    def variance() -> float:
+        """Within a level, of samples of each brightness rank once."""
+        ranks = model.preset.prior_ranks
+        settings = {"level": levels.repeat_interleave(ranks), "appearance": torch.arange(ranks).repeat(len(levels))}
+        drawn = model.decode(model.draw(ranks * len(levels), seed=0, **settings))
+        return float(brightness(drawn).view(-1, ranks).var(1).mean())
+
+    assert variance() == pytest.approx(training**2, rel=0.15)
+    monkeypatch.setattr(sampling, "APPEARANCE_SCALE", 1.0)
+    assert variance() < 0.8 * training**2
 
 
 def test_temperature_and_top_k_shape_the_distribution(prior: PixelCNN) -> None:
@@ -494,6 +519,29 @@ def test_refill_follows_the_distribution_given_all_the_rest(depth: int, strength
     assert total_variation(filtered[:, mask], expected, codes) < 0.07
 
 
+def test_proposals_are_resampled_where_fewer_than_half_of_them_carry_the_weight() -> None:
+    carriers = torch.tensor([16, 9, 7, 1])  # of 16 proposals: their effective number
+    carry = torch.arange(16) < carriers[:, None]
+    weights = torch.zeros(4, 16, dtype=torch.double).masked_fill(~carry, -40.0)
+    uniforms = torch.rand(4, 16, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    after, survivors = sampling._resample(weights, uniforms)
+    # While half of them carry it, all go on as they are: resampling would lose variety for nothing.
+    assert torch.equal(after[:2], weights[:2])
+    assert torch.equal(survivors[:2], torch.arange(16).expand(2, 16))
+    # Then only those that carry weight go on, from now on with equal weights.
+    assert (after[2:] == 0).all()
+    assert carry[2:].gather(1, survivors[2:]).all()
+    assert len(survivors[2].unique()) > 3
+
+
+def test_the_likelier_a_proposal_the_more_often_it_goes_on() -> None:
+    shares = torch.tensor([0.7, 0.2, 0.1, 0.0])
+    weights = (shares.double().log() - 3.0).expand(2000, 4)
+    uniforms = torch.rand(2000, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    _, survivors = sampling._resample(weights, uniforms)
+    torch.testing.assert_close(torch.bincount(survivors.flatten(), minlength=4) / 8000, shares, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("coarse", [False, True])
 def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN, fine: PixelCNN, coarse: bool) -> None:
     prior = fine if coarse else prior
@@ -501,16 +549,16 @@ def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN, fine: PixelCNN, coa
     indices = sample(prior, 6, seed=2, picture=picture)
     mask = torch.zeros(5, 7, dtype=torch.bool)
     mask[1:4, 2:5] = True
-    told = {"seed": 1, "level": 3, "picture": picture}
-    filled = refill(prior, indices, mask, **told)
+    condition = {"seed": 1, "level": 3, "picture": picture}
+    filled = refill(prior, indices, mask, **condition)
     assert torch.equal(filled[:, ~mask], indices[:, ~mask])
     assert not torch.equal(filled, indices)
     apart = []
     for i in (0, 2, 4):
-        own = told | {"picture": None if picture is None else picture[i : i + 2]}
+        own = condition | {"picture": None if picture is None else picture[i : i + 2]}
         apart.append(refill(prior, indices[i : i + 2], mask, first=i, **own))
     assert torch.equal(filled, torch.cat(apart))
-    raster = refill(prior, indices, mask, proposals=1, **told)
+    raster = refill(prior, indices, mask, proposals=1, **condition)
     unlikely = [surprise(prior, grids, 3, picture=picture)[:, ~mask].sum() for grids in (filled, raster)]
     assert unlikely[0] < unlikely[1]
     assert torch.equal(refill(prior, indices, torch.zeros_like(mask), picture=picture), indices)
@@ -519,9 +567,9 @@ def test_refill_keeps_the_rest_and_suits_it(prior: PixelCNN, fine: PixelCNN, coa
 @pytest.mark.parametrize("coarse", [False, True])
 def test_refill_of_everything_is_a_draw(prior: PixelCNN, fine: PixelCNN, coarse: bool) -> None:
     prior = fine if coarse else prior
-    told = {"top_k": 1, "picture": make_picture(prior, 2)}
-    filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), **told)
-    assert torch.equal(filled, sample(prior, 2, look=2 * TINY.prior_ranks, **told))
+    condition = {"top_k": 1, "picture": make_picture(prior, 2)}
+    filled = refill(prior, torch.zeros(2, 5, 7, dtype=torch.long), torch.ones(5, 7, dtype=torch.bool), **condition)
+    assert torch.equal(filled, sample(prior, 2, appearance=2 * TINY.prior_ranks, **condition))
 
 
 def test_a_picture_that_is_missing_or_not_asked_for_is_named(prior: PixelCNN, fine: PixelCNN) -> None:

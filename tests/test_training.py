@@ -282,7 +282,7 @@ def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: 
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randint(s.codebook_size, (32, *s.grid), generator=generator) for s in CASCADE.stages for _ in "12"]
     both = torch.stack([CASCADE.join(parts[i::2]).flatten(1) for i in (0, 1)], 1)  # (32, 2, codes)
-    task.rank(np.linspace(0.1, 0.9, 32).astype(np.float32), np.arange(32) % 8)
+    task.fit_ranks(np.linspace(0.1, 0.9, 32).astype(np.float32), np.arange(32) % 8)
     batch = {
         "codes": both,
         "brightness": torch.rand(32),
@@ -297,13 +297,13 @@ def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: 
 
     loss = task.loss(model, batch, torch.Generator().manual_seed(0))
     assert float(loss) == pytest.approx(math.log(CASCADE.codebook_size))
-    indices, _, _, look, picture = seen
+    indices, _, _, appearance, picture = seen
     mirrored = [not torch.equal(one, parts[2][i]) for i, one in enumerate(indices)]
     assert 8 < sum(mirrored) < 24
     for i, m in enumerate(mirrored):
         assert torch.equal(indices[i], parts[2 + m][i])
         torch.testing.assert_close(picture[i, None], tokenizer.picture(parts[m][i, None]))
-        assert look[i] == 2 * CASCADE.prior_ranks or (look[i] >= CASCADE.prior_ranks) == m
+        assert appearance[i] == 2 * CASCADE.prior_ranks or (appearance[i] >= CASCADE.prior_ranks) == m
 
 
 def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Path, tmp_path: Path) -> None:
@@ -327,23 +327,26 @@ def test_brightness_is_the_mean_of_the_brain_alone() -> None:
     torch.testing.assert_close(brightness(slices), torch.tensor([0.75, 0.0]))
 
 
-def test_a_look_says_the_rank_within_the_level_and_the_mirror() -> None:
+def test_appearance_is_the_rank_within_the_level_and_the_orientation() -> None:
     preset = replace(TINY, prior_ranks=4, levels=2)
     grey = torch.linspace(0.1, 0.9, 16).repeat(2) * torch.tensor([1.0, 0.5]).repeat_interleave(16)  # level 1 is darker
     levels = np.repeat([0, 1], 16)
     task = training.PriorTask(preset, Tokenizer(preset, VQVAE(preset)))
-    task.rank(grey.numpy(), levels)
+    task.fit_ranks(grey.numpy(), levels)
 
     batch = {"brightness": grey, "level": torch.tensor(levels)}
     mirrored = torch.arange(32) % 2 == 1
-    looks = torch.stack([task.look(batch, mirrored, torch.Generator().manual_seed(i)) for i in range(200)])
-    unknown = looks == 8
-    assert abs(unknown.double().mean() - training.PLAIN) < 0.02
+    appearances = torch.stack([task.appearance(batch, mirrored, torch.Generator().manual_seed(i)) for i in range(200)])
+    unknown = appearances == 8
+    assert abs(unknown.double().mean() - training.APPEARANCE_DROPOUT) < 0.02
     ranks = torch.arange(4).repeat_interleave(4).repeat(2)
-    assert torch.equal(looks[~unknown], (ranks + 4 * mirrored).expand(200, 32)[~unknown])
+    assert torch.equal(appearances[~unknown], (ranks + 4 * mirrored).expand(200, 32)[~unknown])
 
-    untold = replace(preset, prior_ranks=0)
-    assert training.PriorTask(untold, Tokenizer(untold, VQVAE(untold))).look(batch, mirrored, torch.Generator()) is None
+    without = replace(preset, prior_ranks=0)
+    assert (
+        training.PriorTask(without, Tokenizer(without, VQVAE(without))).appearance(batch, mirrored, torch.Generator())
+        is None
+    )
 
 
 def test_ranks_are_the_quantiles_of_each_level_and_of_all_where_a_level_has_no_slices() -> None:
@@ -352,9 +355,9 @@ def test_ranks_are_the_quantiles_of_each_level_and_of_all_where_a_level_has_no_s
     bright = rng.uniform(0.1, 1, 110).astype(np.float32)
     levels = np.arange(110) % 2  # none of level 2
     task = training.PriorTask(preset, Tokenizer(preset, VQVAE(preset)))
-    task.rank(bright, levels)
+    task.fit_ranks(bright, levels)
     for level, own in enumerate((bright[levels == 0], bright[levels == 1], bright)):
-        ranks = np.searchsorted(task.borders[level].numpy(), own)
+        ranks = np.searchsorted(task.thresholds[level].numpy(), own)
         expected = np.searchsorted(np.quantile(own, np.arange(1, 8) / 8), own)
         np.testing.assert_array_equal(ranks, expected)
 

@@ -2,24 +2,25 @@
 
 Two stacks after van den Oord et al. 2016 (arXiv:1606.05328): the vertical one sees the rows above, the horizontal one
 the codes to the left, and together they have no blind spot. Instead of masking kernels, the inputs are shifted by one
-row and one column once (as PixelCNN++ does, Salimans et al. 2017, arXiv:1701.05517), after which every layer may look
-at its own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763)
-carries what convolutions reach late, such as the outline far above. A head is nearly its own mirror image, so right of
-the middle a position also looks at the mirrored columns of its row. A learned map tells positions apart, and a gate
-bias tells which level of the head, and which dementia grade, is wanted.
+row and one column once (as PixelCNN++ does, Salimans et al. 2017, arXiv:1701.05517), after which every layer may use
+its own position. Causal self-attention over the raster order (PixelSNAIL, Chen et al. 2018, arXiv:1712.09763) reaches
+what convolutions reach late, such as the outline far above. A head is nearly its own mirror image, so right of the
+middle a position also sees the mirrored columns of its row. A learned map tells positions apart. The gates of every
+layer have a bias from the condition: level, dementia grade, and appearance.
 
-Positions are cells. Where a cell has several codes, it enters as their sum, and the head predicts them one by one, each
-given those before it in the cell (as the depth transformer of Lee et al. 2022, arXiv:2203.01941, does).
+Positions are cells. Where a cell has several codes, their embeddings are summed on the way in, and the head predicts
+them one by one, each given those before it in the cell (as the depth transformer of Lee et al. 2022, arXiv:2203.01941).
 
-In a cascade the prior of the finer stage is given the coarse picture. It is wholly known before the first code, so what
-it says of each position simply adds to what both stacks begin with.
+In a cascade the prior of the finer stage is also given the coarse picture, as a context map. The whole picture is known
+before the first code, so the map needs no causality: it is added to the inputs of both stacks.
 
-It also tells the look: how bright a slice is among those of its level, and whether it is mirrored. Brightness belongs
-to a whole slice, and drawn code by code it wanders to the mean; mirrored slices make twice as much to learn from, but
-heads are not symmetric, and told which is which the prior need not draw a mixture (distribution augmentation, Jun et
-al. 2020, proceedings.mlr.press/v119/jun20a.html).
+The appearance of a slice is its orientation (as training slices lie, or mirrored) and the rank of its brightness among
+slices of its level. Brightness belongs to the whole slice: sampled code by code without this condition, it drifts to
+the mean. Mirrored slices double the training data, but heads are not symmetric: knowing the orientation, the prior
+learns from both and samples either (distribution augmentation, Jun et al. 2020,
+proceedings.mlr.press/v119/jun20a.html).
 
-`oasisvq.models.sampling` holds the same computation one position at a time; a change here is a change there.
+`oasisvq.models.sampling` computes the same network one position at a time: change both together.
 """
 
 from __future__ import annotations
@@ -33,11 +34,7 @@ from torch import Tensor, nn
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import Context
 
-# How much more strongly than in training a finished prior is told a look. Told as in training, draws follow it in part:
-# the brightness of the base preset's had 70 % of the variance of training slices, and with this 99 %.
-LEAN = 1.3
-
-# Residual blocks that look at the coarse picture: each position sees seven cells to every side.
+# Residual blocks on the coarse picture: each position sees seven cells to every side.
 CONTEXT_BLOCKS = 3
 
 
@@ -80,7 +77,7 @@ class GatedLayer(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Self-attention over the raster order: position i looks at positions j <= i of the horizontal stack."""
+    """Self-attention over the raster order: position i attends to positions j <= i of the horizontal stack."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -102,7 +99,7 @@ class CausalAttention(nn.Module):
 class Mirror(nn.Module):
     """Right of the middle, position (r, c) adds its mirror image: columns w - 1 - c to w + 1 - c of row r.
 
-    The last two of these know the mirrored code itself, and all lie at or left of c.
+    The last two of these have seen the mirrored code itself, and all lie at or left of c.
     """
 
     def __init__(self, channels: int) -> None:
@@ -125,7 +122,7 @@ class Mirror(nn.Module):
 
 
 class PixelCNN(nn.Module):
-    """log p(indices | level, grade, look, picture) as logits for each code given those before it in raster order."""
+    """log p(indices | level, grade, appearance, picture): logits of each code given those before it in raster order."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -138,27 +135,27 @@ class PixelCNN(nn.Module):
         self.grade = nn.Embedding(len(preset.grades) + 1, c)
         nn.init.zeros_(self.grade.weight)  # a grade that few people have begins as no difference
         self.ranks = preset.prior_ranks
-        # The ranks as they lie, from dark to bright, the ranks mirrored, and unknown.
+        # Of appearance, `look` in weight files: the ranks from dark to bright, the ranks mirrored, unknown.
         self.look = nn.Embedding(2 * self.ranks + 1, c) if self.ranks else None
         if self.look is not None:
             nn.init.zeros_(self.look.weight)
         self.position_v = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.position_h = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
         self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
-        # Looking far follows the layers that end the first and the second third.
+        # Attention and mirror follow the layers that end the first and the second third.
         after = [str(i) for i in sorted({preset.prior_layers // 3 - 1, 2 * preset.prior_layers // 3 - 1})]
         self.attention = nn.ModuleDict({i: CausalAttention(c, preset.prior_heads) for i in after if preset.prior_heads})
         self.mirror = nn.ModuleDict({i: Mirror(c) for i in after})
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, self.depth * self.codebook_size, 1)
         )
-        # What the coarse picture says of each cell, to the vertical and to the horizontal stack.
+        # The coarse picture as features of each cell, for the vertical and for the horizontal stack.
         self.context = (
             nn.Sequential(Context(preset.cell, c, CONTEXT_BLOCKS), nn.SiLU(), nn.Conv2d(c, 2 * c, 1))
             if preset.coarse
             else None
         )
-        # What a cell's later codes are told of each of its earlier ones; at first nothing.
+        # Embeddings of a cell's earlier codes, for predicting its later ones; zero at first.
         self.within = nn.Embedding((self.depth - 1) * self.codebook_size, c) if self.depth > 1 else None
         if self.within is not None:
             nn.init.zeros_(self.within.weight)
@@ -169,23 +166,31 @@ class PixelCNN(nn.Module):
         height, width = self.position_h.shape[2:]
         return height, width * self.depth
 
-    def condition(self, level: Tensor, grade: Tensor, look: Tensor | None = None) -> Tensor:
-        """What every layer is told: (B, C), from arguments as those of `forward`."""
-        told = self.level(level) + self.grade(grade)
+    def condition(
+        self,
+        level: Tensor,
+        grade: Tensor,
+        appearance: Tensor | None = None,
+        picture: Tensor | None = None,
+        appearance_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The condition of every layer, (B, C), and the context map, (B, 2C, h, w); arguments as for `forward`."""
+        condition = self.level(level) + self.grade(grade)
         if self.look is not None:
             unknown = self.look.weight[-1]
-            told = told + unknown
-            if look is not None:
-                told = told + (self.look(look) - unknown) * (1 if self.training else LEAN)
-        return F.silu(told)
+            condition = condition + unknown
+            if appearance is not None:
+                condition = condition + appearance_scale * (self.look(appearance) - unknown)
+        return F.silu(condition), None if self.context is None else self.context(picture)
 
     def forward(
         self,
         indices: Tensor,
         level: Tensor,
         grade: Tensor,
-        look: Tensor | None = None,
+        appearance: Tensor | None = None,
         picture: Tensor | None = None,
+        appearance_scale: float = 1.0,
     ) -> Tensor:
         """Logits of every code given the codes before it.
 
@@ -193,39 +198,34 @@ class PixelCNN(nn.Module):
             indices: (B, h, w * L) int64 in [0, K), a cell's L codes side by side; the first rows of a grid will do.
             level: (B,) int64 in [0, levels]; `levels` means unknown.
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
-            look: (B,) int64 in [0, 2 ranks]: r has brightness rank r as training slices lie, ranks + r is its mirror
-                image, 2 ranks, as None, means unknown. In eval mode it is told LEAN times as strongly. A prior without
-                ranks knows no looks.
-            picture: (B, 1, S, S) in [-0.5, 0.5], what the coarse stage shows. A prior without one takes None.
+            appearance: (B,) int64 in [0, 2 ranks]: r is brightness rank r as training slices lie, ranks + r is its
+                mirror image, 2 ranks, like None, means unknown. Without effect on a prior without ranks.
+            picture: (B, 1, S, S) in [-0.5, 0.5], the coarse stage's reconstruction. None for a prior without a coarse
+                stage.
+            appearance_scale: strength of this condition: scales the difference of its embedding from that of unknown.
 
         Returns:
             (B, K, h, w * L). Position (r, c) depends on rows above r and on columns left of c in row r alone.
         """
-        return self.logits(indices, *self.told(level, grade, look, picture))
-
-    def told(
-        self, level: Tensor, grade: Tensor, look: Tensor | None = None, picture: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What `forward` is given beside codes, as `logits` takes it: condition, (B, C), and context, (B, 2C, h, w)."""
-        return self.condition(level, grade, look), None if self.context is None else self.context(picture)
+        return self.logits(indices, *self.condition(level, grade, appearance, picture, appearance_scale))
 
     def logits(
         self, indices: Tensor, condition: Tensor, context: Tensor | None = None, last_row: bool = False
     ) -> Tensor:
-        """`forward` where condition, (B, C), and context, (B, 2C, h, w), are at hand.
+        """`forward` with condition, (B, C), and context map, (B, 2C, h, w), from `condition`.
 
         With `last_row` only the logits of the last row, (B, K, 1, w * L), which cost less.
         """
-        e = self.enter(indices)
+        e = self.embed(indices)
         rows = indices.shape[1]
         v = shift_down(e) + self.position_v[:, :, :rows]
         h = shift_right(e) + self.position_h[:, :, :rows]
         if context is not None:
             context_v, context_h = context[:, :, :rows].chunk(2, dim=1)
             v, h = v + context_v, h + context_h
-        near = max(map(int, self.attention), default=-1) + 1  # the first layer after which nothing looks far
+        near = max(map(int, self.attention), default=-1) + 1  # the first layer after which there is no attention
         for i, layer in enumerate(self.layers):
-            if last_row and i == near:  # the layers left look a row up each
+            if last_row and i == near:  # each layer left sees one row up
                 v, h = v[:, :, i - len(self.layers) - 1 :], h[:, :, -1:]
             v, h = layer(v, h, condition)
             if str(i) in self.attention:
@@ -234,14 +234,14 @@ class PixelCNN(nn.Module):
                 h = self.mirror[str(i)](h)
         return self._predict(h, indices[:, -h.shape[2] :])
 
-    def enter(self, indices: Tensor) -> Tensor:
-        """What the network is told of codes: (B, h, w * L) -> (B, C, h, w)."""
+    def embed(self, indices: Tensor) -> Tensor:
+        """The embeddings of codes, summed over each cell: (B, h, w * L) -> (B, C, h, w)."""
         tables = torch.arange(self.depth, device=indices.device) * self.codebook_size
         codes = indices.unflatten(2, (-1, self.depth)) + tables  # (B, h, w, L)
         return self.embedding(codes).sum(3).permute(0, 3, 1, 2)
 
     def _predict(self, h: Tensor, indices: Tensor) -> Tensor:
-        """What the network says of cells, (B, C, h, w), and the codes in them -> logits (B, K, h, w * L)."""
+        """Features of cells, (B, C, h, w), and the codes in them -> logits (B, K, h, w * L)."""
         last = cast(nn.Conv2d, self.head[-1])
         ends = zip(*(x.split(self.codebook_size) for x in (last.weight, cast(Tensor, last.bias))), strict=True)
         logits = []

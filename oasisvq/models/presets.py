@@ -1,4 +1,4 @@
-"""Every size, seed and schedule in one frozen place: a preset is stored beside the weights it made."""
+"""Every size, seed and schedule in one place: a preset is frozen, and stored beside the weights it made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Preset:
     size: int = 80
     codebook_size: int = 512
     code_dim: int = 32
-    # Codes a cell: each after the first refines what those before it say.
+    # Codes of a cell: each after the first refines those before it.
     depth: int = 1
     # The coarse stage of a cascade: this preset's models are given its reconstruction, or its sample, as a picture.
     coarse: Preset | None = None
@@ -47,11 +47,10 @@ class Preset:
     prior_heads: int = 4
     prior_dropout: float = 0.1
 
-    # What a draw can be conditioned on: the level of the slice and the clinical dementia rating (CDR) of the person.
+    # Conditions of the prior: the level of the slice and the clinical dementia rating (CDR) of the person.
     levels: int = 32
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
-    # How finely the prior is told how bright a slice is among those of its level, and whether it is mirrored (0: it is
-    # told neither).
+    # Ranks of brightness among the slices of a level: with the orientation, a third condition (0: neither).
     prior_ranks: int = 8
 
     # Schedules: one warm-up and cosine cycle each.
@@ -137,7 +136,7 @@ class Preset:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
-        # Weights from before these existed say nothing of them.
+        # Defaults for weights from before these fields existed.
         values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, "rate_weight": 0.0, **values}
         known = {f.name for f in fields(cls)}
         if set(values) != known:
@@ -192,8 +191,8 @@ _SMOKE = Preset(
 
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
-    # The original slices at their own size: base's picture of a slice, and a code to each of 64 x 64 cells for what it
-    # lacks. Few channels where pixels are many; no attention, since the picture says what lies far away.
+    # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
+    # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(
         name="large",
         size=256,
@@ -212,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         vqvae_crop=160,
         prior_epochs=8,
     ),
-    # Everything small, to see that it works: one stage, and a cascade.
+    # Small ones, to see that everything works: one stage, and a cascade.
     "smoke": _SMOKE,
     "smoke-large": replace(
         _SMOKE, name="smoke-large", size=160, codebook_size=64, code_dim=8, coarse=_SMOKE, blocks=(0, 1), vqvae_crop=96

@@ -1,13 +1,13 @@
-"""Drawing from the prior one code at a time, each activation computed once.
+"""Sampling from the prior one code at a time, each activation computed once.
 
-The naive way runs the whole network for every position. Here every layer remembers what later positions need
+Naive sampling runs the whole network for every position. Here every layer caches what later positions need
 (Ramachandran et al. 2017, arXiv:1704.06001): the vertical stack works a row at a time, from the codes of the rows
 above; the horizontal stack a position at a time, from the column before; attention keeps its keys and values. The
 logits are those of `PixelCNN.forward` to float32 rounding, at every position.
 
 Rounding differs between batch sizes, numbers of threads and devices, and a uniform number close to the border of two
-codes could fall on either side. There, and only there, the prior is asked again in double precision, so that a draw is
-its seed's and number's alone.
+codes could fall on either side. There, and only there, the prior runs again in double precision, so that a draw depends
+on its seed and number alone.
 
 Memory beside the weights, in floats a draw, for h x w cells, C channels, L layers, A attentions and M mirrors:
 (4 L + M) w C, 2 A h w C for the keys and values, and some 14 L C that no grid changes.
@@ -37,8 +37,12 @@ LARGEST_DEVIATION = 32.0
 # Of all uniform numbers: below the sum of probabilities, which rounding may leave under 1.
 LARGEST = 1 - 2**-40
 
-# That are held at a time when grids are scored: 128 MiB.
+# Logits held at a time when grids are scored: 128 MiB.
 LOGITS = 2**25
+
+# Samples follow an appearance less than the training slices that it was learned from: at strength 1 the brightness of
+# base's samples has 0.7 of the variance of training slices of the same level, at 1.3 the same variance.
+APPEARANCE_SCALE = 1.3
 
 M = TypeVar("M", bound=nn.Module)
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -51,7 +55,7 @@ def in_double(model: M) -> M:
 
 
 class _Layer:
-    """A `GatedLayer` for n draws: one row of the vertical stack, one position of the horizontal stack.
+    """A `GatedLayer` for n draws: a row of the vertical stack, a position of the horizontal stack.
 
     tanh(x) is 2 sigmoid(2x) - 1, so with values doubled beforehand one sigmoid, several times faster than tanh, serves
     value and door, and door - 2 value door is the gate's negative. Factors and sign move into the weights without loss.
@@ -105,7 +109,7 @@ class _Layer:
 
 
 class _Attention:
-    """A `CausalAttention` for n draws, with the keys and values of all positions so far."""
+    """A `CausalAttention` for n draws, with a cache of the keys and values of all positions so far."""
 
     def __init__(self, attention: CausalAttention, n: int, positions: int) -> None:
         weights = dict(attention.named_parameters())
@@ -127,7 +131,7 @@ class _Attention:
         self.keys_at, self.values_at = self.keys.unbind(2), self.values.unbind(1)
 
     def position(self, i: int, h: Tensor) -> None:
-        """Adds to h (n, C), position i of the horizontal stack, what it sees in positions 0 to i."""
+        """Adds to h (n, C), position i of the horizontal stack, its attention to positions 0 to i."""
         normal = torch.layer_norm(h, self.channels, eps=self.eps)
         torch.baddbmm(self.qkv_bias, normal.expand(3, -1, -1), self.qkv, out=self.projected)
         self.keys_at[i].copy_(self.key)
@@ -136,7 +140,7 @@ class _Attention:
         seen = torch.bmm(weights, self.values.narrow(1, 0, i + 1)).view(h.shape)
         h.addmm_(seen, self.out).add_(self.out_bias)
 
-    def remember(self, attention: CausalAttention, h: Tensor, copies: int) -> None:
+    def fill_cache(self, attention: CausalAttention, h: Tensor, copies: int) -> None:
         """Keys and values of h (n / copies, C, rows, w), the first rows of the horizontal stack."""
         _, keys, values = attention.qkv(attention.norm(h.flatten(2).mT)).chunk(3, dim=2)  # (n / copies, positions, C)
         keys, values = (x.unflatten(2, (self.heads, -1)).repeat_interleave(copies, 0) for x in (keys, values))
@@ -145,9 +149,9 @@ class _Attention:
         self.values[:, :seen] = values.transpose(1, 2).flatten(0, 1)
 
     def select(self, draws: Tensor) -> None:
-        """Draw d goes on from the past of draw draws[d]."""
-        for past in (self.keys, self.values):
-            by_draw = past.view(self.n, -1)
+        """Draw d goes on from the cache of draw draws[d]."""
+        for cache in (self.keys, self.values):
+            by_draw = cache.view(self.n, -1)
             by_draw.copy_(by_draw[draws])
 
 
@@ -166,7 +170,7 @@ class _Mirror:
         self.images = {c: row[:, width - 1 - c : width + 2 - c].flatten(1) for c in range(self.start, width)}  # (n, 3C)
 
     def position(self, column: int, h: Tensor) -> None:
-        """Adds to h (n, C), this column of the horizontal stack, what stands at its mirror image."""
+        """Adds to h (n, C), this column of the horizontal stack, what follows from its mirror image."""
         self.row_at[column].copy_(h)
         if column >= self.start:
             h.addmm_(self.images[column], self.weight).add_(self.bias)
@@ -176,7 +180,7 @@ class _Picker:
     """Picks codes by inverting the cumulative distribution at given uniform numbers.
 
     From float32 logits where no rounding could change the pick; elsewhere from the prior in double precision, on the
-    CPU, asked about that draw alone.
+    CPU, run for that draw alone.
     """
 
     def __init__(
@@ -185,7 +189,7 @@ class _Picker:
         indices: Tensor,
         level: Tensor,
         grade: Tensor,
-        look: Tensor | None,
+        appearance: Tensor | None,
         picture: Tensor | None,
         uniforms: Tensor,
         temperature: float,
@@ -195,8 +199,8 @@ class _Picker:
         if exact is not None:
             self.exact = exact
         self.prior, self.indices, self.uniforms = prior, indices, uniforms
-        self.level, self.grade, self.look, self.picture = level, grade, look, picture
-        self.told: dict[int, tuple[Tensor, Tensor | None]] = {}  # of draws that `exact` was asked about
+        self.level, self.grade, self.appearance, self.picture = level, grade, appearance, picture
+        self.conditions: dict[int, tuple[Tensor, Tensor | None]] = {}  # in double precision, of draws that needed it
         self.temperature = temperature
         self.top_k = None if top_k == prior.codebook_size else top_k
         self.slack = ROUNDING / temperature * uniforms * (1 - uniforms)
@@ -233,32 +237,33 @@ class _Picker:
 
     def _pick_exactly(self, draw: int, position: int) -> Tensor:
         row, column = divmod(position, self.indices.shape[2])
-        if draw not in self.told:
-            self.told[draw] = self._told_exactly(draw)
-        condition, context = self.told[draw]
+        if draw not in self.conditions:
+            self.conditions[draw] = self._condition_exactly(draw)
+        condition, context = self.conditions[draw]
         codes = self.indices[draw, None, : row + 1].cpu()
         logits = self.exact.logits(codes, condition, context, last_row=True)[:, :, 0, column]
         return _pick(_probabilities(logits, self.temperature, self.top_k), self.uniforms[position, draw, None])[0, 0]
 
-    def _told_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
+    def _condition_exactly(self, draw: int) -> tuple[Tensor, Tensor | None]:
         def own(values: Tensor) -> Tensor:
             return values[draw, None].cpu()
 
-        look = None if self.look is None else own(self.look)
+        appearance = None if self.appearance is None else own(self.appearance)
         picture = None if self.picture is None else own(self.picture).double()
-        return self.exact.told(own(self.level), own(self.grade), look, picture)
+        return self.exact.condition(own(self.level), own(self.grade), appearance, picture, APPEARANCE_SCALE)
 
 
 class Sampler:
     """The prior, position by position, for n draws at once. Use under `torch.inference_mode`.
 
-    `walk` goes over positions; `logits()` then are those of the position reached. A code is read from `indices` at the
-    next position: write it there before walking on. Weights are copied: make a new sampler when they change.
+    `walk` goes over positions; `logits()` are those of the position reached. The caller writes a position's code to
+    `indices` before walking on. Weights are copied: make a new sampler when they change.
 
     Args:
         prior: on any device, in eval mode.
         indices: (n, h, w * L) int64, read and never written here.
-        level, grade, look, picture: (n,) int64, and (n, 1, S, S), as in `PixelCNN.forward`.
+        level, grade, appearance, picture: (n,) int64, and (n, 1, S, S), as in `PixelCNN.forward`, the appearance with
+            strength `APPEARANCE_SCALE`.
     """
 
     def __init__(
@@ -267,7 +272,7 @@ class Sampler:
         indices: Tensor,
         level: Tensor,
         grade: Tensor,
-        look: Tensor | None = None,
+        appearance: Tensor | None = None,
         picture: Tensor | None = None,
     ) -> None:
         n, height = indices.shape[:2]
@@ -277,8 +282,9 @@ class Sampler:
         self.width = width = indices.shape[2] // self.cell
         self.embeddings = prior.embedding.weight.split(prior.codebook_size)
         self.within = () if prior.within is None else prior.within.weight.split(prior.codebook_size)
-        self.condition, self.context = prior.told(level, grade, look, picture)  # (n, C), (n, 2C, h, w)
-        # What the stacks begin with, beside codes: (1, C, h, w), or (n, C, h, w) with a picture.
+        # (n, C), (n, 2C, h, w)
+        self.condition, self.context = prior.condition(level, grade, appearance, picture, APPEARANCE_SCALE)
+        # The inputs of the stacks before codes are added: (1, C, h, w), or (n, C, h, w) with a picture.
         start_v: Tensor = prior.position_v
         start_h: Tensor = prior.position_h
         if self.context is not None:
@@ -307,7 +313,7 @@ class Sampler:
         self.hidden = head["1.bias"], head["1.weight"][:, :, 0, 0].T.contiguous()
         ends = (x.split(prior.codebook_size) for x in (head["3.bias"], head["3.weight"][:, :, 0, 0]))
         self.ends = [(bias, weight.T.contiguous()) for bias, weight in zip(*ends, strict=True)]
-        self.end, self.told = self.ends[0], self.columns[-1]
+        self.end, self.features = self.ends[0], self.columns[-1]
 
     def walk(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Positions start to end - 1 in raster order, as (position, row, column), each ready for `logits`.
@@ -320,16 +326,16 @@ class Sampler:
             if column == 0:
                 self._begin_row(row)
             if earlier:
-                self.told = self.told + torch.embedding(self.within[earlier - 1], self.codes[position - 1])
+                self.features = self.features + torch.embedding(self.within[earlier - 1], self.codes[position - 1])
             else:
                 self._advance(row, cell)
-                self.told = self.columns[-1]
+                self.features = self.columns[-1]
             self.end = self.ends[earlier]
             yield position, row, column
 
     def logits(self) -> Tensor:
         """(n, K) at the position last walked to."""
-        x = self.told
+        x = self.features
         for bias, weight in (self.hidden, self.end):
             x = torch.addmm(bias, F.silu(x), weight)
         return x
@@ -339,7 +345,7 @@ class Sampler:
         if row == 0:
             return
         prior = self.prior
-        codes = prior.enter(self.indices[::copies, :row])
+        codes = prior.embed(self.indices[::copies, :row])
         v = shift_down(codes) + prior.position_v[:, :, :row]
         h = shift_right(codes) + prior.position_h[:, :, :row]
         if self.context is not None:
@@ -350,13 +356,13 @@ class Sampler:
             v, h = layer(v, h, self.condition[::copies])
             if i in self.attention:
                 attention = cast(CausalAttention, prior.attention[str(i)])
-                self.attention[i].remember(attention, h, copies)
+                self.attention[i].fill_cache(attention, h, copies)
                 h = attention(h)
             if i in self.mirror:
                 h = prior.mirror[str(i)](h)
 
     def select(self, draws: Tensor) -> None:
-        """At a row's end: draw d goes on from the past of draw draws[d], (n,) int64. The caller moves `indices`."""
+        """At a row's end: draw d goes on from the state of draw draws[d], (n,) int64. The caller moves `indices`."""
         self.above.copy_(self.above[:, draws])
         for attention in self.attention.values():
             attention.select(draws)
@@ -403,7 +409,7 @@ def sample(
     top_k: int | None = None,
     level: Condition = None,
     grade: Condition = None,
-    look: Condition = None,
+    appearance: Condition = None,
     picture: Tensor | None = None,
     stage: int = 0,
     given: Tensor | None = None,
@@ -411,7 +417,7 @@ def sample(
     on_step: OnStep | None = None,
     exact: PixelCNN | None = None,
 ) -> Tensor:
-    """Draws n grids of codes.
+    """Samples n grids of codes.
 
     Draw i has its own stream of random numbers, made from (seed, first + i): it stays the same however draws are split
     into batches.
@@ -423,8 +429,8 @@ def sample(
         temperature: above 0. Below 1 likely codes get likelier.
         top_k: only the k likeliest codes at each position can be drawn.
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
-        look: as level and grade, for a prior that knows looks. None: as training slices lie and of random brightness,
-            or, with `given`, unknown.
+        appearance: as level and grade, for a prior with brightness ranks. None: oriented as training slices, with a
+            random brightness rank; with `given`, unknown.
         picture: (n, 1, S, S) in [-0.5, 0.5], for a prior with a coarse stage. In double precision, it is made the same
             whatever the batch.
         stage: number of the prior in a cascade: each has random numbers of its own.
@@ -450,14 +456,14 @@ def sample(
     _check_settings(prior, temperature, top_k)
     height, width = prior.grid
     levels, grades = _condition(level, prior.level, n, "level"), _condition(grade, prior.grade, n, "grade")
-    looks = None
+    appearances = None
     if prior.look is not None:
-        if look is None and given is None:
+        if appearance is None and given is None:
             own = _uniforms(seed, range(first, first + n), (1,), 2)[0]  # (n,)
-            look = (own * prior.ranks).long()
-        looks = _condition(look, prior.look, n, "look")
-    elif look is not None:
-        raise OasisVQError("this prior was not told of looks: it draws as it learned")
+            appearance = (own * prior.ranks).long()
+        appearances = _condition(appearance, prior.look, n, "appearance")
+    elif appearance is not None:
+        raise OasisVQError("this prior has no brightness ranks: leave out the appearance")
     if given is None or mask is None:
         given = torch.zeros(height, width, dtype=torch.long)
         mask = torch.ones(height, width, dtype=torch.bool)
@@ -465,12 +471,12 @@ def sample(
     if given.shape not in [(height, width), (n, height, width)]:
         raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
     indices = given.expand(n, height, width).clone()
-    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1), *_purpose(stage))
+    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1), *_stream(stage))
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
-        sampler = Sampler(prior, indices, levels, grades, looks, _on(prior, picture))
-        picker = _Picker(prior, indices, levels, grades, looks, picture, uniforms, temperature, top_k, exact)
+        sampler = Sampler(prior, indices, levels, grades, appearances, _on(prior, picture))
+        picker = _Picker(prior, indices, levels, grades, appearances, picture, uniforms, temperature, top_k, exact)
         for position, _, _ in sampler.walk(0, max(drawn, default=-1) + 1):
             if position not in drawn:
                 continue
@@ -548,12 +554,12 @@ def refill(
     picture: Tensor | None = None,
     stage: int = 0,
 ) -> Tensor:
-    """Draws a region again so that it suits all of what is kept, the codes to its right and below too.
+    """Samples a region again so that it fits all codes that are kept, those to its right and below too.
 
-    Drawn in raster order alone, a region ignores what comes after it and leaves seams. So several proposals are drawn
-    together as a particle filter: each is weighed by the likelihood of the kept codes that it meets, the unlikely give
-    way to the likely after a row, and one is drawn by its weight in the end. The more proposals, the closer the result
-    is to a draw from p(region | rest).
+    Sampled in raster order alone, a region ignores what comes after it and leaves seams. Therefore a particle filter:
+    several proposals are sampled together, each weighted by the likelihood of the kept codes after it, resampled by
+    weight at the end of a row where few carry the weight, and one is chosen by weight in the end. The more proposals,
+    the closer the result is to a sample of p(region | rest).
 
     Args:
         prior: in eval mode.
@@ -583,8 +589,8 @@ def refill(
     distribution = partial(_probabilities, temperature=temperature, top_k=top_k)
     if not mask.any():
         return indices.clone()
-    # Numbers of their own: a refill must not repeat the luck of the draw with the same seed.
-    uniforms = _uniforms(seed, range(first, first + n), shape, 1, *_purpose(stage)).to(indices.device)
+    # A stream of its own: a refill must not repeat the numbers of the draw with the same seed.
+    uniforms = _uniforms(seed, range(first, first + n), shape, 1, *_stream(stage)).to(indices.device)
     return _redraw(prior, indices, mask, uniforms, levels, grades, _on(prior, picture), distribution)
 
 
@@ -611,7 +617,6 @@ def _redraw(
     levels, grades = levels.repeat_interleave(proposals), grades.repeat_interleave(proposals)
     pictures = None if picture is None else picture.repeat_interleave(proposals, 0)
     groups = torch.arange(0, n * proposals, proposals, device=filled.device)[:, None]  # where a grid's proposals begin
-    everyone = groups + torch.arange(proposals, device=filled.device)
     weights = uniforms.new_zeros(n, proposals)  # logarithms
 
     sampler = Sampler(prior, grids, levels, grades, picture=pictures)
@@ -624,18 +629,34 @@ def _redraw(
             likelihood = sampler.logits().double().log_softmax(1).gather(1, here[:, None])
             weights += likelihood.view(n, proposals)
         if column == width - 1:
-            shares = weights.softmax(1)
-            survivors = groups + _pick(shares, uniforms[height * width + row])
-            # Only where the effective number of proposals has fallen under a half: each exchange loses variety.
-            poor = shares.square().sum(1, keepdim=True) > 2 / proposals
-            weights.masked_fill_(poor, 0)
-            draws = torch.where(poor, survivors, everyone).flatten()
+            weights, survivors = _resample(weights, uniforms[height * width + row])
+            draws = (groups + survivors).flatten()
             grids.copy_(grids[draws])
             sampler.select(draws)
     after = surprise(prior, grids, levels, grades, pictures).flatten(1)[:, end:].double().sum(1)
     weights -= after.view(n, proposals) * math.log(2)
     chosen = groups + _pick(weights.softmax(1), uniforms[-1, :, :1].contiguous())
     return grids[chosen[:, 0]]
+
+
+def _resample(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The resampling step of a particle filter, for each of n grids.
+
+    Only where the effective sample size (Kong, Liu and Wong 1994, doi:10.1080/01621459.1994.10476469) is under half the
+    number of proposals: resampling costs variety.
+
+    Args:
+        weights: (n, proposals) float64, logarithms.
+        uniforms: (n, proposals) float64 in [0, 1).
+
+    Returns:
+        The new weights, and the proposal, (n, proposals) int64, that goes on in the place of each.
+    """
+    proposals = weights.shape[1]
+    shares = weights.softmax(1)
+    few = 1 / shares.square().sum(1, keepdim=True) < proposals / 2
+    stay = torch.arange(proposals, device=weights.device)
+    return weights.masked_fill(few, 0), torch.where(few, _pick(shares, uniforms), stay)
 
 
 def _probabilities(logits: Tensor, temperature: float, top_k: int | None) -> Tensor:
@@ -657,20 +678,20 @@ def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def draw_levels(levels: int, n: int, seed: int, first: int = 0) -> Tensor:
-    """A level for each of n draws, every one as likely: (n,) int64 in [0, levels), each its seed's and number's."""
+    """A random level for each of n draws, (n,) int64 in [0, levels), from the seed and the draw's number alone."""
     return (_uniforms(seed, range(first, first + n), (1,), 4)[0] * levels).long()
 
 
-def _purpose(stage: int) -> tuple[int, ...]:
-    """What tells the random numbers of a later stage from those of the first."""
+def _stream(stage: int) -> tuple[int, ...]:
+    """The key of a stage's own random numbers, for `_uniforms`."""
     return (3, stage) if stage else ()
 
 
-def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *purpose: int) -> Tensor:
-    """float64 in [0, 1), (shape[0], len(draws), *shape[1:]): those of a draw come from seed, its number and purpose."""
+def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *stream: int) -> Tensor:
+    """float64 in [0, 1), (shape[0], len(draws), *shape[1:]); a draw's follow from seed, its number and stream."""
     if seed < 0 or draws.start < 0:
         raise OasisVQError(f"seed {seed} and first {draws.start} must not be negative")
-    streams = np.stack([np.random.default_rng((seed, draw, *purpose)).random(shape) for draw in draws], axis=1)
+    streams = np.stack([np.random.default_rng((seed, draw, *stream)).random(shape) for draw in draws], axis=1)
     return torch.from_numpy(np.minimum(streams, LARGEST))
 
 
@@ -689,7 +710,7 @@ def _positions(mask: Tensor) -> list[int]:
 
 
 def _condition(value: Condition, table: nn.Embedding, n: int, name: str) -> Tensor:
-    """(n,) int64 from one value for all draws, one for each, or None: unknown, the table's last row."""
+    """(n,) int64 from one value for all draws, one for each, or None, which is unknown: the table's last row."""
     unknown = table.num_embeddings - 1
     values = torch.as_tensor(unknown if value is None else value, device=table.weight.device).long()
     if values.shape not in [(), (n,)] or ((values < 0) | (values > unknown)).any():

@@ -1,6 +1,6 @@
 """Slices to codes and back, through one VQ-VAE or a cascade of them.
 
-In a cascade the coarse stage codes the slice at a smaller size, and what it makes of it, enlarged, is the picture that
+In a cascade the coarse stage codes the slice at a smaller size, and its reconstruction, enlarged, is the picture that
 the finer stage adds detail to. The idea is that of hierarchical codes (VQ-VAE-2, Razavi et al. 2019, arXiv:1906.00446)
 and of cascaded diffusion (Ho et al. 2021, arXiv:2106.15282), with stages that are trained one after the other.
 """
@@ -28,7 +28,7 @@ def _shrinking(before: int, after: int) -> Tensor:
 
 
 def shrink(slices: Tensor, size: int) -> Tensor:
-    """(B, 1, S, S) -> (B, 1, size, size), as if the slices had been read at that size."""
+    """(B, 1, S, S) -> (B, 1, size, size), resized as `oasisvq.data.slices.resize` does it."""
     matrix = _shrinking(slices.shape[3], size).to(slices)
     with torch.autocast(slices.device.type, enabled=False):  # half precision would round greys
         return matrix @ slices @ matrix.T
@@ -63,13 +63,13 @@ class Tokenizer(nn.Module):
         return self.vqvae.decode(own, self.picture(*coarse))
 
     def picture(self, coarse: Tensor | None = None) -> Tensor | None:
-        """What codes of the coarse stage, (B, h, w), show, as the finer stage takes it: (B, 1, S, S)."""
+        """The coarse stage's codes, (B, h, w), decoded and enlarged for the finer stage: (B, 1, S, S)."""
         if self.coarse is None or coarse is None:
             return None
         return enlarge(self.coarse.decode(coarse), self.preset.size)
 
     def picture_of(self, slices: Tensor) -> Tensor | None:
-        """What the coarse stage makes of slices, (B, 1, S, S) -> the same; None where there is no coarse stage."""
+        """The coarse stage's reconstruction of slices, (B, 1, S, S) -> the same; None without a coarse stage."""
         if self.coarse is None:
             return None
         return self.picture(self.coarse.encode(shrink(slices, self.coarse.preset.size)))

@@ -60,9 +60,9 @@ class ResidualBlock(nn.Module):
 
 
 class Context(nn.Sequential):
-    """What a picture says of each cell: (B, 1, S, S) -> (B, C, h, w).
+    """Features of a picture in each cell: (B, 1, S, S) -> (B, C, h, w).
 
-    The picture is wholly known before the first code is, so nothing here is causal.
+    The whole picture is known before the first code, so nothing here is causal.
     """
 
     def __init__(self, cell: int, channels: int, blocks: int) -> None:
@@ -96,7 +96,7 @@ class Encoder(nn.Sequential):
 class Decoder(nn.Module):
     """(B, D, h, w) -> (B, 1, S, S). Pixel shuffle (Shi et al. 2016) doubles the size without checkerboards.
 
-    With a coarse stage it is given the coarse picture too, and says what to add to it.
+    With a coarse stage it takes the coarse picture too, and its output is what to add to it.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -137,10 +137,10 @@ class Quantised(NamedTuple):
 class VectorQuantiser(nn.Module):
     """Nearest codebook entry, straight-through gradient, moving-average codebook, restart of dead codes.
 
-    With L codes a cell each after the first stands for what those before it have left over, all from one codebook (as
-    in residual quantisation, Lee et al. 2022, arXiv:2203.01941). A cell's codes lie side by side in its row.
+    With L codes a cell, each after the first quantises the residual of those before it, all from one codebook (residual
+    quantisation, Lee et al. 2022, arXiv:2203.01941). A cell's codes lie side by side in its row.
 
-    Statistics are summed over processes, so any number of them learns the codebook that one would from the joint batch.
+    Statistics are summed over processes: together they learn the codebook that one would learn from the joint batch.
     """
 
     codebook: Tensor
@@ -174,18 +174,19 @@ class VectorQuantiser(nn.Module):
         return distances.argmin(1)
 
     def rate(self) -> Tensor:
-        """What a code's bits add to its squared distance, (K,): the weight times the spacing of codes, for each bit."""
+        """The penalty for a code's bits, (K,), added to its squared distance: the weight times the spacing of codes,
+        for each bit."""
         if not self.rate_weight:
             return torch.zeros_like(self.counts)
         size = len(self.codebook)
         apart = torch.cdist(self.codebook, self.codebook).square()
         spacing = apart.topk(2, largest=False).values[:, 1].mean()  # to the nearest other code
-        # A restarted code has hardly been used: charged for all its bits it would never be.
+        # A restarted code has hardly been used: with the penalty for all its bits it never would be.
         share = (self.counts / self.counts.sum().clamp_min(1e-5)).clamp_min(0.25 / size)
         return self.rate_weight * (self.steps / self.warmup).clamp(max=1.0) * spacing * -share.log2()
 
     def assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) vectors -> what each of the L codes stands for, (L, N, D), and its index, (L, N)."""
+        """(N, D) vectors -> what each of the L codes quantises, (L, N, D), and its index, (L, N)."""
         targets, indices = [z], [self.nearest(z)]
         for _ in range(self.depth - 1):
             targets.append(targets[-1] - F.embedding(indices[-1], self.codebook))
@@ -203,7 +204,7 @@ class VectorQuantiser(nn.Module):
             if self.training:
                 self._restart_dead(flat)
             targets, indices = self.assign(flat)
-        chosen = F.embedding(indices, self.codebook).cumsum(0)  # (L, N, D): what the codes up to each say together
+        chosen = F.embedding(indices, self.codebook).cumsum(0)  # (L, N, D): the sums of the codes up to each
         commitment = F.mse_loss(flat.expand_as(chosen), chosen)
         strength: Tensor | float = 1.0
         if self.training:
@@ -252,7 +253,7 @@ def _side_by_side(values: Tensor, b: int, h: int, w: int) -> Tensor:
 class VQVAE(nn.Module):
     """Encoder, quantiser and decoder. Slices are (B, 1, S, S) in [-0.5, 0.5]; indices (B, h, w * L) in [0, K).
 
-    With a coarse stage every method takes its picture of the same slices as well: (B, 1, S, S) in [-0.5, 0.5].
+    With a coarse stage every method also takes that stage's picture of the slices: (B, 1, S, S) in [-0.5, 0.5].
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -274,8 +275,8 @@ class VQVAE(nn.Module):
         return self.quantiser.codebook
 
     def forward(self, slices: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Quantised]:
-        """(B, 1, S, S) -> the reconstruction, not clipped, and what the quantiser said. For training."""
-        quantised = self.quantiser(self._see(slices, picture))
+        """(B, 1, S, S) -> the reconstruction, not clipped, and the quantiser's output. For training."""
+        quantised = self.quantiser(self._encode(slices, picture))
         return self.decoder(quantised.codes, picture), quantised
 
     def encode(self, slices: Tensor, picture: Tensor | None = None) -> Tensor:
@@ -283,8 +284,8 @@ class VQVAE(nn.Module):
         return self.assign(slices, picture)[1]
 
     def assign(self, slices: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 1, S, S) in [-0.5, 0.5] -> what each code stands for, (B, h, w * L, D), and its index, (B, h, w * L)."""
-        z = self._see(slices, picture).float()  # (B, D, h, w)
+        """(B, 1, S, S) in [-0.5, 0.5] -> what each code quantises, (B, h, w * L, D), and its index, (B, h, w * L)."""
+        z = self._encode(slices, picture).float()  # (B, D, h, w)
         b, d, h, w = z.shape
         targets, indices = self.quantiser.assign(z.permute(0, 2, 3, 1).reshape(-1, d))
         return _side_by_side(targets, b, h, w), _side_by_side(indices, b, h, w)
@@ -293,5 +294,5 @@ class VQVAE(nn.Module):
         """(B, h, w * L) int64 in [0, K) -> (B, 1, S, S) in [-0.5, 0.5]."""
         return self.decoder(self.quantiser.lookup(indices), picture).clamp(-0.5, 0.5)
 
-    def _see(self, slices: Tensor, picture: Tensor | None) -> Tensor:
+    def _encode(self, slices: Tensor, picture: Tensor | None) -> Tensor:
         return self.encoder(slices if picture is None else torch.cat([slices, picture], 1))

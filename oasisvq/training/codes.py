@@ -1,4 +1,4 @@
-"""What a prior learns from: every slice of a split, as it lies and mirrored, encoded once and kept on disk."""
+"""The training data of a prior: every slice of a split, and its mirror image, encoded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BATCH = 32
 
 
 class CodeSet(Dataset[dict[str, Tensor]]):
-    """Codes of a split, read from a file as they are asked for.
+    """Codes of a split, read from a file one by one.
 
     Attributes:
-        records: (N,), mapped, with the fields `codes`, uint16 (2, codes), as the slice lies and mirrored; `brightness`
-            as `brightness` gives it; `level` and `grade` as in `SliceSet`.
+        records: (N,), memory-mapped, with the fields `codes`, uint16 (2, codes), of the slice and of its mirror image;
+            `brightness`, from the function of that name; `level` and `grade` as in `SliceSet`.
     """
 
     def __init__(self, records: np.memmap) -> None:
@@ -46,7 +46,7 @@ class CodeSet(Dataset[dict[str, Tensor]]):
 
 
 def brightness(slices: Tensor) -> Tensor:
-    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 where there is none."""
+    """Mean grey of the brain: (B, 1, S, S) in [-0.5, 0.5] -> (B,) in [0, 1], 0 for a slice without brain."""
     grey = slices.flatten(1) + 0.5
     brain = grey > FOREGROUND
     return (grey * brain).sum(1) / brain.sum(1).clamp_min(1)
@@ -55,9 +55,9 @@ def brightness(slices: Tensor) -> Tensor:
 def encode_split(
     tokenizer: Tokenizer, slices: SliceSet, folder: Path, name: str, stamp: str, device: torch.device
 ) -> CodeSet:
-    """Encode a split, unless `folder` holds its codes under this stamp: sha256 of all that they follow from.
+    """Encode a split, unless `folder` has its codes under this stamp, a sha256 of all that they depend on.
 
-    In full precision, as everybody encodes later: rounding would move whole backgrounds to a neighbouring code.
+    In full precision, as slices are encoded later: rounding would move whole backgrounds to a neighbouring code.
     """
     codes = ("codes", np.uint16, (2, tokenizer.preset.codes))
     kind = np.dtype([codes, ("brightness", np.float32), ("level", np.int16), ("grade", np.int8)])

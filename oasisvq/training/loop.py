@@ -1,7 +1,7 @@
-"""One loop for both models: what differs between them is a task, how they are trained is not.
+"""One training loop for both models: a task holds what differs between them.
 
-Accelerate carries the loop to one processor, one GPU or many (`accelerate launch -m oasisvq train ...`). Order of data
-and augmentation follow from the seed and the epoch alone, so a run that was killed and resumed makes the same weights.
+Accelerate runs the loop on one processor, one GPU or many (`accelerate launch -m oasisvq train ...`). The order of data
+and the augmentation follow from seed and epoch alone, so a run that was killed and resumed makes the same weights.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from oasisvq.training.reproducibility import circumstances
 
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
-UNKNOWN = 0.1  # share of training slices whose level, or grade, is hidden from the prior
-VALIDATED = 4  # every so many validation slices pick the epoch: those between are nearly copies
-PLAIN = 0.3  # share whose look is hidden: slices are scored without it
+CONDITION_DROPOUT = 0.1  # share of training slices whose level, or grade, is hidden from the prior
+APPEARANCE_DROPOUT = 0.3  # share whose appearance is hidden: slices are scored without it
+VALIDATED = 4  # every fourth validation slice picks the epoch: those between are nearly copies
 
 Batch = Mapping[str, Tensor]
 Figures = dict[str, float]
 
 
 def mirror(slices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the slices, at random, as in a mirror: (B, 1, S, S) -> the same, and which they are, (B,) bool."""
+    """Mirrors half of the slices, at random: (B, 1, S, S) -> the same, and which are mirrored, (B,) bool."""
     chosen = (torch.rand(len(slices), generator=generator) < 0.5).to(slices.device)
     return torch.where(chosen[:, None, None, None], slices.flip(3), slices), chosen
 
 
 def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
-    """Random mirror, shift by whole pixels and gain, one of each a slice. (B, 1, S, S) in [-0.5, 0.5], same out.
+    """Mirrors, shifts by whole pixels and scales each slice at random: (B, 1, S, S) in [-0.5, 0.5], same out.
 
     Whole pixels, because interpolation would teach the models its blur.
     """
@@ -71,9 +71,8 @@ def augment(slices: Tensor, generator: torch.Generator) -> Tensor:
 class Shuffle(Sampler[int]):
     """Numbers below `count`, each once, in an order that follows from seed and epoch.
 
-    Up to AT_ONCE numbers it is the order of torch's RandomSampler. More would fill memory: their order is computed as
-    it is walked, by a Feistel network with random keys (Luby and Rackoff 1988), which is a permutation of all numbers
-    of so many bits.
+    Up to AT_ONCE numbers it is the order of torch's RandomSampler. More would fill memory: their order is computed on
+    the fly by a Feistel network with random keys (Luby and Rackoff 1988), a permutation of all numbers of so many bits.
     """
 
     AT_ONCE = 2**17
@@ -106,7 +105,7 @@ class Shuffle(Sampler[int]):
 
 
 class Task(Protocol):
-    """A model and how it learns: the loss of a batch, and the figures of the validation people."""
+    """A model and how it learns: the loss of a batch, and its figures on the validation people."""
 
     name: str
     model: nn.Module
@@ -114,7 +113,7 @@ class Task(Protocol):
     epochs: int
     batch: int
     rate: float
-    judge: str  # the validation figure that picks the epoch to keep, lower is better
+    criterion: str  # the validation figure that picks the epoch to keep, lower is better
 
     def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]: ...
 
@@ -124,10 +123,10 @@ class Task(Protocol):
 
 
 class VQVAETask:
-    """L1 with the brain counted more, 1 - SSIM, and the commitment loss."""
+    """The VQ-VAE's loss: L1 with more weight on the brain, 1 - SSIM, and the commitment loss."""
 
     name = "vqvae"
-    judge = "val_loss"
+    criterion = "val_loss"
 
     def __init__(self, preset: Preset, coarse: Tokenizer | None = None) -> None:
         self.preset = preset
@@ -136,11 +135,11 @@ class VQVAETask:
         self.epochs, self.batch, self.rate = preset.vqvae_epochs, preset.vqvae_batch, preset.vqvae_rate
 
     def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]:
-        """The slices themselves: they are varied anew at every step."""
+        """The slices themselves: they are augmented anew at every step."""
         return slices
 
     def picture(self, slices: Tensor) -> Tensor | None:
-        """What the coarse stage, if there is one, makes of slices: (B, 1, S, S) -> the same."""
+        """The coarse stage's reconstruction of slices, if there is such a stage: (B, 1, S, S) -> the same."""
         with torch.no_grad():
             return self.tokenizer.picture_of(slices)
 
@@ -191,59 +190,59 @@ class VQVAETask:
 
 
 class PriorTask:
-    """Cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
+    """The prior's loss: cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
 
-    The prior is told which are mirrored, and how bright each is among those of its level. Nothing else is varied: what
-    it sees shifted it draws shifted.
+    Conditions are level, grade and appearance, each sometimes hidden. Slices are augmented in no other way: a prior
+    that learns from shifted slices samples shifted slices.
     """
 
     name = "prior"
-    judge = "val_nll_bits"
+    criterion = "val_nll_bits"
 
     def __init__(self, preset: Preset, tokenizer: Tokenizer) -> None:
         self.preset, self.tokenizer = preset, tokenizer
         self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
-        self.borders = torch.zeros(preset.levels, 0)
+        self.thresholds = torch.zeros(preset.levels, 0)
 
     def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]:
         """The codes of the slices, and with those of the training people the ranks of brightness."""
         device = next(self.tokenizer.parameters()).device
         codes = encode_split(self.tokenizer, slices, folder, split, stamp, device)
         if split == "train":
-            self.rank(codes.records["brightness"], codes.records["level"])
+            self.fit_ranks(codes.records["brightness"], codes.records["level"])
         return codes
 
-    def rank(self, brightness: NDArray[np.float32], levels: NDArray[np.int16]) -> None:
-        """Find the brightnesses that part the slices of each level into ranks of equal number: (levels, ranks - 1)."""
+    def fit_ranks(self, brightness: NDArray[np.float32], levels: NDArray[np.int16]) -> None:
+        """Sets the thresholds of brightness between ranks, (levels, ranks - 1): quantiles of each level's slices."""
         shares = np.arange(1, self.preset.prior_ranks) / max(1, self.preset.prior_ranks)
         own = [brightness[levels == level] for level in range(self.preset.levels)]
-        # A level without slices takes the borders of all.
-        borders = [np.quantile(values if len(values) else brightness, shares) for values in own]
-        self.borders = torch.tensor(np.stack(borders), dtype=torch.float32)
+        # A level without slices takes the quantiles of all.
+        thresholds = [np.quantile(values if len(values) else brightness, shares) for values in own]
+        self.thresholds = torch.tensor(np.stack(thresholds), dtype=torch.float32)
 
-    def look(self, batch: Batch, mirrored: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The look of each slice, (B,), as `PixelCNN.forward` takes it: some, at random, unknown."""
+    def appearance(self, batch: Batch, mirrored: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The appearance of each slice, (B,), as `PixelCNN.forward` takes it; at random, some are unknown."""
         ranks = self.preset.prior_ranks
         if not ranks:
             return None
-        borders = self.borders.to(mirrored.device)[batch["level"]]  # (B, ranks - 1)
-        rank = torch.searchsorted(borders, batch["brightness"][:, None])[:, 0]
-        hidden = torch.rand(len(rank), generator=generator).to(rank.device) < PLAIN
+        thresholds = self.thresholds.to(mirrored.device)[batch["level"]]  # (B, ranks - 1)
+        rank = torch.searchsorted(thresholds, batch["brightness"][:, None])[:, 0]
+        hidden = torch.rand(len(rank), generator=generator).to(rank.device) < APPEARANCE_DROPOUT
         return (rank + ranks * mirrored).masked_fill(hidden, 2 * ranks)
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         both = batch["codes"]  # (B, 2, codes): as slices lie and mirrored
         mirrored = (torch.rand(len(both), generator=generator) < 0.5).to(both.device)
         indices, picture = self.stage(torch.where(mirrored[:, None], both[:, 1], both[:, 0]))
-        hidden = torch.rand(2, len(both), generator=generator).to(both.device) < UNKNOWN
+        hidden = torch.rand(2, len(both), generator=generator).to(both.device) < CONDITION_DROPOUT
         level = batch["level"].masked_fill(hidden[0], self.preset.levels)
         grade = batch["grade"].masked_fill(hidden[1], len(self.preset.grades))
-        look = self.look(batch, mirrored, generator)
-        return F.cross_entropy(model(indices, level, grade, look, picture).float(), indices)
+        appearance = self.appearance(batch, mirrored, generator)
+        return F.cross_entropy(model(indices, level, grade, appearance, picture).float(), indices)
 
     def stage(self, codes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """All codes of slices, (B, codes) -> those of this stage, (B, h, w), and the picture that goes with them."""
+        """All codes of slices, (B, codes) -> those of this stage, (B, h, w), and the coarse stage's reconstruction."""
         *coarse, own = self.preset.split(codes)
         with torch.no_grad():
             return own, self.tokenizer.picture(*coarse)
@@ -258,7 +257,7 @@ class PriorTask:
 
 
 def mixed_precision(wanted: str) -> str:
-    """ "fp32", "bf16" or "auto" -> what Accelerate calls it. Auto means bf16 where the hardware multiplies in it."""
+    """ "fp32", "bf16" or "auto" -> Accelerate's name for it. Auto is bf16 where the hardware multiplies in it."""
     if wanted == "auto":
         native = (
             torch.cuda.is_bf16_supported(including_emulation=False)
@@ -323,7 +322,7 @@ class Checkpoint:
             return []
         with safe_open(self.path, "pt") as file:
             metadata = file.metadata()
-        preset = Preset.from_dict(json.loads(metadata["preset"]))  # an older one may say less
+        preset = Preset.from_dict(json.loads(metadata["preset"]))  # an older one may lack fields
         found = {"preset": json.dumps(preset.to_dict()), "saw": metadata["saw"]}
         for key, what in (("preset", "another preset"), ("saw", "other data, or on another VQ-VAE")):
             if found[key] != self.identity[key]:
@@ -345,7 +344,7 @@ class Checkpoint:
 def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: str) -> Path:
     """Train to the end of the schedule, going on from the checkpoint in `out` if there is one.
 
-    `saw` names what is learned from: a checkpoint of a run on anything else is refused.
+    `saw` is the fingerprint of what is learned from: a checkpoint of a run on anything else is refused.
 
     After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a
     line an epoch) and the checkpoint. Returns the path of the weights.
@@ -413,7 +412,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
         if accelerator.is_main_process:
             shown = "  ".join(f"{k} {line[k]:.4f}" for k in ("train_loss", *figures))
             tqdm.write(f"{task.name} {epoch + 1}/{task.epochs}  {shown}  {line['seconds']:.0f} s")
-            if figures[task.judge] == min(h[task.judge] for h in history):
+            if figures[task.criterion] == min(h[task.criterion] for h in history):
                 save_weights(raw, weights)
             lines = "".join(json.dumps(h) + "\n" for h in history)
             write_atomically(out / f"{task.name}.jsonl", lines.encode())
@@ -425,7 +424,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
 def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
     """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`.
 
-    A coarse stage must lie finished in `out/coarse`.
+    A cascade's coarse stage must be finished, in `out/coarse`.
     """
     set_seed(preset.seed)
     saw = describe(data)["fingerprint"]
