@@ -10,6 +10,9 @@ encoder may take one parallel pass where the decoder goes code by code. A cascad
 The content of a file: MAGIC; the first 2 bytes of the sha256 of the weights' own; CRC-32 of weights, conditions and
 codes; the level; the grade and the shift in one byte; what the range coder wrote (Martin 1979, in the library
 `constriction`, Bamler 2022, arXiv:2201.01741), cut where zeros may follow.
+
+A file may also hold a head, slices of levels in succession: HEAD instead of MAGIC, and the number of levels after the
+first level. They are written from the middle outwards, each given the one next to it (`oasisvq.models.heads`).
 """
 
 from __future__ import annotations
@@ -26,20 +29,23 @@ import torch
 from constriction import stream
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub.manifest import COARSE, MODELS
+from oasisvq.models import heads
 from oasisvq.models.sampling import Sampler, grids_at_a_time
 from oasisvq.pipeline import OasisVQ
 
 Numbers = Sequence[int] | NDArray[np.int64]
 
 SUFFIX = ".ovq"
-MAGIC = b"Q\x01"
+MAGIC, HEAD = b"Q\x01", b"Q\x02"
 MARGIN = 1e-9  # in nats
 BATCH = 16  # grids at a time; changes memory and speed alone
 
 _HEADER = struct.Struct(">2s2sIBB")
+_HEAD_HEADER = struct.Struct(">2s2sIBBB")
 _SHIFTS = 32
 _STEPS = 16  # to a bit
 # Weight of a code whose logit lies so many steps under the likeliest one's; the last stands for all below.
@@ -116,6 +122,90 @@ def decompress(model: OasisVQ, files: Mapping[str, bytes]) -> Tensor:
     return preset.join(grids)
 
 
+def compress_head(model: OasisVQ, indices: Tensor, lowest: int = 0, grade: int | None = None) -> bytes:
+    """The slices of one head to the content of one file.
+
+    Args:
+        model: its prior sets the price of each code.
+        indices: (L, h, w) int64 in [0, K), of the levels `lowest` to `lowest` + L - 1.
+        grade: in [0, number of grades], the last meaning unknown. None: unknown.
+
+    Raises OasisVQError when a shape or a range is wrong, or the prior knows nothing of neighbours.
+    """
+    preset = model.preset
+    model.check_codes(indices)
+    grade = len(preset.grades) if grade is None else grade
+    _check_head(model, lowest, len(indices), grade)
+    parts, tables = [], []  # of each step: codes (positions, levels) and logits (positions, levels, K)
+    before: Tensor | None = None
+    for stage, own in zip(model.stages, preset.split(indices), strict=True):
+        stack = stage.stack(len(indices), before)
+        for step in heads.steps(stage.prior, range(len(indices))):
+            codes = own[step]
+            levels, grades = torch.tensor(step) + lowest, torch.full((len(step),), grade)
+            with torch.inference_mode():
+                logits = stage.exact_prior(codes, levels, grades, picture=stack.pictures(step))
+            parts.append(codes.flatten(1).T.numpy())
+            tables.append(logits.flatten(2).permute(2, 0, 1).numpy())
+            stack.put(step, codes[None])
+        before = own
+    shift = _safe_shift(tables)
+    condition = bytes((lowest, len(indices), grade * _SHIFTS + shift))
+    signature = _signature(model)
+    header = _HEAD_HEADER.pack(HEAD, signature[:2], _checksum(signature, condition, [indices.numpy()]), *condition)
+    size = [table.reshape(-1, table.shape[2]) for table in tables]
+    return header + _write([part.ravel() for part in parts], [_weights(table, shift) for table in size])
+
+
+def decompress_head(model: OasisVQ, name: str, content: bytes) -> tuple[Tensor, int]:
+    """The codes of a head, (L, h, w) int64, exactly those that went in, and its lowest level.
+
+    Raises OasisVQError naming the file when it is something else, was made with other weights, or is damaged.
+    """
+    preset, signature = model.preset, _signature(model)
+    if len(content) < _HEAD_HEADER.size or not content.startswith(HEAD):
+        raise OasisVQError(f"{name}: not a head that `python -m oasisvq compress --head` wrote")
+    _, made_with, checksum, lowest, count, packed = _HEAD_HEADER.unpack_from(content)
+    _check_weights(name, made_with, signature)
+    grade, shift = divmod(packed, _SHIFTS)
+    longest = _HEAD_HEADER.size + 4 * preset.codes * preset.levels
+    try:
+        _check_head(model, lowest, count, grade)
+    except OasisVQError as error:
+        raise _damaged(name) from error
+    if len(content) > longest:
+        raise _damaged(name)
+    file = _Opened(
+        name, stream.queue.RangeDecoder(_words(content[_HEAD_HEADER.size :])), checksum, b"", 0, grade, shift
+    )
+    grids = [torch.zeros(count, *grid, dtype=torch.int64) for grid in preset.parts]
+    before: Tensor | None = None
+    for stage, own in zip(model.stages, grids, strict=True):
+        stack = stage.stack(count, before)
+        for step in tqdm(heads.steps(stage.prior, range(count)), name, unit="step", disable=None, leave=False):
+            levels, grades = torch.tensor(step) + lowest, torch.full((len(step),), grade)
+            codes = own[step]
+            with torch.inference_mode():
+                sampler = Sampler(stage.exact_prior, codes, levels, grades, picture=stack.pictures(step))
+                for _, row, column in sampler.walk(0, codes[0].numel()):
+                    weights = _weights(sampler.logits().numpy(), shift)
+                    codes[:, row, column] = torch.tensor([_next(file, own_weights) for own_weights in weights])
+            own[step] = codes
+            stack.put(step, codes[None])
+        before = own
+    indices = preset.join(grids)
+    if _checksum(signature, bytes((lowest, count, packed)), [indices.numpy()]) != checksum:
+        raise _damaged(name)
+    return indices, lowest
+
+
+def _check_head(model: OasisVQ, lowest: int, count: int, grade: int) -> None:
+    if not model.stages[0].prior.neighbours:
+        raise OasisVQError("this model's prior knows single slices alone: compress them one by one")
+    if not (lowest >= 0 and 1 <= count <= model.preset.levels - lowest and 0 <= grade <= len(model.preset.grades)):
+        raise OasisVQError(f"a head has levels from 0 to {model.preset.levels - 1} and grades that the preset knows")
+
+
 class _Opened(NamedTuple):
     name: str
     decoder: stream.queue.RangeDecoder
@@ -130,16 +220,20 @@ def _open(model: OasisVQ, signature: bytes, name: str, content: bytes) -> _Opene
     if len(content) < _HEADER.size or not content.startswith(MAGIC):
         raise OasisVQError(f"{name}: not a file that `python -m oasisvq compress` wrote")
     _, made_with, checksum, level, packed = _HEADER.unpack_from(content)
-    if made_with != signature[:2]:
-        raise OasisVQError(
-            f"{name}: made with weights {made_with.hex()}, these are {signature[:2].hex()}: name the right --weights"
-        )
+    _check_weights(name, made_with, signature)
     grade, shift = divmod(packed, _SHIFTS)
     longest = _HEADER.size + 4 * model.preset.codes  # the coder spends at most 3 bytes on a code
     if level > model.preset.levels or grade > len(model.preset.grades) or len(content) > longest:
         raise _damaged(name)
     decoder = stream.queue.RangeDecoder(_words(content[_HEADER.size :]))
     return _Opened(name, decoder, checksum, bytes((level, packed)), level, grade, shift)
+
+
+def _check_weights(name: str, made_with: bytes, signature: bytes) -> None:
+    if made_with != signature[:2]:
+        raise OasisVQError(
+            f"{name}: made with weights {made_with.hex()}, these are {signature[:2].hex()}: name the right --weights"
+        )
 
 
 def _damaged(name: str) -> OasisVQError:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
-from oasisvq.models import sampling
+from oasisvq.models import heads, sampling
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.tokenizer import Tokenizer
@@ -34,6 +34,13 @@ class Coded(NamedTuple):
     indices: Tensor
     slices: Tensor
     levels: Tensor | None = None
+
+
+class Head(NamedTuple):
+    """Whole heads, level by level: codes (n, L, h, w) int64 and slices (n, L, 1, S, S) float32 in [-0.5, 0.5]."""
+
+    indices: Tensor
+    slices: Tensor
 
 
 def _without_gpu_if_it_is_full(method: Callable[P, T]) -> Callable[P, T]:
@@ -217,6 +224,95 @@ class OasisVQ:
         levels = None if level is None else torch.as_tensor(level).expand(n)
         return Coded(drawn.cpu(), self.decode(drawn), levels)
 
+    @_without_gpu_if_it_is_full
+    @torch.inference_mode()
+    def sample_head(
+        self,
+        n: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        grade: float | None = None,
+        first: int = 0,
+        given: Mapping[int, Tensor] | None = None,
+        on_level: Callable[[int, Tensor], None] | None = None,
+    ) -> Head:
+        """Draw n whole heads, each level given those next to it, from the middle outwards.
+
+        Args:
+            n: how many; head i depends on the seed and on `first` + i alone, not on n.
+            temperature, top_k, grade: as for `sample`.
+            first: number of the first head in the stream of this seed.
+            given: codes of some levels, (h, w) int64, which all heads keep: one slice is completed to a head, a gap
+                between two is filled.
+            on_level: called as on_level(level, slices) when a level is drawn: (n, 1, s, s) in [-0.5, 0.5]. A cascade
+                calls it for its coarse stage first, whose slices are smaller. What it raises ends the draw.
+
+        Raises OasisVQError when the prior knows nothing of neighbours, or a setting is out of range.
+        """
+        if not self.stages[0].prior.neighbours:
+            raise OasisVQError(
+                "this model's prior draws single slices alone: take weights that know neighbouring levels"
+            )
+        given = given or {}
+        self._level(list(given))
+        for codes in given.values():
+            self.check_codes(codes[None])
+        settings = {"seed": seed, "first": first, "temperature": temperature, "grade": self._grade(grade)}
+        codes = self._draw_heads(n, given, top_k, on_level, settings)
+        slices = torch.stack([self.decode(head) for head in codes])
+        return Head(codes, slices)
+
+    def _draw_heads(
+        self,
+        n: int,
+        given: Mapping[int, Tensor],
+        top_k: int | None,
+        on_level: Callable[[int, Tensor], None] | None,
+        settings: dict[str, Any],
+    ) -> Tensor:
+        """Codes of heads, (n, L, h, w), stage after stage."""
+        parts = {level: [part[0] for part in self.preset.split(codes[None])] for level, codes in given.items()}
+        coarse, picture = None, None
+        if self.coarse:
+            before = {level: part[0] for level, part in parts.items()}
+            coarse = self.coarse._draw_heads(n, before, top_k, on_level, settings)
+            picture = torch.stack([cast(Tensor, self.exact_picture(head)) for head in coarse])
+        report = None
+        if on_level:
+
+            def report(level: int, own: Tensor) -> None:
+                codes = own if coarse is None else self.preset.join([coarse[:, level], own])
+                on_level(level, self.decode(codes))
+
+        own = heads.sample_heads(
+            self.prior,
+            n,
+            self.exact_decode,
+            given={level: part[-1] for level, part in parts.items()},
+            coarse=picture,
+            on_level=report,
+            top_k=top_k and min(top_k, self.preset.codebook_size),
+            stage=len(self.stages) - 1,
+            exact=self.exact_prior,
+            **settings,
+        )
+        if coarse is None:
+            return own
+        return torch.stack([self.preset.join([a, b]) for a, b in zip(coarse, own, strict=True)])
+
+    def exact_decode(self, own: Tensor, picture: Tensor | None = None) -> Tensor:
+        """Codes of this stage, (B, h, w), and what the coarse stage shows, (B, 1, S, S), to slices, (B, 1, S, S).
+
+        In double precision, on the CPU: what the prior is given must not depend on the batch.
+        """
+        return self._exact_tokenizer.vqvae.decode(own.cpu(), picture)
+
+    def stack(self, levels: int, coarse: Tensor | None = None) -> heads.Stack:
+        """An empty stack of one head; `coarse`, (L, h, w), are the codes of the coarse stage of all its levels."""
+        picture = self.exact_picture(coarse)
+        return heads.Stack(self.prior, 1, levels, self.exact_decode, None if picture is None else picture[None])
+
     @torch.inference_mode()
     def draw(
         self,
@@ -323,13 +419,26 @@ class OasisVQ:
 
     @_without_gpu_if_it_is_full
     @torch.inference_mode()
-    def surprise(self, indices: Tensor, level: Levels = None, grade: float | None = None) -> Tensor:
-        """-log2 p of each code given those before it, in bits: (B, h, w). `level` as in `sample`; None: unknown."""
+    def surprise(
+        self, indices: Tensor, level: Levels = None, grade: float | None = None, stack: bool = False
+    ) -> Tensor:
+        """-log2 p of each code given those before it, in bits: (B, h, w).
+
+        Args:
+            level: as in `sample`; None: unknown.
+            stack: the slices are of levels in succession, the lowest first: each is also given the one below and the
+                one above, where the prior knows neighbours.
+        """
         condition = {"level": self._level(level), "grade": self._grade(grade)}
-        bits = [
-            sampling.surprise(stage.prior, own, picture=stage.tokenizer.picture(*coarse), **condition).cpu()
-            for stage, own, coarse in self._by_stage(indices)
-        ]
+        bits = []
+        for stage, own, coarse in self._by_stage(indices):
+            picture = stage.tokenizer.picture(*coarse)
+            if stack and stage.prior.neighbours:
+                slices = stage.vqvae.decode(own, picture)  # (B, 1, S, S)
+                nothing = torch.zeros_like(slices[:1])
+                near = [torch.cat([nothing, slices[:-1]]), torch.cat([slices[1:], nothing])]
+                picture = torch.cat(near if picture is None else [picture, *near], 1)
+            bits.append(sampling.surprise(stage.prior, own, picture=picture, **condition).cpu())
         return self.preset.join(bits)
 
     @_without_gpu_if_it_is_full

@@ -11,8 +11,9 @@ layer have a bias from the condition: level, dementia grade, and appearance.
 Positions are cells. Where a cell has several codes, their embeddings are summed on the way in, and the head predicts
 them one by one, each given those before it in the cell (as the depth transformer of Lee et al. 2022, arXiv:2203.01941).
 
-In a cascade the prior of the finer stage is also given the coarse picture, as a context map. The whole picture is known
-before the first code, so the map needs no causality: it is added to the inputs of both stacks.
+The prior can also be given pictures, as a context map: in a cascade the coarse stage's reconstruction, and the slices
+of the levels below and above, where they are known. Whole pictures are known before the first code, so the map needs no
+causality: it is added to the inputs of both stacks.
 
 The appearance of a slice is its orientation (as training slices lie, or mirrored) and the rank of its brightness among
 slices of its level. Brightness belongs to the whole slice: sampled code by code without this condition, it drifts to
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import Context
 
-# Residual blocks on the coarse picture: each position sees seven cells to every side.
+# Residual blocks on the pictures: each position sees seven cells to every side.
 CONTEXT_BLOCKS = 3
 
 
@@ -149,10 +150,11 @@ class PixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, self.depth * self.codebook_size, 1)
         )
-        # The coarse picture as features of each cell, for the vertical and for the horizontal stack.
+        # The pictures as features of each cell, for the vertical and for the horizontal stack.
+        self.size, self.pictures, self.neighbours = preset.size, preset.prior_pictures, preset.prior_neighbours
         self.context = (
-            nn.Sequential(Context(preset.cell, c, CONTEXT_BLOCKS), nn.SiLU(), nn.Conv2d(c, 2 * c, 1))
-            if preset.coarse
+            nn.Sequential(Context(preset.cell, c, CONTEXT_BLOCKS, self.pictures), nn.SiLU(), nn.Conv2d(c, 2 * c, 1))
+            if self.pictures
             else None
         )
         # Embeddings of a cell's earlier codes, for predicting its later ones; zero at first.
@@ -174,14 +176,19 @@ class PixelCNN(nn.Module):
         picture: Tensor | None = None,
         appearance_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
-        """The condition of every layer, (B, C), and the context map, (B, 2C, h, w); arguments as for `forward`."""
+        """The condition of every layer, (B, C), and the context map, (B or 1, 2C, h, w); arguments as for `forward`."""
         condition = self.level(level) + self.grade(grade)
         if self.look is not None:
             unknown = self.look.weight[-1]
             condition = condition + unknown
             if appearance is not None:
                 condition = condition + appearance_scale * (self.look(appearance) - unknown)
-        return F.silu(condition), None if self.context is None else self.context(picture)
+        if self.context is None:
+            return F.silu(condition), None
+        if picture is None:
+            picture = self.position_v.new_zeros(1, 0, self.size, self.size)
+        # An unknown neighbour is an even grey, as no slice is.
+        return F.silu(condition), self.context(F.pad(picture, (0, 0, 0, 0, 0, self.pictures - picture.shape[1])))
 
     def forward(
         self,
@@ -200,8 +207,9 @@ class PixelCNN(nn.Module):
             grade: (B,) int64 in [0, len(grades)]; `len(grades)` means unknown.
             appearance: (B,) int64 in [0, 2 ranks]: r is brightness rank r as training slices lie, ranks + r is its
                 mirror image, 2 ranks, like None, means unknown. Without effect on a prior without ranks.
-            picture: (B, 1, S, S) in [-0.5, 0.5], the coarse stage's reconstruction. None for a prior without a coarse
-                stage.
+            picture: (B, P, S, S) in [-0.5, 0.5]: the coarse stage's reconstruction, if there is a coarse stage; then,
+                for a prior that can be given neighbours, the slices of the levels below and above, an unknown one all
+                0. Pictures missing at the end, or None, are unknown.
             appearance_scale: strength of this condition: scales the difference of its embedding from that of unknown.
 
         Returns:

@@ -52,6 +52,8 @@ class Preset:
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     # Ranks of brightness among the slices of a level: with the orientation, a third condition (0: neither).
     prior_ranks: int = 8
+    # Slices of neighbouring levels that the prior can be given: the one below and the one above, or 0.
+    prior_neighbours: int = 0
 
     # Schedules: one warm-up and cosine cycle each.
     vqvae_epochs: int = 26
@@ -101,6 +103,11 @@ class Preset:
         return sum(math.prod(grid) for grid in self.parts)
 
     @property
+    def prior_pictures(self) -> int:
+        """Pictures that the prior can be given: the coarse stage's of the slice itself, and the neighbouring slices."""
+        return (self.coarse is not None) + self.prior_neighbours
+
+    @property
     def plain_bits(self) -> float:
         """Bits of a slice when each code is written with log2 of its codebook's size."""
         return sum(math.prod(stage.grid) * math.log2(stage.codebook_size) for stage in self.stages)
@@ -137,7 +144,15 @@ class Preset:
     def from_dict(cls, values: dict[str, Any]) -> Preset:
         """Inverse of `to_dict`. Raises OasisVQError when a field is unknown, missing, of another kind or absurd."""
         # Defaults for weights from before these fields existed.
-        values = {"prior_ranks": 0, "depth": 1, "coarse": None, "vqvae_crop": 0, "rate_weight": 0.0, **values}
+        older = {
+            "prior_ranks": 0,
+            "prior_neighbours": 0,
+            "depth": 1,
+            "coarse": None,
+            "vqvae_crop": 0,
+            "rate_weight": 0.0,
+        }
+        values = older | values
         known = {f.name for f in fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
@@ -157,6 +172,8 @@ class Preset:
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
+        if preset.prior_neighbours not in (0, 2):
+            raise OasisVQError("preset has neighbours that no slice can have: get the weights again")
         if not preset.side or preset.side << len(preset.channels) != preset.size:
             raise OasisVQError("preset has a size that its halvings do not divide: get the weights again")
         if len({(stage.levels, stage.grades) for stage in preset.stages}) > 1:
@@ -184,13 +201,14 @@ _SMOKE = Preset(
     blocks=(1, 1),
     prior_channels=32,
     prior_layers=4,
+    prior_neighbours=2,
     codebook_warmup=20,
     vqvae_epochs=4,
     prior_epochs=3,
 )
 
 PRESETS: dict[str, Preset] = {
-    "base": Preset(name="base"),
+    "base": Preset(name="base", prior_neighbours=2),
     # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
     # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(
@@ -198,7 +216,7 @@ PRESETS: dict[str, Preset] = {
         size=256,
         codebook_size=64,
         code_dim=8,
-        coarse=Preset(name="base"),
+        coarse=Preset(name="base", prior_neighbours=2),
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,

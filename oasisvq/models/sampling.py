@@ -262,7 +262,7 @@ class Sampler:
     Args:
         prior: on any device, in eval mode.
         indices: (n, h, w * L) int64, read and never written here.
-        level, grade, appearance, picture: (n,) int64, and (n, 1, S, S), as in `PixelCNN.forward`, the appearance with
+        level, grade, appearance, picture: (n,) int64, and (n, P, S, S), as in `PixelCNN.forward`, the appearance with
             strength `APPEARANCE_SCALE`.
     """
 
@@ -404,7 +404,7 @@ def sample(
     n: int,
     *,
     seed: int = 0,
-    first: int = 0,
+    first: int | Sequence[int] = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
     level: Condition = None,
@@ -412,6 +412,7 @@ def sample(
     appearance: Condition = None,
     picture: Tensor | None = None,
     stage: int = 0,
+    sweep: int = 0,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     on_step: OnStep | None = None,
@@ -425,15 +426,16 @@ def sample(
     Args:
         prior: in eval mode; its grid is the draws' grid.
         n: draws in this batch.
-        seed, first: not negative.
+        seed, first: not negative; `first` may also be a number for each draw.
         temperature: above 0. Below 1 likely codes get likelier.
         top_k: only the k likeliest codes at each position can be drawn.
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
         appearance: as level and grade, for a prior with brightness ranks. None: oriented as training slices, with a
             random brightness rank; with `given`, unknown.
-        picture: (n, 1, S, S) in [-0.5, 0.5], for a prior with a coarse stage. In double precision, it is made the same
+        picture: (n, P, S, S) in [-0.5, 0.5], as in `PixelCNN.forward`. In double precision, it is made the same
             whatever the batch.
-        stage: number of the prior in a cascade: each has random numbers of its own.
+        stage, sweep: number of the prior in a cascade, and how often this was drawn before: each has random numbers of
+            its own.
         given: (h, w) or (n, h, w) codes, kept exactly where `mask` is False.
         mask: (h, w) bool, True is drawn. None: everything.
         on_step: called as on_step(position, indices, entropy_bits) after each drawn position, in raster order.
@@ -459,8 +461,7 @@ def sample(
     appearances = None
     if prior.look is not None:
         if appearance is None and given is None:
-            own = _uniforms(seed, range(first, first + n), (1,), 2)[0]  # (n,)
-            appearance = (own * prior.ranks).long()
+            appearance = draw_ranks(prior.ranks, n, seed, first)
         appearances = _condition(appearance, prior.look, n, "appearance")
     elif appearance is not None:
         raise OasisVQError("this prior has no brightness ranks: leave out the appearance")
@@ -471,7 +472,7 @@ def sample(
     if given.shape not in [(height, width), (n, height, width)]:
         raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
     indices = given.expand(n, height, width).clone()
-    uniforms = _uniforms(seed, range(first, first + n), (height * width, 1), *_stream(stage))
+    uniforms = _uniforms(seed, _numbers(first, n), (height * width, 1), *_stream(stage, sweep))
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
@@ -500,7 +501,7 @@ def surprise(
         prior: in eval mode.
         indices: (B, h, w).
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
-        picture: (B, 1, S, S), for a prior with a coarse stage.
+        picture: (B, P, S, S), as in `PixelCNN.forward`.
 
     Returns:
         (B, h, w) float32 bits, not negative.
@@ -570,7 +571,7 @@ def refill(
         proposals: at least 1, which is plain raster drawing.
         temperature, top_k: of the proposals, as in `sample`.
         level, grade: for all grids or (B,), as in `PixelCNN.forward`. None: unknown.
-        picture: (B, 1, S, S), for a prior with a coarse stage.
+        picture: (B, P, S, S), as in `PixelCNN.forward`.
         stage: as in `sample`.
 
     Returns:
@@ -677,30 +678,42 @@ def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(probabilities.cumsum(1), uniforms, right=True)
 
 
+def draw_ranks(ranks: int, n: int, seed: int, first: int | Sequence[int] = 0) -> Tensor:
+    """A random brightness rank for each of n draws, (n,) int64 in [0, ranks), from the seed and the draw's number."""
+    return (_uniforms(seed, _numbers(first, n), (1,), 2)[0] * ranks).long()
+
+
 def draw_levels(levels: int, n: int, seed: int, first: int = 0) -> Tensor:
     """A random level for each of n draws, (n,) int64 in [0, levels), from the seed and the draw's number alone."""
     return (_uniforms(seed, range(first, first + n), (1,), 4)[0] * levels).long()
 
 
-def _stream(stage: int) -> tuple[int, ...]:
-    """The key of a stage's own random numbers, for `_uniforms`."""
+def _numbers(first: int | Sequence[int], n: int) -> Sequence[int]:
+    return range(first, first + n) if isinstance(first, int) else first
+
+
+def _stream(stage: int, sweep: int = 0) -> tuple[int, ...]:
+    """The key of a stage's and a sweep's own random numbers, for `_uniforms`."""
+    if sweep:
+        return 5, stage, sweep
     return (3, stage) if stage else ()
 
 
-def _uniforms(seed: int, draws: range, shape: tuple[int, ...], *stream: int) -> Tensor:
+def _uniforms(seed: int, draws: Sequence[int], shape: tuple[int, ...], *stream: int) -> Tensor:
     """float64 in [0, 1), (shape[0], len(draws), *shape[1:]); a draw's follow from seed, its number and stream."""
-    if seed < 0 or draws.start < 0:
-        raise OasisVQError(f"seed {seed} and first {draws.start} must not be negative")
+    if seed < 0 or min(draws, default=0) < 0:
+        raise OasisVQError(f"seed {seed} and first {min(draws)} must not be negative")
     streams = np.stack([np.random.default_rng((seed, draw, *stream)).random(shape) for draw in draws], axis=1)
     return torch.from_numpy(np.minimum(streams, LARGEST))
 
 
 def _on(prior: PixelCNN, picture: Tensor | None) -> Tensor | None:
-    """A picture as the prior takes it, on its device and in its precision, after a check that it takes one."""
-    if prior.context is not None and picture is None:
+    """Pictures as the prior takes them, on its device and in its precision, after a check that it takes so many."""
+    needed, shown = prior.pictures - prior.neighbours, 0 if picture is None else picture.shape[1]
+    if shown < needed:
         raise OasisVQError("this prior has a coarse stage: it needs a picture of each slice")
-    if prior.context is None and picture is not None:
-        raise OasisVQError("this prior has no coarse stage: it takes no picture")
+    if shown > prior.pictures:
+        raise OasisVQError(f"this prior takes {prior.pictures} pictures of each slice, not {shown}")
     return None if picture is None else picture.to(prior.position_v)
 
 

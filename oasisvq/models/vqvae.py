@@ -60,15 +60,15 @@ class ResidualBlock(nn.Module):
 
 
 class Context(nn.Sequential):
-    """Features of a picture in each cell: (B, 1, S, S) -> (B, C, h, w).
+    """Features of pictures in each cell: (B, P, S, S) -> (B, C, h, w).
 
-    The whole picture is known before the first code, so nothing here is causal.
+    Whole pictures are known before the first code, so nothing here is causal.
     """
 
-    def __init__(self, cell: int, channels: int, blocks: int) -> None:
+    def __init__(self, cell: int, channels: int, blocks: int, pictures: int = 1) -> None:
         super().__init__(
-            nn.PixelUnshuffle(cell),  # (B, cell * cell, h, w)
-            conv(cell * cell, channels, 3),
+            nn.PixelUnshuffle(cell),  # (B, P * cell * cell, h, w)
+            conv(pictures * cell * cell, channels, 3),
             *(ResidualBlock(channels) for _ in range(blocks)),
         )
 

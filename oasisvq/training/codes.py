@@ -22,27 +22,45 @@ BATCH = 32
 class CodeSet(Dataset[dict[str, Tensor]]):
     """Codes of a split, read from a file one by one.
 
+    Args:
+        slices: what was encoded.
+        neighbours: whether the codes of the levels below and above are wanted too.
+
     Attributes:
         records: (N,), memory-mapped, with the fields `codes`, uint16 (2, codes), of the slice and of its mirror image;
             `brightness`, from the function of that name; `level` and `grade` as in `SliceSet`.
     """
 
-    def __init__(self, records: np.memmap) -> None:
-        self.records = records
+    def __init__(self, records: np.memmap, slices: SliceSet, neighbours: bool) -> None:
+        self.records, self.slices, self.neighbours = records, slices, neighbours
         self._read = reader(records)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """dict of codes, int64 (2, codes); brightness, level and grade, numbers."""
+        """dict of codes, int64 (2, codes); brightness, level and grade, numbers.
+
+        With neighbours also `beside`, bool (2,), whether the levels below and above are there, and `neighbours`, their
+        codes, int64 (2, 2, codes), 0 where they are not.
+        """
         record = self._read(i)
-        return {
+        return self._beside(i) | {
             "codes": torch.from_numpy(record["codes"].astype(np.int64)),
             "brightness": torch.tensor(float(record["brightness"])),
             "level": torch.tensor(int(record["level"])),
             "grade": torch.tensor(int(record["grade"])),
         }
+
+    def _beside(self, i: int) -> dict[str, Tensor]:
+        if not self.neighbours:
+            return {}
+        there = self.slices.beside(i)
+        codes = np.zeros((2, *self.records.dtype["codes"].shape), np.int64)
+        for side, (j, found) in enumerate(zip((i - 1, i + 1), there, strict=True)):
+            if found:
+                codes[side] = self._read(j)["codes"]
+        return {"beside": torch.tensor(there), "neighbours": torch.from_numpy(codes)}
 
 
 def brightness(slices: Tensor) -> Tensor:
@@ -74,4 +92,4 @@ def encode_split(
 
     with torch.no_grad():
         path = on_disk(folder, f"{name}_codes", stamp, "records", records())
-    return CodeSet(np.memmap(path, kind, "r"))
+    return CodeSet(np.memmap(path, kind, "r"), slices, tokenizer.preset.prior_neighbours > 0)
