@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from functools import partial
 
 import streamlit as st
 
@@ -11,7 +12,7 @@ from oasisvq.app.codes import Codes
 from oasisvq.app.drawing import known_grades
 from oasisvq.app.drawn_head import FIRST, DrawnHead, head_of, scroll
 from oasisvq.app.frame import link, model_in_frame
-from oasisvq.app.models import compute_slot
+from oasisvq.app.models import choices, compute_slot
 from oasisvq.app.planes import planes
 
 LARGEST_SEED = 2**31 - 1
@@ -26,6 +27,10 @@ if not model.stages[0].prior.neighbours:
         "These weights draw single slices: their prior has not learned how the slices of one head follow each other.",
         icon=":material/stacks:",
     )
+    for name, choice in choices().items():
+        if choice.draws_heads:
+            use = partial(st.session_state.__setitem__, "model", name)
+            st.button(f"Draw with {choice.label}", icon=":material/stacks:", type="primary", on_click=use)
     link("Generate", "Draw single slices")
     st.stop()
 

@@ -196,4 +196,17 @@ def test_weights_that_draw_single_slices_say_so(monkeypatch, tmp_path: Path):
     app = open_head()
     assert not app.exception
     assert any("single slices" in info.value for info in app.info)
-    assert not any(one.label.startswith("Draw another") for one in app.button)
+    assert not any(one.label.startswith("Draw") for one in app.button)
+
+
+def test_weights_that_draw_heads_are_a_click_away(monkeypatch, tmp_path: Path):
+    write_weights(tmp_path / "base", preset=replace(TINY, name="base"))
+    write_weights(tmp_path / "heads", preset=replace(KNOWING, name="heads"), seed=1)
+    monkeypatch.setattr(sources, "BUNDLED", tmp_path)
+    st.cache_resource.clear()
+    app = open_head()
+    (click,) = [one for one in app.button if one.label.startswith("Draw with heads")]
+    click.click().run()
+    assert not app.exception
+    assert app.selectbox(key="model").value == "heads"
+    assert head_in(app).total == KNOWING.levels

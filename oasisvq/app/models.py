@@ -22,11 +22,18 @@ _STORE = "session_store"
 
 
 class Choice(NamedTuple):
-    """A model that a session can choose: its label, and the sha256 of its VQ-VAE and of its prior, which links name."""
+    """A model that a session can choose.
+
+    Attributes:
+        label: what the selector shows.
+        vqvae, prior: sha256 of both, which links name.
+        draws_heads: whether its prior can be given neighbouring levels.
+    """
 
     label: str
     vqvae: str
     prior: str
+    draws_heads: bool
 
 
 @st.cache_resource(show_spinner=False)
@@ -74,7 +81,8 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
 
     preset = Preset.from_dict(manifest["preset"])
     label = f"{name}: {preset.size} px, {preset.codes:,} codes"
-    return Choice(label, *(manifest["files"][f"{name}.safetensors"]["sha256"] for name in ("vqvae", "prior")))
+    vqvae, prior = (manifest["files"][f"{name}.safetensors"]["sha256"] for name in ("vqvae", "prior"))
+    return Choice(label, vqvae, prior, preset.stages[0].prior_neighbours > 0)
 
 
 @st.cache_resource(show_spinner=False)
