@@ -23,6 +23,7 @@ from oasisvq.models.vqvae import VQVAE
 P = ParamSpec("P")
 T = TypeVar("T")
 Levels = int | Sequence[int] | None
+Grades = float | Sequence[float | None] | None
 
 
 class Coded(NamedTuple):
@@ -182,11 +183,11 @@ class OasisVQ:
     def sample(
         self,
         n: int,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
         level: Levels = None,
-        grade: float | None = None,
+        grade: Grades = None,
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
         first: int = 0,
         given: Tensor | None = None,
@@ -196,12 +197,14 @@ class OasisVQ:
 
         Args:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.
+            seed: of all draws; or one for each, each of which is then draw `first` of its seed.
             temperature: above 0; logits are divided by it.
             top_k: keep only the k likeliest codes at each position; None keeps all, as does a stage of a cascade that
                 has no more.
             level: 0 (lowest) to levels - 1, of all draws or of each. None draws one for each first; with given codes it
                 leaves the level to the model.
-            grade: clinical dementia rating, one of the preset's grades; None leaves it to the model.
+            grade: clinical dementia rating, one of the preset's grades, of all draws or of each; None leaves it to the
+                model.
             on_step: called after each position with (position, indices so far, entropy of that code in bits (n,)).
                 Codes not drawn yet are as given, else 0.
             first: number of the first draw in the stream of this seed.
@@ -215,7 +218,7 @@ class OasisVQ:
             "temperature": temperature,
             "top_k": top_k,
             "level": self._level(level),
-            "grade": self._grade(grade),
+            "grade": [self._grade(one) for one in grade] if isinstance(grade, Sequence) else self._grade(grade),
         }
         drawn = self.draw(n, given=given, mask=mask, on_step=on_step, **settings)
         levels = None if level is None else torch.as_tensor(level).expand(n)

@@ -413,7 +413,7 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
 
 
 def test_a_draw_is_that_of_its_seed_and_ends_finished(model):
-    drawn = draw(model, PLAIN)
+    [drawn] = draw(model, [PLAIN])
     expected = model.sample(1, seed=3)
     np.testing.assert_array_equal(drawn.indices, expected.indices[0].numpy())
     np.testing.assert_allclose(drawn.picture / 255, (expected.slices[0, 0].numpy() + 0.5).clip(0, 1), atol=0.003)
@@ -422,7 +422,7 @@ def test_a_draw_is_that_of_its_seed_and_ends_finished(model):
 
 
 def test_what_is_played_grows_from_the_top_by_what_was_drawn(model):
-    drawn = draw(model, PLAIN)
+    [drawn] = draw(model, [PLAIN])
     assert len(drawn.frames) == len(drawn.at)
     assert list(drawn.at) == sorted(drawn.at)
     assert drawn.at[-1] == drawn.indices.size
@@ -450,7 +450,7 @@ def test_two_parts_grow_coarse_to_fine(model):
     assert at[-2:] == (400, 528)
     assert {frame.shape for frame in frames} == {(160, 160)}
     np.testing.assert_array_equal(frames[-1], finished)
-    drawn = draw(model, PLAIN)._replace(frames=tuple(webp(frame) for frame in frames), at=at)
+    drawn = draw(model, [PLAIN])[0]._replace(frames=tuple(webp(frame) for frame in frames), at=at)
     moving = Image.open(io.BytesIO(animation(drawn)))
     moving.seek(len(at) + STOPS // 2 - 2)
     half = np.asarray(moving.convert("L"), float)[:, :160].mean(1)
@@ -459,7 +459,7 @@ def test_two_parts_grow_coarse_to_fine(model):
 
 
 def test_how_it_grew_can_be_taken_home(model):
-    drawn = draw(model, PLAIN)
+    [drawn] = draw(model, [PLAIN])
     moving = Image.open(io.BytesIO(animation(drawn)))
     assert moving.format == "WEBP"
     assert len(drawn.frames) / 2 < moving.n_frames <= len(drawn.frames)  # equal ones are one that stays longer
@@ -489,7 +489,7 @@ def test_who_waits_for_a_picture_goes_first():
 def test_a_draw_that_fails_gives_its_place_back(model):
     for _ in range(20):  # more often than there are places
         with pytest.raises(OasisVQError):
-            draw(model, PLAIN | {"temperature": -1})
+            draw(model, [PLAIN | {"temperature": -1}])
 
 
 def test_who_came_first_is_done_first():

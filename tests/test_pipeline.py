@@ -125,6 +125,22 @@ def test_the_background_of_an_enlarged_picture_is_black() -> None:
     torch.testing.assert_close(large[:, :, 24:], torch.full((1, 1, 8, 32), 0.3))
 
 
+def test_draws_with_seeds_and_grades_of_their_own_are_what_they_are_alone(model: OasisVQ) -> None:
+    grades = [0.5, None, 0.0]
+    together = model.sample(3, seed=[7, 2, 7], level=[1, 2, 1], grade=grades, first=2)
+    for i, (seed, grade) in enumerate(zip([7, 2, 7], grades, strict=True)):
+        alone = model.sample(1, seed=seed, level=[1, 2, 1][i], grade=grade, first=2)
+        assert torch.equal(together.indices[i], alone.indices[0])
+    untold = model.sample(2, seed=[5, 6])
+    assert untold.levels.tolist() == [int(model.sample(1, seed=seed).levels[0]) for seed in (5, 6)]
+    with pytest.raises(OasisVQError, match="seed -1"):
+        model.sample(2, seed=[0, -1])
+    with pytest.raises(OasisVQError, match="grade 7"):
+        model.sample(2, grade=[0.5, 7])
+    with pytest.raises(OasisVQError, match="3 draws need one seed"):
+        model.sample(3, seed=[0, 1])
+
+
 def test_sample_is_its_seeds_alone(model: OasisVQ) -> None:
     together = model.sample(3, seed=4, level=2, grade=0.5)
     apart = torch.cat([model.sample(1, seed=4, level=2, grade=0.5, first=i).indices for i in range(3)])

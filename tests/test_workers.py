@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from oasisvq.app import models, workers
 from oasisvq.app.drawing import draw
+from oasisvq.errors import OasisVQError
 
 pytestmark = pytest.mark.slow
 
@@ -23,15 +25,15 @@ def pool(monkeypatch):
     """Workers, one at first."""
     monkeypatch.setattr(workers, "processors", lambda: 1)
     workers.start()
-    yield workers._pool
+    yield workers._workers
     workers.stop()
 
 
 def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_killed(pool, monkeypatch):
     model = models.load_model()
-    here = draw(model, SETTINGS)
+    [here] = draw(model, [SETTINGS])
     asked = []
-    monkeypatch.setattr(workers, "draw", lambda *_: asked.append("here") or here)
+    monkeypatch.setattr(workers, "draw", lambda *_: asked.append("here") or [here])
     apart = workers.draw_apart(model, SETTINGS)
     assert not asked
     np.testing.assert_array_equal(apart.indices, here.indices)
@@ -40,19 +42,40 @@ def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_
     with monkeypatch.context() as changed:
         changed.setitem(model.info, "files", {})
         assert workers.draw_apart(model, SETTINGS) is here, "a worker has other weights"
-    for process in pool._processes:
+    for process in pool.pool._processes:
         os.kill(process, signal.SIGKILL)
     assert workers.draw_apart(model, SETTINGS) is here
     assert len(asked) == 2
-    assert workers._pool is None
+    assert workers._workers is None
+
+
+def test_who_waits_at_the_same_time_is_drawn_together_and_gets_what_they_would_alone(pool, monkeypatch):
+    model = models.load_model("base")
+    sizes = []
+    submit = pool.pool.submit
+    monkeypatch.setattr(pool.pool, "submit", lambda f, *a: sizes.append(len(a[2])) or submit(f, *a))
+    kinds = [SETTINGS | {"seed": seed, "level": seed + 5, "grade": 0.5 if seed % 2 else None} for seed in range(10)]
+    kinds += [SETTINGS | {"temperature": 0.8}, SETTINGS | {"level": None}, SETTINGS | {"seed": -1}]
+    with ThreadPoolExecutor(len(kinds)) as visitors:
+        waiting = [visitors.submit(workers.draw_apart, model, settings) for settings in kinds]
+    for settings, one in zip(kinds[:-1], waiting, strict=False):
+        [alone] = draw(model, [settings])
+        np.testing.assert_array_equal(one.result().indices, alone.indices)
+        np.testing.assert_allclose(one.result().entropy, alone.entropy, rtol=1e-3)
+        assert one.result().settings == settings
+    with pytest.raises(OasisVQError, match="seed -1"):
+        waiting[-1].result()
+    assert sum(sizes) == len(kinds)
+    assert 1 < max(sizes) <= 8
+    assert len(sizes) < len(kinds)
 
 
 SERVER = """
 from oasisvq.app import workers
 if __name__ == "__main__":
     workers.start()
-    workers._pool.submit(int).result()
-    print(*workers._pool._processes, flush=True)
+    workers._workers.pool.submit(int).result()
+    print(*workers._workers.pool._processes, flush=True)
     input()
 """
 

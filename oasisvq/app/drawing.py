@@ -1,4 +1,4 @@
-"""Drawing: a slice from the prior, with what a browser needs to play how it grew.
+"""Drawing: slices from the prior, with what a browser needs to play how it grew.
 
 The whole slice is computed first and played afterwards, so that no visitor waits for the pictures of another.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -75,32 +75,50 @@ def known_grades(model: OasisVQ) -> list[float]:
     return [grade for grade, weight in zip(model.preset.grades, rows.tolist(), strict=False) if weight > 0]
 
 
-def draw(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
-    """Draw one slice with the settings of `OasisVQ.sample`: seed, level, temperature, top_k and grade."""
+def draw(model: OasisVQ, asked: Sequence[Mapping[str, Any]], upper: Upper | None = None) -> list[Drawn]:
+    """Draw slices together, each with its own settings of `OasisVQ.sample`: seed, level, temperature, top_k and grade.
+
+    Temperature and top_k are those of all, as is whether a level is told. A slice is the same in any company.
+    """
     import torch
 
     preset = model.preset
-    asked = dict(settings)
     given = mask = None
-    entropy = np.full(preset.codes, np.nan)
+    entropy = np.full((len(asked), preset.codes), np.nan)
     load_palettes(model)  # which takes a slot itself
     with compute_slot() as give_way:
         if upper:
-            asked["upper rows"] = upper.rows
             given, mask = torch.from_numpy(upper.indices), torch.from_numpy(below(preset, upper.rows))
 
         def step(position: int, _: Tensor, bits: Tensor) -> None:
             give_way()
-            entropy[position] = float(bits[0])
+            entropy[:, position] = bits.cpu().numpy()
 
-        coded = model.sample(1, **settings, on_step=step, given=given, mask=mask)
-        picture = coded.slices[0, 0].numpy() + np.float32(0.5)
-        at, frames = growth(model, coded.indices, picture)
-    origin: Origin | None = of_draw(asked | {"draw": 0})
-    if upper:
-        origin = of_draw(asked | {"draw": 0}, upper.example, upper.rows) if upper.example else None
-    small = tuple(webp(frame) for frame in frames)
-    return Drawn(coded.indices[0].numpy(), grey_bytes(picture), small, at, entropy, asked, origin)
+        levels = [settings["level"] for settings in asked]
+        coded = model.sample(
+            len(asked),
+            seed=[settings["seed"] for settings in asked],
+            temperature=asked[0]["temperature"],
+            top_k=asked[0]["top_k"],
+            level=None if levels[0] is None else levels,
+            grade=[settings["grade"] for settings in asked],
+            on_step=step,
+            given=given,
+            mask=mask,
+        )
+        pictures = coded.slices[:, 0].numpy() + np.float32(0.5)
+        grown = [growth(model, coded.indices[i, None], picture) for i, picture in enumerate(pictures)]
+    found = []
+    for settings, indices, picture, (at, frames), bits in zip(
+        asked, coded.indices.numpy(), pictures, grown, entropy, strict=True
+    ):
+        own = dict(settings) | ({"upper rows": upper.rows} if upper else {})
+        origin: Origin | None = of_draw(own | {"draw": 0})
+        if upper:
+            origin = of_draw(own | {"draw": 0}, upper.example, upper.rows) if upper.example else None
+        small = tuple(webp(frame) for frame in frames)
+        found.append(Drawn(indices, grey_bytes(picture), small, at, bits, own, origin))
+    return found
 
 
 def growth(

@@ -403,7 +403,7 @@ def sample(
     prior: PixelCNN,
     n: int,
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     first: int | Sequence[int] = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -426,7 +426,7 @@ def sample(
     Args:
         prior: in eval mode; its grid is the draws' grid.
         n: draws in this batch.
-        seed, first: not negative; `first` may also be a number for each draw.
+        seed, first: not negative. Either may be given for each draw; with a seed for each, all have the number `first`.
         temperature: above 0. Below 1 likely codes get likelier.
         top_k: only the k likeliest codes at each position can be drawn.
         level, grade: for all draws or (n,), as in `PixelCNN.forward`. None: unknown.
@@ -472,7 +472,7 @@ def sample(
     if given.shape not in [(height, width), (n, height, width)]:
         raise OasisVQError(f"given codes are for {len(given)} grids, but {n} are to be drawn: pass one grid or {n}")
     indices = given.expand(n, height, width).clone()
-    uniforms = _uniforms(seed, _numbers(first, n), (height * width, 1), *_stream(stage, sweep))
+    uniforms = _uniforms(_keys(seed, first, n), (height * width, 1), *_stream(stage, sweep))
     drawn = set(_positions(mask))
 
     with torch.inference_mode():
@@ -591,7 +591,7 @@ def refill(
     if not mask.any():
         return indices.clone()
     # A stream of its own: a refill must not repeat the numbers of the draw with the same seed.
-    uniforms = _uniforms(seed, range(first, first + n), shape, 1, *_stream(stage)).to(indices.device)
+    uniforms = _uniforms(_keys(seed, first, n), shape, 1, *_stream(stage)).to(indices.device)
     return _redraw(prior, indices, mask, uniforms, levels, grades, _on(prior, picture), distribution)
 
 
@@ -678,18 +678,24 @@ def _pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(probabilities.cumsum(1), uniforms, right=True)
 
 
-def draw_ranks(ranks: int, n: int, seed: int, first: int | Sequence[int] = 0) -> Tensor:
+def draw_ranks(ranks: int, n: int, seed: int | Sequence[int], first: int | Sequence[int] = 0) -> Tensor:
     """A random brightness rank for each of n draws, (n,) int64 in [0, ranks), from the seed and the draw's number."""
-    return (_uniforms(seed, _numbers(first, n), (1,), 2)[0] * ranks).long()
+    return (_uniforms(_keys(seed, first, n), (1,), 2)[0] * ranks).long()
 
 
-def draw_levels(levels: int, n: int, seed: int, first: int = 0) -> Tensor:
+def draw_levels(levels: int, n: int, seed: int | Sequence[int], first: int = 0) -> Tensor:
     """A random level for each of n draws, (n,) int64 in [0, levels), from the seed and the draw's number alone."""
-    return (_uniforms(seed, range(first, first + n), (1,), 4)[0] * levels).long()
+    return (_uniforms(_keys(seed, first, n), (1,), 4)[0] * levels).long()
 
 
-def _numbers(first: int | Sequence[int], n: int) -> Sequence[int]:
-    return range(first, first + n) if isinstance(first, int) else first
+def _keys(seed: int | Sequence[int], first: int | Sequence[int], n: int) -> list[tuple[int, int]]:
+    """The seed and the number of each of n draws."""
+    if isinstance(seed, int) and isinstance(first, int):
+        return [(seed, first + i) for i in range(n)]
+    seeds, numbers = ([one] * n if isinstance(one, int) else one for one in (seed, first))
+    if not len(seeds) == len(numbers) == n:
+        raise OasisVQError(f"{n} draws need one seed, or {n} of them, and as many numbers")
+    return list(zip(seeds, numbers, strict=True))
 
 
 def _stream(stage: int, sweep: int = 0) -> tuple[int, ...]:
@@ -699,11 +705,12 @@ def _stream(stage: int, sweep: int = 0) -> tuple[int, ...]:
     return (3, stage) if stage else ()
 
 
-def _uniforms(seed: int, draws: Sequence[int], shape: tuple[int, ...], *stream: int) -> Tensor:
-    """float64 in [0, 1), (shape[0], len(draws), *shape[1:]); a draw's follow from seed, its number and stream."""
-    if seed < 0 or min(draws, default=0) < 0:
-        raise OasisVQError(f"seed {seed} and first {min(draws)} must not be negative")
-    streams = np.stack([np.random.default_rng((seed, draw, *stream)).random(shape) for draw in draws], axis=1)
+def _uniforms(keys: Sequence[tuple[int, int]], shape: tuple[int, ...], *stream: int) -> Tensor:
+    """float64 in [0, 1), (shape[0], len(keys), *shape[1:]); a draw's follow from its key and the stream."""
+    for seed, first in keys:
+        if min(seed, first) < 0:
+            raise OasisVQError(f"seed {seed} and first {first} must not be negative")
+    streams = np.stack([np.random.default_rng((*key, *stream)).random(shape) for key in keys], axis=1)
     return torch.from_numpy(np.minimum(streams, LARGEST))
 
 
