@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import importlib
 import io
 import itertools
@@ -119,6 +118,12 @@ def train(args: argparse.Namespace) -> Figures:
 
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
     weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision)
+    if args.model == "prior" and os.environ.get("RANK", "0") == "0":
+        from oasisvq.data.layout import describe
+        from oasisvq.hub.manifest import write_manifest
+        from oasisvq.training.reproducibility import trained
+
+        write_manifest(args.out, *trained(args.out, describe(args.data)))
     history = [json.loads(line) for line in weights.with_suffix(".jsonl").read_text().splitlines()]
     return {
         "weights": str(weights),
@@ -131,22 +136,11 @@ def train(args: argparse.Namespace) -> Figures:
 def package(args: argparse.Namespace) -> Figures:
     from oasisvq.hub.card import model_card
     from oasisvq.hub.card_pictures import sheets
-    from oasisvq.hub.manifest import CARD, FIGURES, read_manifest, write_manifest
+    from oasisvq.hub.manifest import CARD, FIGURES, list_records
     from oasisvq.hub.verification import verify
     from oasisvq.pipeline import OasisVQ
 
-    if args.data:
-        from oasisvq.data.layout import describe
-        from oasisvq.training.reproducibility import instructions
-
-        preset, runs, saw = _trained(args.folder)
-        data, training = describe(args.data), instructions(preset, runs)
-        if saw.split()[0] != data["fingerprint"]:  # of a cascade it names the coarse stage too
-            raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
-    else:
-        old = read_manifest(args.folder)
-        preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
-    write_manifest(args.folder, preset, data, training)
+    list_records(args.folder)
     for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
         _write(args.folder / FIGURES / name, picture)
     _write(args.folder / CARD, model_card(args.folder).encode())
@@ -513,9 +507,8 @@ def _add_training(command: Command) -> None:
     sub.add_argument("--preset", choices=tuple(PRESETS), default="base")
     sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
 
-    sub = command("package", package, "write manifest and model card for a finished training")
+    sub = command("package", package, "list what was measured in the manifest, and write the model card")
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
-    sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
 
     sub = command("verify", verify, "check weights against their manifest, and results against a fresh evaluation")
     sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
@@ -698,48 +691,6 @@ def _as_tensor(slices: Sequence[_Slice], size: int) -> Tensor:
     from oasisvq.data.slices import to_model
 
     return torch.from_numpy(np.concatenate([to_model(one.picture[None], size) for one in slices]))[:, None]
-
-
-def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
-    """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
-    from safetensors import safe_open
-
-    from oasisvq.hub.manifest import MODELS, read_manifest
-    from oasisvq.training.reproducibility import circumstances
-
-    found = []
-    for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
-        if not path.is_file():
-            raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
-        with safe_open(path, "np") as file:
-            found.append(file.metadata())
-    presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found]
-    # The VQ-VAE may have been trained before the prior was settled on.
-    made_it = [{k: v for k, v in p.to_dict().items() if not k.startswith("prior_")} for p in presets]
-    if made_it[0] != made_it[1]:
-        raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
-    for model, metadata in zip(("vqvae", "prior"), found, strict=True):
-        done, wanted = len(json.loads(metadata["history"])), getattr(presets[1], f"{model}_epochs")
-        if done < wanted:
-            raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
-    runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
-        model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
-        for model, metadata in zip(("vqvae", "prior"), found, strict=True)
-    }
-    own, coarse = _sha256(folder / "vqvae.safetensors"), folder / "coarse"
-    if found[1]["saw"] != f"{found[0]['saw']} {own}":
-        raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
-    if presets[1].coarse:
-        if found[0]["saw"].split()[1:] != [_sha256(coarse / "vqvae.safetensors")]:
-            raise OasisVQError(f"{coarse}: not the stage that {folder} was trained on: put that one back")
-        stated = read_manifest(coarse)["files"]
-        if any(_sha256(coarse / name) != stated[name]["sha256"] for name in MODELS):
-            raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: package that folder first")
-    return presets[1], runs, found[0]["saw"]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _measured_again(folder: Path, data: Path) -> Figures:

@@ -53,31 +53,49 @@ _SAID: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
-    """Describe the weights in `folder`: the manifest names every file that it finds, with size and sha256.
-
-    Results that were measured on other weights, as their own hashes tell, are left out. Where the manifest changes,
-    model card and pictures made for the old one are removed.
+    """Describe the weights in `folder`: the manifest names the models and all records of them, with size and sha256.
 
     Args:
-        folder: holds both safetensors files, and any of `results.json`, `vqvae.jsonl`, `prior.jsonl`.
+        folder: holds the safetensors files of all stages, and any of RECORDS.
         preset: the shapes of both models.
         data: what the weights saw: name, description, people and slices by split, fingerprint.
         training: how to repeat them: command, precision, versions, threads, seed.
 
     Raises OasisVQError when a model is missing.
     """
-    files: dict[str, dict[str, Any]] = {}
-    models = (*COARSE, *MODELS) if preset.coarse else MODELS
-    for name in (*models, *RECORDS):
+    files = {}
+    for name in (*COARSE, *MODELS) if preset.coarse else MODELS:
         path = folder / name
-        if path.is_file():
-            content = path.read_bytes()
-            if name not in MEASURED or _measured(content, files, path):
-                files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        elif name in models:
+        if not path.is_file():
             raise OasisVQError(
                 f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {path.parent}` first"
             )
+        files[name] = _stamp(path.read_bytes())
+    _write(folder, preset, data, training, files)
+
+
+def list_records(folder: Path) -> None:
+    """Bring the records that a manifest lists up to date with those in the folder; its models stay what they were."""
+    known = read_manifest(folder)
+    models = {name: stamp for name, stamp in known["files"].items() if name not in RECORDS}
+    _write(folder, Preset.from_dict(known["preset"]), known["data"], known["training"], models)
+
+
+def _write(
+    folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any], models: Mapping[str, Any]
+) -> None:
+    """Write the manifest of models and of the records beside them.
+
+    Results that were measured on other weights, as their own hashes tell, are left out. Where the manifest changes,
+    model card and pictures made for the old one are removed.
+    """
+    files = dict(models)
+    for name in RECORDS:
+        path = folder / name
+        if path.is_file():
+            content = path.read_bytes()
+            if name not in MEASURED or _measured(content, models, path):
+                files[name] = _stamp(content)
     manifest = {
         "format": FORMAT,
         "preset": preset.to_dict(),
@@ -91,6 +109,10 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
         write_atomically(path, content, [folder / CARD, *(folder / name for name in pictures_in(folder))])
 
 
+def _stamp(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises OasisVQError when it does not hold all that is said of weights."""
     path = folder / MANIFEST
@@ -98,7 +120,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise OasisVQError(
-            f"{path} is missing: not a folder of weights, or `python -m oasisvq package` never ran"
+            f"{path} is missing: not a folder of weights, or `python -m oasisvq train prior` is not done"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise OasisVQError(f"{path} cannot be read ({one_line(error)}): get the weights again") from error
@@ -147,10 +169,10 @@ def pictures_in(folder: Path) -> list[str]:
     return [f"{FIGURES}/{name}" for name in PICTURES if (folder / FIGURES / name).is_file()]
 
 
-def _measured(results: bytes, files: Mapping[str, Any], path: Path) -> bool:
-    """Whether results are those of the models among `files`."""
+def _measured(results: bytes, models: Mapping[str, Any], path: Path) -> bool:
+    """Whether results are those of the models."""
     try:
         hashes = json.loads(results)["weights_sha256"]
-        return all(hashes[name] == files[name]["sha256"] for name in (*COARSE, *MODELS) if name in files)
+        return all(hashes[name] == stamp["sha256"] for name, stamp in models.items())
     except (ValueError, KeyError, TypeError) as error:
         raise OasisVQError(f"{path}: not what `python -m oasisvq evaluate --json` writes: delete it") from error
