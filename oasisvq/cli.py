@@ -402,10 +402,9 @@ def _share(draws: range) -> range:
 def _training_codes(model: OasisVQ, data: Path) -> Tensor:
     import torch
 
-    from oasisvq.data.layout import load_split
+    from oasisvq.data.layout import load_for
 
-    preset = model.preset
-    slices = torch.from_numpy(load_split(data, "train", preset.size, preset.levels, preset.grades).slices)[:, None]
+    slices = torch.from_numpy(load_for(model.preset, data, "train").slices)[:, None]
     return torch.cat([model.encode(part) for part in _progress(slices.split(64), "coding the training people")])
 
 
@@ -440,15 +439,21 @@ def app(args: argparse.Namespace) -> Figures:
 
 
 def benchmark(args: argparse.Namespace) -> Figures:
+    name = _benchmarks().get(args.what, "benchmarks")
     try:
-        module = importlib.import_module(f"benchmarks.{args.what}")
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name not in ("benchmarks", f"benchmarks.{args.what}"):
+        if not name.startswith(error.name or "-"):
             raise
-        path = f"benchmarks/{args.what}.py"
-        raise OasisVQError(f"{path} is missing: it comes with the repository, run this from a clone of it") from error
+        raise OasisVQError(f"{args.what} comes with the repository: run this from a clone of it") from error
     module.main(args.options)
     return {}
+
+
+def _benchmarks() -> dict[str, str]:
+    """The modules of all benchmarks by name. There are none but in a clone."""
+    paths = sorted((HOME / "benchmarks").rglob("[!_]*.py"), key=lambda path: path.stem)
+    return {path.stem: ".".join(path.relative_to(HOME).with_suffix("").parts) for path in paths}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -603,8 +608,7 @@ def _add_benchmark(commands: Any) -> None:
         help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = sorted(path.stem for path in (HOME / "benchmarks").glob("[!_]*.py"))
-    sub.add_argument("what", choices=names or None)  # there are none but in a clone
+    sub.add_argument("what", choices=list(_benchmarks()) or None)
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=AGAIN, json=None)
 

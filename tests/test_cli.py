@@ -92,7 +92,7 @@ def test_typing_errors_exit_2(words, capsys):
         (["sample", "--count", "1", "--out", "x", "--grade", "3"], "grade 3"),
         (["sample", "--count", "1", "--out", "x", "--weights", "nowhere"], "nowhere"),
         (["prepare", "--volumes", "/no/such", "--out", "x"], "/no/such"),
-        (["benchmark", "sampler"], "sampler.py"),
+        (["benchmark", "sampler"], "sampler comes with the repository"),
         (["pull"], "OASISVQ_HUB_REPO"),
         (["publish", REPO], "HF_ENDPOINT"),
     ],
@@ -100,7 +100,7 @@ def test_typing_errors_exit_2(words, capsys):
 def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "benchmarks", None)  # as where only the package is installed
-    monkeypatch.delitem(sys.modules, "benchmarks.sampler", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.speed.sampler", raising=False)
     assert run(*words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")

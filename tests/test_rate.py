@@ -18,7 +18,7 @@ from oasisvq.measure import metrics
 
 @pytest.fixture(scope="module")
 def rate() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "rate.py"
+    path = Path(__file__).parent.parent / "benchmarks" / "quality" / "rate.py"
     spec = importlib.util.spec_from_file_location("rate", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -193,7 +193,7 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
     a star marks the size of a file under the prior, a circle that of codes of fixed length.
 
     Args:
-        figures: what `benchmarks/rate.py` wrote.
+        figures: what `benchmarks/quality/rate.py` wrote.
         size: side of the slices in pixels; one of `figures["sizes"]`.
     """
     found = figures["sizes"][str(size)]

@@ -177,6 +177,11 @@ def load_split(
     )
 
 
+def load_for(preset: Preset, root: Path | str, split: str, size: int | None = None) -> SliceSet:
+    """`load_split` as a preset reads slices, at its own size or another."""
+    return load_split(root, split, size or preset.size, preset.levels, preset.grades)
+
+
 def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
     """The file that holds `parts` one after the other, written unless it exists under this stamp.
 

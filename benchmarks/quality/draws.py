@@ -19,8 +19,9 @@ import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError
-from oasisvq.data.layout import SliceSet, load_split
+from benchmarks._parser import new_parser
+from oasisvq import OasisVQ
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
 from oasisvq.measure.evaluation import prior_bits
@@ -174,7 +175,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark draws", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
     parser.add_argument("--split", choices=("validate", "test"), default="test", help="held-out people (default test)")
@@ -183,7 +184,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument(
         "--sheet",
         type=Path,
@@ -193,10 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.count < 32:
         parser.error("--count: give at least 32 draws")
-    try:
-        figures = run(args)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    figures = run(args)
     print(table(figures))
     if args.json:
         write_record(args.json, figures)
@@ -207,7 +204,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
     splits = args.split, "train"
-    held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
+    held_out, train = (load_for(preset, args.data, s) for s in splits)
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
     again, codes = reconstruct(model, held_out, "held-out people")
     if args.sheet:
@@ -223,7 +220,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         further["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
         shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
-        held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
+        held_out, train = (load_for(preset, args.data, s, JUDGED) for s in splits)
     figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | further
     return {
         "count": args.count,
@@ -236,9 +233,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "people": len(set(held_out.cases)),
         "slices": len(held_out),
         **{name: section | {"temperature": args.temperature, "top_k": args.top_k} for name, section in figures.items()},
-        "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
+        "weights_sha256": model.weights_sha256,
     }
-
-
-if __name__ == "__main__":
-    main()
