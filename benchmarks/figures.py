@@ -20,7 +20,7 @@ from benchmarks._parser import new_parser
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest, read_record
+from oasisvq.hub.manifest import MODELS, read_history, read_manifest, read_records
 from oasisvq.models.presets import Preset
 from oasisvq.training.reproducibility import MEASURED as MEASURED_ON
 
@@ -77,12 +77,8 @@ def shipped(folder: Path | None = None) -> list[Weights]:
     for path in (folder or sources.BUNDLED).glob("*/manifest.json"):
         manifest = read_manifest(path.parent)
         preset = Preset.from_dict(manifest["preset"])
-        records = {Path(name).stem: read_record(path.parent, manifest, name) for name in MEASURED}
-        history = {
-            model: [json.loads(line) for line in (path.parent / f"{model}.jsonl").read_text().splitlines()]
-            for model in ("vqvae", "prior")
-            if f"{model}.jsonl" in manifest["files"]
-        }
+        records = read_records(path.parent, manifest)
+        history = {model: lines for model, lines in read_history(path.parent, manifest).items() if lines}
         found.append(Weights(path.parent.name, preset, manifest, records, history))
     return sorted(found, key=lambda weights: (weights.preset.size, weights.name))
 

@@ -136,13 +136,13 @@ def train(args: argparse.Namespace) -> Figures:
 def package(args: argparse.Namespace) -> Figures:
     from oasisvq.hub.card import model_card
     from oasisvq.hub.card_pictures import sheets
-    from oasisvq.hub.manifest import CARD, FIGURES, list_records
+    from oasisvq.hub.manifest import CARD, PICTURE_FOLDER, list_records
     from oasisvq.hub.verification import verify
     from oasisvq.pipeline import OasisVQ
 
     list_records(args.folder)
     for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
-        _write(args.folder / FIGURES / name, picture)
+        _write(args.folder / PICTURE_FOLDER / name, picture)
     _write(args.folder / CARD, model_card(args.folder).encode())
     return _files(verify(args.folder))
 

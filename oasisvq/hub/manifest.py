@@ -20,20 +20,15 @@ from oasisvq.models.presets import Preset
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
-FIGURES = "figures"
+PICTURE_FOLDER = "figures"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
 COARSE = tuple(f"coarse/{name}" for name in MODELS)
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
-DRAWS = "draws.json"
-LESIONS = "lesions.json"
-STRENGTH = "strength.json"
-CODES = "codes.json"
-HEADS = "heads.json"
-MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, STRENGTH, CODES, HEADS)
+MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "strength.json", "codes.json", "heads.json")
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
-PICTURES = {  # in FIGURES: what the card says under each
+PICTURES = {  # in PICTURE_FOLDER: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",
     "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
     "training.png": "Loss by epoch: the VQ-VAE's, and the prior's in bits per code",
@@ -147,9 +142,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_record(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Figures that the manifest lists, if it does."""
-    return json.loads((folder / name).read_text()) if name in manifest["files"] else None
+def read_records(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """What was measured, by the names in MEASURED without their ending; None where the manifest lists nothing."""
+    return {
+        name.removesuffix(".json"): json.loads((folder / name).read_text()) if name in manifest["files"] else None
+        for name in MEASURED
+    }
+
+
+def read_history(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The training logs of both models, a line an epoch; empty where the manifest lists none."""
+    return {
+        model: [json.loads(line) for line in (folder / f"{model}.jsonl").read_text().splitlines()]
+        if f"{model}.jsonl" in manifest["files"]
+        else []
+        for model in ("vqvae", "prior")
+    }
 
 
 def is_record(name: str, content: bytes) -> bool:
@@ -166,7 +174,7 @@ def is_record(name: str, content: bytes) -> bool:
 
 def pictures_in(folder: Path) -> list[str]:
     """Paths within `folder` of the pictures that its card shows."""
-    return [f"{FIGURES}/{name}" for name in PICTURES if (folder / FIGURES / name).is_file()]
+    return [f"{PICTURE_FOLDER}/{name}" for name in PICTURES if (folder / PICTURE_FOLDER / name).is_file()]
 
 
 def _measured(results: bytes, models: Mapping[str, Any], path: Path) -> bool:
