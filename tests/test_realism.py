@@ -152,19 +152,19 @@ def made_up(people: int, seed: int) -> SliceSet:
 
 
 @pytest.mark.slow
-def test_judge_reports_planted_copies_and_needs_two_people() -> None:
+def test_figures_report_planted_copies_and_needs_two_people() -> None:
     train, held_out = made_up(6, 0), made_up(4, 1)
     sources = np.arange(32)
     drawn = made_up(4, 2).slices + 0.5
     drawn[:8] = train.slices[3:11] + 0.5
-    figures = realism.judge(drawn, sources, held_out, held_out.slices + 0.5, train, train.slices + 0.5)
+    figures = realism.measure(drawn, sources, held_out, held_out.slices + 0.5, train, train.slices + 0.5)
     assert figures["copies"]["share_closer"] == pytest.approx(8 / 32, abs=2 / 32)
     assert figures["copies"]["draws_least"] == 0
     assert figures["copies"]["held_out_percentiles"]["1"] == figures["copies"]["closest_1_percent"]
     assert figures["copies"]["draws_percentiles"]["50"] == figures["copies"]["draws_median"]
     alone = SliceSet(held_out.slices[:8], held_out.about[:8])
     with pytest.raises(OasisVQError, match="only one person"):
-        realism.judge(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
+        realism.measure(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
 
 
 def test_command_writes_its_table_figures_and_sheet_and_repeats_them(

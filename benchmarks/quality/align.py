@@ -149,7 +149,7 @@ def overlap(found: Aligned, change: NDArray[np.floating], original: Aligned) -> 
     return float(2 * (back & original.mask).sum() / (back.sum() + original.mask.sum()))
 
 
-def judged(model: OasisVQ, head: Aligned) -> dict[str, float]:
+def reconstructed(model: OasisVQ, head: Aligned) -> dict[str, float]:
     """Mean SSIM over the levels, and bits a code with the level told."""
     slices = torch.from_numpy(to_model(head.levels, model.preset.size))[:, None]
     coded = model.reconstruct(slices)
@@ -238,7 +238,7 @@ def main(argv: list[str]) -> None:
     for file in args.heads:
         found, took = timed(*read(file))
         originals[file] = found
-        keep({"kind": "head", "name": file.name, **found.fit.figures(), **judged(model, found), **took})
+        keep({"kind": "head", "name": file.name, **found.fit.figures(), **reconstructed(model, found), **took})
     if args.figure:
         figure(model, found).save(args.figure, optimize=True)
     for file in args.wrong:

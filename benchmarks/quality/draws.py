@@ -24,12 +24,12 @@ from oasisvq import OasisVQ
 from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
-from oasisvq.measure.evaluation import prior_bits
+from oasisvq.measure.evaluation import prior_bits, reconstruct
 from oasisvq.measure.membership import membership
 from oasisvq.measure.record import write_record
 from oasisvq.models import sampling
 
-JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
+SIZE = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
 COLUMNS, GROUPS = 12, 4
 EVERY = 4  # levels between the slices that are scored for the membership test
@@ -64,14 +64,6 @@ def draw(
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources
-
-
-def reconstruct(model: OasisVQ, data: SliceSet, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every slice through the VQ-VAE: (N, S, S) in [0, 1], and its codes (N, h, w)."""
-    parts = torch.from_numpy(data.slices)[:, None].split(BATCH)
-    coded = [model.reconstruct(part) for part in tqdm(parts, f"reconstructing {name}", disable=None, leave=False)]
-    pictures = torch.cat([part.slices[:, 0] for part in coded]).numpy() + 0.5
-    return pictures, torch.cat([part.indices for part in coded]).numpy()
 
 
 def remembered(model: OasisVQ, sets: Sequence[tuple[SliceSet, np.ndarray]], seed: int) -> dict[str, Any]:
@@ -200,31 +192,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw, judge, and write the sheet where one is asked for."""
+    """Draw, measure, and write the sheet where one is asked for."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
     splits = args.split, "train"
     held_out, train = (load_for(preset, args.data, s) for s in splits)
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
-    again, codes = reconstruct(model, held_out, "held-out people")
+    codes, again = reconstruct(model, held_out)
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
         at = sources[shown]
         contact_sheet({"drawn": drawn[shown], "reconstructed": again[at], "held out": held_out.slices[at] + 0.5}).save(
             args.sheet
         )
-    train_again, train_codes = reconstruct(model, train, "training people")
+    train_codes, train_again = reconstruct(model, train)
     further: dict[str, Any] = {"membership": remembered(model, [(train, train_codes), (held_out, codes)], args.seed)}
-    if preset.size != JUDGED:
+    if preset.size != SIZE:
         people = np.array(held_out.cases)
         further["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
-        shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
+        shrunk = (to_model(pictures, SIZE) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
-        held_out, train = (load_for(preset, args.data, s, JUDGED) for s in splits)
-    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | further
+        held_out, train = (load_for(preset, args.data, s, SIZE) for s in splits)
+    figures = realism.measure(drawn, sources, held_out, again, train, train_again, args.seed) | further
     return {
         "count": args.count,
-        "judged_at": JUDGED,
+        "judged_at": SIZE,
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,

@@ -149,7 +149,7 @@ def changed(data: Path, model: OasisVQ, split: str) -> dict[str, Slices]:
     }
 
 
-def judge(model: OasisVQ, slices: Slices) -> dict[str, Any]:
+def compared(model: OasisVQ, slices: Slices) -> dict[str, Any]:
     """How many of some slices are called unlike the training data, and why."""
     verdicts = out_of_distribution.unlike(model, torch.from_numpy(slices.astype(np.float32))[:, None])
     reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
@@ -230,7 +230,7 @@ def run(model: OasisVQ, data: Path, split: str, sheet: Path | None) -> dict[str,
         "by_level": by(known, held_out.cases, "level"),
         "by_grade": by(known, held_out.cases, "grade"),
         "worst": worst(known, held_out.cases),
-        "foreign": {name: judge(model, slices) for name, slices in bar},
+        "foreign": {name: compared(model, slices) for name, slices in bar},
         "weights_sha256": model.weights_sha256,
     }
 

@@ -26,7 +26,7 @@ from oasisvq.data.slices import to_model
 from oasisvq.measure import heads, metrics
 from oasisvq.measure.record import write_record
 
-JUDGED = 80
+SIZE = 80
 BATCH = 32
 
 
@@ -56,10 +56,10 @@ def encode(model: OasisVQ, people: np.ndarray, name: str) -> torch.Tensor:
 
 
 def decode(model: OasisVQ, codes: torch.Tensor) -> np.ndarray:
-    """Codes (N, L, h, w) -> pictures (N, L, JUDGED, JUDGED) in [0, 1]."""
+    """Codes (N, L, h, w) -> pictures (N, L, SIZE, SIZE) in [0, 1]."""
     return np.stack(
         [
-            to_model(torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]).numpy() + 0.5, JUDGED) + 0.5
+            to_model(torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]).numpy() + 0.5, SIZE) + 0.5
             for head in codes
         ]
     )
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw as many heads as people are held out, judge them, and weigh the files of the people's."""
+    """Draw as many heads as people are held out, measure them, and weigh the files of the people's."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
     splits = (load_for(preset, args.data, s) for s in (args.split, "train"))
@@ -144,12 +144,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "split": args.split,
         "seed": args.seed,
-        "judged_at": JUDGED,
+        "judged_at": SIZE,
         "seconds_a_head": seconds,
         "bits_a_code": bits(model, codes),
         "files": files,
         "videos": videos(people + 0.5, shown, files["bytes_a_slice_of_a_head"]),
-        **heads.judge(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
+        **heads.measure(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
         "weights_sha256": model.weights_sha256,
     }
 

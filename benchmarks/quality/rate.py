@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks._export import export
 from benchmarks._parser import new_parser
 from oasisvq import OasisVQ, OasisVQError, compress
-from oasisvq.app import figures as plots
-from oasisvq.app.export import export
+from oasisvq.app import charts
 from oasisvq.data.layout import SliceSet, describe, load_for
 from oasisvq.files import write_atomically
 from oasisvq.hub.manifest import RATE
@@ -291,5 +291,5 @@ def main(arguments: list[str] | None = None) -> None:
         figures = json.loads(kept.read_text())
     if args.figure:
         size = next(iter(figures["sizes"]))
-        export(plots.rate(figures, int(size)), args.figure)
+        export(charts.rate(figures, int(size)), args.figure)
     print(table(figures))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._parser import new_parser
-from benchmarks.quality.draws import JUDGED, draw
+from benchmarks.quality.draws import SIZE, draw
 from oasisvq import OasisVQ
 from oasisvq.data.layout import load_for
 from oasisvq.data.slices import to_model
@@ -52,7 +52,7 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
     model = OasisVQ.from_pretrained(weights)
     preset = model.preset
     like = load_for(preset, data, "validate")
-    held_out, train = (load_for(preset, data, s, JUDGED) for s in ("validate", "train"))
+    held_out, train = (load_for(preset, data, s, SIZE) for s in ("validate", "train"))
     real = train.slices + 0.5
     rows = []
     for strength in STRENGTHS:
@@ -60,8 +60,8 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
         for seed in range(seeds):
             with told(strength):
                 drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=None)
-            if preset.size != JUDGED:
-                drawn = to_model(drawn, JUDGED) + np.float32(0.5)
+            if preset.size != SIZE:
+                drawn = to_model(drawn, SIZE) + np.float32(0.5)
             row["frechet_ratio"].append(realism.frechet_figures(drawn, sources, held_out, train, real, seed)["ratio"])
             row["brightness_variance_ratio"].append(
                 spread(drawn, held_out.levels[sources]) / spread(real, train.levels)

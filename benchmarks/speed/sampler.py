@@ -26,8 +26,8 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from benchmarks._export import export
 from oasisvq import OasisVQ
-from oasisvq.app.export import export
 from oasisvq.measure.record import write_record
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset

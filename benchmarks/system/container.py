@@ -34,24 +34,17 @@ from typing import Any
 from urllib.parse import urlparse
 
 from benchmarks._parser import new_parser
-from benchmarks.system.app import running
+from benchmarks.system.app import CHROMIUM, running
+from benchmarks.system.app import FLAGS as BROWSER_FLAGS
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
-CHROMIUM = "/usr/bin/chromium"
 USER = 1000
 PORT = 8501
 SPACE, HUB = "space.test", "hub.test"
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *BROWSER_FLAGS,
     "--test-third-party-cookie-phaseout",  # the frame gets no cookies, as browsers now have it
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]

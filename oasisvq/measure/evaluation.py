@@ -35,7 +35,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     held_out = load_for(preset, data, split)
     about = describe(data)
 
-    indices, pictures = _reconstruct(model, held_out)
+    indices, pictures = reconstruct(model, held_out)
     rows = [
         _score(o, r)
         for o, r in zip(tqdm(held_out.slices + 0.5, "scoring", disable=None, leave=False), pictures, strict=True)
@@ -121,7 +121,9 @@ def _unlike(model: OasisVQ, data: Path, measured: dict[str, np.ndarray], cases: 
     calibration = out_of_distribution.calibrate(
         out_of_distribution.measure(model, torch.from_numpy(validation.slices)[:, None])
     )
-    alarms = metrics.by_person([verdict.unlike for verdict in out_of_distribution.judge(measured, calibration)], cases)
+    alarms = metrics.by_person(
+        [verdict.unlike for verdict in out_of_distribution.compare(measured, calibration)], cases
+    )
     return {
         **calibration,
         "people": len(set(validation.cases)),
@@ -148,7 +150,7 @@ def _codebook_figures(indices: np.ndarray, brain: np.ndarray, black: np.ndarray,
     }
 
 
-def _reconstruct(model: OasisVQ, data: SliceSet) -> tuple[np.ndarray, np.ndarray]:
+def reconstruct(model: OasisVQ, data: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """Codes (N, h, w) and reconstructions (N, S, S) in [0, 1]."""
     indices, pictures = [], []
     for start in tqdm(range(0, len(data), BATCH), "reconstructing", disable=None, leave=False):

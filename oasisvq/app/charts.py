@@ -1,4 +1,4 @@
-"""Plotly figures, used by the app and by reports. Pictures are (H, W) in [0, 1]; every scale is fixed and labelled."""
+"""Charts by Plotly, for the app and for documents. Pictures are (H, W) in [0, 1]; every scale is fixed and labelled."""
 
 from __future__ import annotations
 
