@@ -443,7 +443,7 @@ def benchmark(args: argparse.Namespace) -> Figures:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not name.startswith(error.name or "-"):
+        if not f"{name}.".startswith(f"{error.name}."):
             raise
         raise OasisVQError(f"{args.what} comes with the repository: run this from a clone of it") from error
     module.main(args.options)
@@ -479,6 +479,13 @@ def takes_weights(sub: argparse.ArgumentParser) -> None:
         "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
     )
     sub.add_argument("--revision", help="commit of the Hub repository")
+
+
+def _takes_files(
+    sub: argparse.ArgumentParser, files: str | None, out: str, metavar: str = "FILE", to: str = "DIR"
+) -> None:
+    sub.add_argument("files", type=Path, nargs="+", metavar=metavar, help=files)
+    sub.add_argument("--out", type=Path, required=True, metavar=to, help=out)
 
 
 def _add_app(commands: Any) -> None:
@@ -527,36 +534,24 @@ def _add_training(command: Command) -> None:
 
 def _add_slices(command: Command) -> None:
     sub = command("align", align, "bring T1 heads, skull on or off, into the frame of the training slices")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="NIfTI, DICOM folder, or zip of a series")
-    sub.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="gets level_00.png to level_31.png and aligned.nii.gz; of several files, a folder each",
-    )
+    levels = "gets level_00.png to level_31.png and aligned.nii.gz; of several files, a folder each"
+    _takes_files(sub, "NIfTI, DICOM folder, or zip of a series", levels)
 
     volumes = "PNG, JPEG or TIFF slice; or a T1 head (NIfTI, DICOM folder, zip), of which 32 levels are taken"
     sub = command("encode", encode, "turn slices or heads into codes")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w), `files`, `levels`"
-    )
+    _takes_files(sub, volumes, "gets `indices` (N, h, w), `files`, `levels`", to="FILE.npz")
     takes_weights(sub)
 
     sub = command("decode", decode, "turn files of codes, from encode, sample or the app, into pictures")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets FILE_00000.png and so on")
+    _takes_files(sub, None, "gets FILE_00000.png and so on", "FILE.npz")
     takes_weights(sub)
 
     sub = command("reconstruct", reconstruct, "encode and decode slices or heads, and say what was lost")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
+    _takes_files(sub, volumes, "gets one PNG a slice")
     takes_weights(sub)
 
     sub = command("compress", compress, "turn slices or heads into files of a few hundred bytes a slice or less")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a slice, or a head")
+    _takes_files(sub, volumes, "gets one .ovq a slice, or a head")
     sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all pictures: smaller files, where it is known")
     sub.add_argument(
         "--head",
@@ -566,8 +561,7 @@ def _add_slices(command: Command) -> None:
     takes_weights(sub)
 
     sub = command("decompress", decompress, "turn files of compress into pictures again, with the same weights")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
+    _takes_files(sub, None, "gets one PNG a slice")
     takes_weights(sub)
 
     rest = "the draws so far are kept; draw the rest with --first and --count"

@@ -2,7 +2,7 @@
 
     python -m oasisvq benchmark same_bytes [--folder DIR] [--seed N] [--json FILE]
 
-Each run has a copy of the code of its own, prepares its own phantom cohort, trains, packages, evaluates and verifies.
+Each run has a copy of the code of its own, prepares its own phantom cohort, trains, evaluates, packages and verifies.
 All of its files must come out with the same sha256. The logs hold the seconds that an epoch took: of them the rest must
 be equal, and of manifest and card all but their hashes. Runs that are finished in DIR are not run again.
 """
