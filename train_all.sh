@@ -63,7 +63,6 @@ elif [ -n "$stage" ]; then
 fi
 oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
 oasisvq train prior --preset "$preset" --data "$data" --out "$out"
-oasisvq package "$out" --data "$data"
 oasisvq evaluate --weights "$out" --data "$data" --split test --json "$out/results.json"
-oasisvq package "$out" --data "$data"
+oasisvq package "$out"
 oasisvq verify "$out"

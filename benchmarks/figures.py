@@ -9,7 +9,6 @@ that disagrees with the JSON is an error.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -17,15 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks._parser import new_parser
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest, read_record
+from oasisvq.hub.manifest import MODELS, read_history, read_manifest, read_records
 from oasisvq.models.presets import Preset
 from oasisvq.training.reproducibility import MEASURED as MEASURED_ON
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-RECORDS = ROOT / "benchmarks" / "records"  # of what is measured of a machine: `--json benchmarks/records/NAME.json`
+DOCUMENTS = (HOME / "README.md", *sorted((HOME / "docs").glob("*.md")))
+RECORDS = HOME / "benchmarks" / "records"  # of what is measured of a machine: `--json benchmarks/records/NAME.json`
 NONE = "not measured"
 
 _AGAINST = "draws.auc.against"
@@ -77,12 +77,8 @@ def shipped(folder: Path | None = None) -> list[Weights]:
     for path in (folder or sources.BUNDLED).glob("*/manifest.json"):
         manifest = read_manifest(path.parent)
         preset = Preset.from_dict(manifest["preset"])
-        records = {Path(name).stem: read_record(path.parent, manifest, name) for name in MEASURED}
-        history = {
-            model: [json.loads(line) for line in (path.parent / f"{model}.jsonl").read_text().splitlines()]
-            for model in ("vqvae", "prior")
-            if f"{model}.jsonl" in manifest["files"]
-        }
+        records = read_records(path.parent, manifest)
+        history = {model: lines for model, lines in read_history(path.parent, manifest).items() if lines}
         found.append(Weights(path.parent.name, preset, manifest, records, history))
     return sorted(found, key=lambda weights: (weights.preset.size, weights.name))
 
@@ -565,7 +561,7 @@ def fuzz(weights: Sequence[Weights]) -> str:
 
 
 def study(weights: Sequence[Weights]) -> str:
-    rows = json.loads((ROOT / "benchmarks" / "study.json").read_text(encoding="utf-8"))["rows"]
+    rows = json.loads((HOME / "benchmarks" / "quality" / "study.json").read_text(encoding="utf-8"))["rows"]
     ours = next(row["utilisation"] for row in rows if row["name"] == "base preset")
     theirs = [row["utilisation"] for row in rows if row["group"] == "quantiser" and not row["name"].startswith("FSQ")]
     return (
@@ -616,20 +612,16 @@ def filled(text: str, weights: Sequence[Weights]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write every block, or raise OasisVQError naming the documents that are outdated."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark figures", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__, None)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where text and JSON disagree")
     args = parser.parse_args(arguments)
     weights, outdated = shipped(), []
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         if (fresh := filled(text, weights)) != text:
-            outdated.append(path.relative_to(ROOT).as_posix())
+            outdated.append(path.relative_to(HOME).as_posix())
             if not args.check:
                 path.write_text(fresh, encoding="utf-8")
     if args.check and outdated:
         raise OasisVQError(f"outdated: {', '.join(outdated)}: run `python -m oasisvq benchmark figures`")
     print(f"{'outdated' if args.check else 'written'}: {', '.join(outdated) or 'nothing, all is as the JSON says'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,6 @@ template and phantoms. Needs Playwright and Chromium.
 
 from __future__ import annotations
 
-import argparse
 import io
 import tempfile
 from collections.abc import Iterator
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.app import CHROMIUM, FLAGS, PAGES, ROOT, serve, settle, visit
+from benchmarks._parser import new_parser
+from benchmarks.system.app import CHROMIUM, FLAGS, PAGES, serve, settle, visit
 from oasisvq.app.pictures import animated
-from oasisvq.files import write_atomically
+from oasisvq.files import HOME, write_atomically
 
 WIDTH = 960  # pixels, of the animation
 DRAW = "generate?seed=7&level=17"
@@ -121,8 +121,8 @@ def animation(frames: list[Frame]) -> bytes:
 
 def main(arguments: list[str] | None = None) -> None:
     """Take them all."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark screenshots", description=(__doc__ or "").strip())
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder (default: docs)")
+    parser = new_parser(__name__, __doc__, None)
+    parser.add_argument("--out", type=Path, default=HOME / "docs", help="folder (default: docs)")
     args = parser.parse_args(arguments)
     if not Path(CHROMIUM).exists():
         parser.exit(2, f"error: no browser at {CHROMIUM}: apt-get install chromium\n")
@@ -151,7 +151,3 @@ def webp(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, "webp", quality=88, method=6)
     return content.getvalue()
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import importlib
 import io
 import itertools
@@ -119,6 +118,12 @@ def train(args: argparse.Namespace) -> Figures:
 
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
     weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision)
+    if args.model == "prior" and os.environ.get("RANK", "0") == "0":
+        from oasisvq.data.layout import describe
+        from oasisvq.hub.manifest import write_manifest
+        from oasisvq.training.reproducibility import trained
+
+        write_manifest(args.out, *trained(args.out, describe(args.data)))
     history = [json.loads(line) for line in weights.with_suffix(".jsonl").read_text().splitlines()]
     return {
         "weights": str(weights),
@@ -131,24 +136,13 @@ def train(args: argparse.Namespace) -> Figures:
 def package(args: argparse.Namespace) -> Figures:
     from oasisvq.hub.card import model_card
     from oasisvq.hub.card_pictures import sheets
-    from oasisvq.hub.manifest import CARD, FIGURES, read_manifest, write_manifest
+    from oasisvq.hub.manifest import CARD, PICTURE_FOLDER, list_records
     from oasisvq.hub.verification import verify
     from oasisvq.pipeline import OasisVQ
 
-    if args.data:
-        from oasisvq.data.layout import describe
-        from oasisvq.training.reproducibility import instructions
-
-        preset, runs, saw = _trained(args.folder)
-        data, training = describe(args.data), instructions(preset, runs)
-        if saw.split()[0] != data["fingerprint"]:  # of a cascade it names the coarse stage too
-            raise OasisVQError(f"{args.data} is not what {args.folder} was trained on: give --data as to train")
-    else:
-        old = read_manifest(args.folder)
-        preset, data, training = Preset.from_dict(old["preset"]), old["data"], old["training"]
-    write_manifest(args.folder, preset, data, training)
+    list_records(args.folder)
     for name, picture in sheets(OasisVQ.from_pretrained(args.folder)).items():
-        _write(args.folder / FIGURES / name, picture)
+        _write(args.folder / PICTURE_FOLDER / name, picture)
     _write(args.folder / CARD, model_card(args.folder).encode())
     return _files(verify(args.folder))
 
@@ -408,10 +402,9 @@ def _share(draws: range) -> range:
 def _training_codes(model: OasisVQ, data: Path) -> Tensor:
     import torch
 
-    from oasisvq.data.layout import load_split
+    from oasisvq.data.layout import load_for
 
-    preset = model.preset
-    slices = torch.from_numpy(load_split(data, "train", preset.size, preset.levels, preset.grades).slices)[:, None]
+    slices = torch.from_numpy(load_for(model.preset, data, "train").slices)[:, None]
     return torch.cat([model.encode(part) for part in _progress(slices.split(64), "coding the training people")])
 
 
@@ -446,15 +439,21 @@ def app(args: argparse.Namespace) -> Figures:
 
 
 def benchmark(args: argparse.Namespace) -> Figures:
+    name = _benchmarks().get(args.what, "benchmarks")
     try:
-        module = importlib.import_module(f"benchmarks.{args.what}")
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name not in ("benchmarks", f"benchmarks.{args.what}"):
+        if not f"{name}.".startswith(f"{error.name}."):
             raise
-        path = f"benchmarks/{args.what}.py"
-        raise OasisVQError(f"{path} is missing: it comes with the repository, run this from a clone of it") from error
+        raise OasisVQError(f"{args.what} comes with the repository: run this from a clone of it") from error
     module.main(args.options)
     return {}
+
+
+def _benchmarks() -> dict[str, str]:
+    """The modules of all benchmarks by name. There are none but in a clone."""
+    paths = sorted((HOME / "benchmarks").rglob("[!_]*.py"), key=lambda path: path.stem)
+    return {path.stem: ".".join(path.relative_to(HOME).with_suffix("").parts) for path in paths}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -480,6 +479,13 @@ def takes_weights(sub: argparse.ArgumentParser) -> None:
         "--weights", metavar="DIR|NAME|REPO", help="folder, bundled or Hub repository (default: as configured)"
     )
     sub.add_argument("--revision", help="commit of the Hub repository")
+
+
+def _takes_files(
+    sub: argparse.ArgumentParser, files: str | None, out: str, metavar: str = "FILE", to: str = "DIR"
+) -> None:
+    sub.add_argument("files", type=Path, nargs="+", metavar=metavar, help=files)
+    sub.add_argument("--out", type=Path, required=True, metavar=to, help=out)
 
 
 def _add_app(commands: Any) -> None:
@@ -513,9 +519,8 @@ def _add_training(command: Command) -> None:
     sub.add_argument("--preset", choices=tuple(PRESETS), default="base")
     sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
 
-    sub = command("package", package, "write manifest and model card for a finished training")
+    sub = command("package", package, "list what was measured in the manifest, and write the model card")
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
-    sub.add_argument("--data", type=Path, metavar="DIR", help="what was trained on (default: as the manifest says)")
 
     sub = command("verify", verify, "check weights against their manifest, and results against a fresh evaluation")
     sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
@@ -529,36 +534,24 @@ def _add_training(command: Command) -> None:
 
 def _add_slices(command: Command) -> None:
     sub = command("align", align, "bring T1 heads, skull on or off, into the frame of the training slices")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="NIfTI, DICOM folder, or zip of a series")
-    sub.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="gets level_00.png to level_31.png and aligned.nii.gz; of several files, a folder each",
-    )
+    levels = "gets level_00.png to level_31.png and aligned.nii.gz; of several files, a folder each"
+    _takes_files(sub, "NIfTI, DICOM folder, or zip of a series", levels)
 
     volumes = "PNG, JPEG or TIFF slice; or a T1 head (NIfTI, DICOM folder, zip), of which 32 levels are taken"
     sub = command("encode", encode, "turn slices or heads into codes")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.npz", help="gets `indices` (N, h, w), `files`, `levels`"
-    )
+    _takes_files(sub, volumes, "gets `indices` (N, h, w), `files`, `levels`", to="FILE.npz")
     takes_weights(sub)
 
     sub = command("decode", decode, "turn files of codes, from encode, sample or the app, into pictures")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets FILE_00000.png and so on")
+    _takes_files(sub, None, "gets FILE_00000.png and so on", "FILE.npz")
     takes_weights(sub)
 
     sub = command("reconstruct", reconstruct, "encode and decode slices or heads, and say what was lost")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
+    _takes_files(sub, volumes, "gets one PNG a slice")
     takes_weights(sub)
 
     sub = command("compress", compress, "turn slices or heads into files of a few hundred bytes a slice or less")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=volumes)
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one .ovq a slice, or a head")
+    _takes_files(sub, volumes, "gets one .ovq a slice, or a head")
     sub.add_argument("--level", type=int, help="0 (lowest) to 31 of all pictures: smaller files, where it is known")
     sub.add_argument(
         "--head",
@@ -568,8 +561,7 @@ def _add_slices(command: Command) -> None:
     takes_weights(sub)
 
     sub = command("decompress", decompress, "turn files of compress into pictures again, with the same weights")
-    sub.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one PNG a slice")
+    _takes_files(sub, None, "gets one PNG a slice")
     takes_weights(sub)
 
     rest = "the draws so far are kept; draw the rest with --first and --count"
@@ -610,8 +602,7 @@ def _add_benchmark(commands: Any) -> None:
         help="measure speed, draws, lesions, refills, rates, the phantom cohort; try to break it",
         description="Options after the name are its own: see `benchmark NAME --help`.",
     )
-    names = sorted(path.stem for path in (HOME / "benchmarks").glob("[!_]*.py"))
-    sub.add_argument("what", choices=names or None)  # there are none but in a clone
+    sub.add_argument("what", choices=list(_benchmarks()) or None)
     sub.add_argument("options", nargs=argparse.REMAINDER)
     sub.set_defaults(run=benchmark, resume=AGAIN, json=None)
 
@@ -698,48 +689,6 @@ def _as_tensor(slices: Sequence[_Slice], size: int) -> Tensor:
     from oasisvq.data.slices import to_model
 
     return torch.from_numpy(np.concatenate([to_model(one.picture[None], size) for one in slices]))[:, None]
-
-
-def _trained(folder: Path) -> tuple[Preset, dict[str, Figures], str]:
-    """The preset that both trainings in a folder were run with, how each ran, the fingerprint of their data."""
-    from safetensors import safe_open
-
-    from oasisvq.hub.manifest import MODELS, read_manifest
-    from oasisvq.training.reproducibility import circumstances
-
-    found = []
-    for path in (folder / "state" / f"{model}.safetensors" for model in ("vqvae", "prior")):
-        if not path.is_file():
-            raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
-        with safe_open(path, "np") as file:
-            found.append(file.metadata())
-    presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found]
-    # The VQ-VAE may have been trained before the prior was settled on.
-    made_it = [{k: v for k, v in p.to_dict().items() if not k.startswith("prior_")} for p in presets]
-    if made_it[0] != made_it[1]:
-        raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
-    for model, metadata in zip(("vqvae", "prior"), found, strict=True):
-        done, wanted = len(json.loads(metadata["history"])), getattr(presets[1], f"{model}_epochs")
-        if done < wanted:
-            raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
-    runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
-        model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
-        for model, metadata in zip(("vqvae", "prior"), found, strict=True)
-    }
-    own, coarse = _sha256(folder / "vqvae.safetensors"), folder / "coarse"
-    if found[1]["saw"] != f"{found[0]['saw']} {own}":
-        raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
-    if presets[1].coarse:
-        if found[0]["saw"].split()[1:] != [_sha256(coarse / "vqvae.safetensors")]:
-            raise OasisVQError(f"{coarse}: not the stage that {folder} was trained on: put that one back")
-        stated = read_manifest(coarse)["files"]
-        if any(_sha256(coarse / name) != stated[name]["sha256"] for name in MODELS):
-            raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: package that folder first")
-    return presets[1], runs, found[0]["saw"]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _measured_again(folder: Path, data: Path) -> Figures:

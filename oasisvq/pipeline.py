@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
+from oasisvq.hub.manifest import COARSE, MODELS
 from oasisvq.models import heads, sampling
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
@@ -103,6 +104,12 @@ class OasisVQ:
     def stages(self) -> tuple[OasisVQ, ...]:
         """The models of a cascade, the coarse one first; of any other, itself alone."""
         return (self.coarse, self) if self.coarse else (self,)
+
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """Of the files of all models, by name: what records of measurements carry."""
+        files = self.info["files"]
+        return {name: files[name]["sha256"] for name in (*COARSE, *MODELS) if name in files}
 
     def exact_picture(self, coarse: Tensor | None = None) -> Tensor | None:
         """What the prior of a cascade is given: (B, h, w) codes of the coarse stage -> (B, 1, S, S).

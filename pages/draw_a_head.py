@@ -1,22 +1,20 @@
 """Draw a head: 32 levels that belong together, each drawn given those beside it."""
 
-import secrets
 from collections.abc import Mapping
 from functools import partial
 
 import streamlit as st
 
-from oasisvq.app import address, wording
+from oasisvq.app import address, links
 from oasisvq.app.choose import bundled, choose_slice
 from oasisvq.app.codes import Codes
+from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
 from oasisvq.app.drawing import known_grades
 from oasisvq.app.drawn_head import FIRST, DrawnHead, head_of, scroll
 from oasisvq.app.frame import link, model_in_frame
 from oasisvq.app.models import choices, compute_slot
 from oasisvq.app.planes import planes
 
-LARGEST_SEED = 2**31 - 1
-UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
 EVERY = 0.5  # seconds: how often the page looks at a head that is drawn
 
 model = model_in_frame()
@@ -35,15 +33,9 @@ if not model.stages[0].prior.neighbours:
     st.stop()
 
 
-def new_seed() -> None:
-    """Another head, by chance."""
-    st.session_state["seed"] = secrets.randbelow(LARGEST_SEED)
-
-
 def settings() -> dict:
     """Controls: what `OasisVQ.sample_head` is asked."""
     address.follow("seed", FIRST["seed"], address.number(int, 0, LARGEST_SEED))
-    address.follow("grade", UNKNOWN, address.one_of([UNKNOWN, *grades]))
     new.button("Draw another head", icon=":material/draw:", type="primary", on_click=new_seed)
     seed = more.number_input(
         "Seed",
@@ -53,16 +45,7 @@ def settings() -> dict:
         persist_state="session",
         help="The start of the random numbers: the same seed with the same settings gives the same head.",
     )
-    grade = UNKNOWN
-    if grades:
-        grade = more.selectbox(
-            "Clinical dementia rating",
-            [UNKNOWN, *grades],
-            format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
-            key="grade",
-            persist_state="session",
-            help="Ratings (CDR) of people in the training data. Few of them had the highest.",
-        )
+    grade = choose_grade(more, grades)
     address.tell({"seed": (seed, FIRST["seed"]), "grade": (grade, UNKNOWN)})
     return {"seed": seed, "grade": None if grade == UNKNOWN else grade}
 
@@ -131,7 +114,7 @@ def keep(head: DrawnHead) -> None:
     if head.link is not None:
         told = head.settings | head.link
         take.caption("This link draws the same head again:")
-        take.code(wording.redraw_link(st.context.url or "", model.info, told), language=None, wrap_lines=True)
+        take.code(links.redraw(st.context.url or "", model, told), language=None, wrap_lines=True)
 
 
 row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")

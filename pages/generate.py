@@ -1,12 +1,12 @@
 """Generate: new slices from the prior, code by code."""
 
-import secrets
 from functools import partial
 
 import streamlit as st
 
-from oasisvq.app import address, code_grid, wording
+from oasisvq.app import address, code_grid, links, wording
 from oasisvq.app.choose import bundled, choose_slice
+from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
 from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
 from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
@@ -15,8 +15,6 @@ from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
 from oasisvq.app.terms import GLOSSARY
 
-LARGEST_SEED = 2**31 - 1
-UNKNOWN = ""  # no rating; a selector shows None as nothing chosen
 TOP_K = [5, 10, 20, 50, 100, None]
 TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
 KIND = "kind of strip"
@@ -28,18 +26,12 @@ levels = levels_apart(preset.levels)
 first = fresh(model, EIGHT // 2).settings  # what a bare address shows
 
 
-def new_seed() -> None:
-    """Another slice, by chance."""
-    st.session_state["seed"] = secrets.randbelow(LARGEST_SEED)
-
-
 def settings() -> dict:
     """Controls: what `OasisVQ.sample` is asked."""
     address.follow("seed", first["seed"], address.number(int, 0, LARGEST_SEED))
     address.follow("level", first["level"], address.one_of([None, *range(preset.levels)]))
     address.follow("temperature", 1.0, address.number(float, 0.5, 1.5))
     address.follow("top_k", None, address.one_of(TOP_K))
-    address.follow("grade", UNKNOWN, address.one_of([UNKNOWN, *grades]))
     new.button("Draw a new slice", icon=":material/draw:", type="primary", on_click=new_seed)
     level = new.select_slider(
         "Level of the slice",
@@ -63,16 +55,7 @@ def settings() -> dict:
         persist_state="session",
         help=GLOSSARY["top-k"],
     )
-    grade = UNKNOWN
-    if grades:
-        grade = more.selectbox(
-            "Clinical dementia rating",
-            [UNKNOWN, *grades],
-            format_func=lambda grade: wording.grade(None if grade == UNKNOWN else grade),
-            key="grade",
-            persist_state="session",
-            help="Ratings (CDR) of people in the training data. Few of them had the highest.",
-        )
+    grade = choose_grade(more, grades)
     told = {
         "seed": (seed, first["seed"]),
         "level": (level, first["level"]),
@@ -153,7 +136,7 @@ def keep(shown: Drawn) -> None:
     )
     if shown.origin is not None and "rows" not in shown.origin:
         take.caption("This link draws the same slice again:")
-        take.code(wording.redraw_link(st.context.url or "", model.info, shown.settings), language=None, wrap_lines=True)
+        take.code(links.redraw(st.context.url or "", model, shown.settings), language=None, wrap_lines=True)
 
 
 def measured() -> None:

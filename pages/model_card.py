@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from oasisvq.app import figures, wording
+from oasisvq.app import charts, wording
 from oasisvq.app.frame import model_in_frame
 
 PLAIN = {"displaylogo": False}
@@ -47,7 +47,7 @@ if results:
         st.markdown(wording.MORE_RECONSTRUCT)
     st.subheader("SSIM by level")
     st.plotly_chart(
-        figures.by_level(results["ssim_by_level"], "SSIM"),
+        charts.by_level(results["ssim_by_level"], "SSIM"),
         key="levels",
         config=PLAIN,
         alt="SSIM of the reconstruction for each level of the head, lowest level first",
@@ -57,7 +57,7 @@ else:
 if rate and str(preset["size"]) in rate["sizes"]:
     st.subheader("Bytes against likeness")
     st.plotly_chart(
-        figures.rate(rate, preset["size"]),
+        charts.rate(rate, preset["size"]),
         key="rate",
         config=PLAIN,
         alt="SSIM against bytes a slice: image codecs as lines, the codes of these weights as points",
@@ -104,14 +104,14 @@ left, right = st.columns(2)
 if history["vqvae"]:
     left.subheader("VQ-VAE: validation SSIM")
     left.plotly_chart(
-        figures.curves(history["vqvae"], None, "val_ssim", "SSIM"),
+        charts.curves(history["vqvae"], None, "val_ssim", "SSIM"),
         key="vqvae ssim",
         config=PLAIN,
         alt="SSIM on validation people over the epochs of the VQ-VAE",
     )
     left.subheader("VQ-VAE: loss")
     left.plotly_chart(
-        figures.curves(history["vqvae"], "train_loss", "val_loss", "loss"),
+        charts.curves(history["vqvae"], "train_loss", "val_loss", "loss"),
         key="vqvae loss",
         config=PLAIN,
         alt="Training and validation loss over the epochs of the VQ-VAE",
@@ -119,7 +119,7 @@ if history["vqvae"]:
 if history["prior"]:
     right.subheader("PixelCNN: bits per code")
     right.plotly_chart(
-        figures.prior_curves(history["prior"]),
+        charts.prior_curves(history["prior"]),
         key="prior bits",
         config=PLAIN,
         alt="Training and validation bits per code over the epochs of the PixelCNN",

@@ -71,11 +71,11 @@ with told:
         buttons.button("Reconstructed", on_click=answer, args=(False,), shortcut="1", icon=":material/compare:")
         buttons.button("Drawn", on_click=answer, args=(True,), shortcut="2", icon=":material/draw:")
     score = f"**You:** {right} of {len(answers)} right." if answers else "**You:** no guess yet."
-    judged = (model.info.get("draws") or {}).get("auc", {}).get("against_reconstructions")
-    if judged:
+    classifier = (model.info.get("draws") or {}).get("auc", {}).get("against_reconstructions")
+    if classifier:
         score += (
             f"\n\n**A small classifier** trained for this: given one drawn slice and one reconstruction of a person "
-            f"outside the training data, it picks out the drawn one {judged:.0%} of the time. Chance is 50 %."
+            f"outside the training data, it picks out the drawn one {classifier:.0%} of the time. Chance is 50 %."
         )
     st.markdown(score)
     st.caption(

@@ -4,7 +4,7 @@ import math
 
 import streamlit as st
 
-from oasisvq.app import figures, wording
+from oasisvq.app import charts, wording
 from oasisvq.app.choose import choose_slice, remarks, uploaded
 from oasisvq.app.codes import PARTS, split
 from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, rank, report, told
@@ -56,7 +56,7 @@ panels = [
 if panels:
     more.subheader(f"Compared with {results['slices']:,} slices of {results['people']} test people")
     more.plotly_chart(
-        figures.standing(panels),
+        charts.standing(panels),
         key="standing",
         config={"displaylogo": False},
         alt="For each measure, the share of test slices below each value, and this slice on that curve: "
@@ -97,7 +97,7 @@ if kept is not None and chosen.count > 1:
     if weights in kept.found:
         found, levels = kept.found[weights], kept.scan.levels
         st.plotly_chart(
-            figures.by_slice({"SSIM": found["ssim"], "SSIM, brain only": found["ssim_foreground"]}, chosen.index),
+            charts.by_slice({"SSIM": found["ssim"], "SSIM, brain only": found["ssim_foreground"]}, chosen.index),
             key="by slice",
             config={"displaylogo": False},
             alt=f"SSIM of all {chosen.count} slices, from {min(found['ssim']):.3f} to {max(found['ssim']):.3f}",

@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 import torch
 
-from oasisvq.app import address, edits, figures, wording
+from oasisvq.app import address, charts, edits, wording
 from oasisvq.app.choose import choose_slice, remarks
 from oasisvq.app.codes import depth, join, split
 from oasisvq.app.frame import model_in_frame
@@ -17,7 +17,7 @@ from oasisvq.data.slices import CANVAS
 from oasisvq.measure.atypical import unusual
 
 BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
-MEASURES = {BITS: ("bits per code", figures.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}
+MEASURES = {BITS: ("bits per code", charts.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}
 MEANING = {
     BITS: "The highest mean of the bits of a cell.",
     DEVIATIONS: "How far the surprise exceeds what the prior itself expected there, in standard deviations.",

@@ -16,7 +16,7 @@ from PIL import Image
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from oasisvq.app import figures, models, wording
+from oasisvq.app import charts, models, wording
 from oasisvq.app.choose import SHOWN_FIRST, in_model_size
 from oasisvq.app.drawing import STOPS, animation, draw, growth, known_grades
 from oasisvq.app.editor import put
@@ -629,7 +629,7 @@ def test_entropy_is_black_to_bright_and_transparent_where_nothing_was_drawn():
 
 
 def test_prior_curve_turns_nats_to_bits():
-    figure = figures.prior_curves([{"epoch": 1, "train_loss": np.log(8), "val_nll_bits": 2.5}])
+    figure = charts.prior_curves([{"epoch": 1, "train_loss": np.log(8), "val_nll_bits": 2.5}])
     assert [tuple(trace.y) for trace in figure.data] == [(3.0,), (2.5,)]
 
 

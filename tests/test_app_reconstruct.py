@@ -10,7 +10,7 @@ from scans import dicom_series, head, nifti, turned, zipped
 from skimage.metrics import structural_similarity
 from test_app import _navigation_is_known, as_png, metrics_of, model, open_page  # noqa: F401  two are fixtures
 
-from oasisvq.app import examine, figures, wording
+from oasisvq.app import charts, examine, wording
 from oasisvq.app.choose import Chosen, Kept, as_tensor, harmless, shrunk
 from oasisvq.data import upload
 from oasisvq.data.examples import examples
@@ -138,10 +138,10 @@ def test_where_a_slice_stands_comes_from_the_percentiles(monkeypatch, model):  #
 
 
 def test_figures_put_the_slice_on_its_curve():
-    figure = figures.standing([("SSIM", 0.9, np.linspace(0.8, 1, 101).tolist()), ("PSNR", 99, [1.0] * 101)])
+    figure = charts.standing([("SSIM", 0.9, np.linspace(0.8, 1, 101).tolist()), ("PSNR", 99, [1.0] * 101)])
     dots = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.mode == "markers"]
     np.testing.assert_allclose(dots, [(0.9, 50), (99, 100)])
-    curve = figures.by_slice({"SSIM": [0.9, 0.8, 0.7]}, shown=1)
+    curve = charts.by_slice({"SSIM": [0.9, 0.8, 0.7]}, shown=1)
     assert (curve.data[0].x[1], curve.data[0].y[1], curve.layout.shapes[0].x0) == (2, 0.8, 2)
 
 

@@ -1,10 +1,9 @@
 """What is unusual for a model, against plain arithmetic; and the benchmarks that judge it and refills."""
 
-import importlib.util
+import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,14 +18,6 @@ from oasisvq.data.slices import foreground, to_model
 from oasisvq.measure.atypical import LEAST, NEARNESS, SMOOTHING, unusual
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
-
-
-def benchmark(name: str) -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(params=[1, 2], ids=["a code a cell", "two codes a cell"])
@@ -100,7 +91,7 @@ def test_levels_one_each_are_levels_one_by_one(model: OasisVQ) -> None:
 @pytest.mark.parametrize("kind", ["bright", "dark", "displaced", "missing"])
 @pytest.mark.parametrize("across", [3, 12])
 def test_lesions_lie_in_the_brain_and_show(kind: str, across: int) -> None:
-    lesions = benchmark("lesions")
+    lesions = importlib.import_module("benchmarks.quality.lesions")
     rng = np.random.default_rng(0)
     picture = to_model(next(iter(examples().values()))[None])[0] + 0.5
     painted, where, change = lesions.paint(picture, kind, across, rng)
@@ -120,7 +111,7 @@ def test_lesions_lie_in_the_brain_and_show(kind: str, across: int) -> None:
 def test_every_lesion_is_judged_against_every_untouched_slice(
     tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lesions = benchmark("lesions")
+    lesions = importlib.import_module("benchmarks.quality.lesions")
     torch.manual_seed(0)
     preset = replace(TINY, size=80)
     model = OasisVQ(preset, VQVAE(preset), PixelCNN(preset), {}, "cpu")
@@ -147,12 +138,12 @@ def test_every_lesion_is_judged_against_every_untouched_slice(
 
 
 def test_no_lesion_where_no_brain_is() -> None:
-    lesions = benchmark("lesions")
+    lesions = importlib.import_module("benchmarks.quality.lesions")
     assert lesions.paint(np.zeros((80, 80), np.float32), "bright", 6, np.random.default_rng(0)) is None
 
 
 def test_area_under_the_curve_counts_pairs() -> None:
-    lesions = benchmark("lesions")
+    lesions = importlib.import_module("benchmarks.quality.lesions")
     rng = np.random.default_rng(0)
     positive, negative = rng.integers(0, 5, 20), rng.integers(0, 4, 30)
     pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
@@ -160,7 +151,7 @@ def test_area_under_the_curve_counts_pairs() -> None:
 
 
 def test_edges_are_the_differences_across_a_square() -> None:
-    refill = benchmark("refill")
+    refill = importlib.import_module("benchmarks.quality.refill")
     pictures = torch.zeros(1, 20, 20)
     pictures[:, 8:16, 4:12] = 0.25
     assert np.allclose(refill.edges(pictures, 2, 1, 2, 4), 0.25)
@@ -169,7 +160,7 @@ def test_edges_are_the_differences_across_a_square() -> None:
 
 
 def test_excess_looks_below_and_right_alone() -> None:
-    refill = benchmark("refill")
+    refill = importlib.import_module("benchmarks.quality.refill")
     more = torch.zeros(1, 9, 9)
     more[:, 5:7, 2:5] = 3.0
     more[:, 2:5, 5:7] = 1.0

@@ -98,7 +98,7 @@ def test_refill(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> Non
 
 
 def test_strength(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strength = importlib.import_module("benchmarks.strength")
+    strength = importlib.import_module("benchmarks.quality.strength")
     before, told, draw = sampling.APPEARANCE_SCALE, [], strength.draw
     monkeypatch.setattr(strength, "draw", lambda *a, **b: told.append(sampling.APPEARANCE_SCALE) or draw(*a, **b))
     monkeypatch.setattr(realism, "FRECHET_SPLITS", 1)
@@ -119,7 +119,7 @@ def test_failures(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> N
 
 
 def test_rate(run: Callable[..., Any], folder: Path, tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = importlib.import_module("benchmarks.rate")
+    rate = importlib.import_module("benchmarks.quality.rate")
     one = rate.CODECS["JPEG"]
     monkeypatch.setattr(rate, "CODECS", {"JPEG": one._replace(steps=dict(list(one.steps.items())[4:6]))})
     found = run("rate", "--weights", folder, "--data", tiny_cohort)
@@ -135,7 +135,7 @@ def test_phantom(run: Callable[..., Any], tiny_cohort: Path) -> None:
 
 def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
-    video = importlib.import_module("benchmarks._video")
+    video = importlib.import_module("benchmarks.quality._video")
     av1, *_ = video.SETTINGS
     library, options, quality, steps = video.SETTINGS[av1]
     monkeypatch.setattr(video, "SETTINGS", {av1: (library, options | {"preset": "10"}, quality, steps[::3])})
@@ -160,7 +160,7 @@ def test_fuzz_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fuzz_adds_to_a_record_what_found_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuzz = importlib.import_module("benchmarks.fuzz")
+    fuzz = importlib.import_module("benchmarks.system.fuzz")
     status, asked = [0], []
 
     def child(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
@@ -181,7 +181,7 @@ def test_fuzz_adds_to_a_record_what_found_nothing(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("differ", [False, True])
 def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differ: bool) -> None:
-    same = importlib.import_module("benchmarks.same_bytes")
+    same = importlib.import_module("benchmarks.system.same_bytes")
     started = []
 
     def start(copy: Path) -> subprocess.Popen[bytes]:
@@ -206,5 +206,5 @@ def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_no_command_is_forgotten() -> None:
     here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     here |= {"figures", "fuzz"}
-    commands = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text()}
+    commands = {path.stem for path in (ROOT / "benchmarks").rglob("*.py") if "def main(" in path.read_text()}
     assert commands == (here & commands) | set(ELSEWHERE)

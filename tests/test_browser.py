@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from benchmarks.app import CHROMIUM, FLAGS, FOLLOW_SYSTEM, PAGES, page_link, serve, settle, visit
+from benchmarks.system.app import CHROMIUM, FLAGS, FOLLOW_SYSTEM, PAGES, page_link, serve, settle, visit
 
 pytestmark = [
     pytest.mark.browser,

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from scans import head, nifti, turned
 from test_browser import browser, pytestmark, seen, server, tab  # noqa: F401  fixtures
 
-from benchmarks.app import settle, visit
+from benchmarks.system.app import settle, visit
 
 PANELS = ("original", "reconstruction")
 NAME = "volume.nii"

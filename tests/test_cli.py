@@ -92,7 +92,7 @@ def test_typing_errors_exit_2(words, capsys):
         (["sample", "--count", "1", "--out", "x", "--grade", "3"], "grade 3"),
         (["sample", "--count", "1", "--out", "x", "--weights", "nowhere"], "nowhere"),
         (["prepare", "--volumes", "/no/such", "--out", "x"], "/no/such"),
-        (["benchmark", "sampler"], "sampler.py"),
+        (["benchmark", "sampler"], "sampler comes with the repository"),
         (["pull"], "OASISVQ_HUB_REPO"),
         (["publish", REPO], "HF_ENDPOINT"),
     ],
@@ -100,7 +100,7 @@ def test_typing_errors_exit_2(words, capsys):
 def test_what_is_wrong_is_one_line_and_exit_2(words, names, bundled, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "benchmarks", None)  # as where only the package is installed
-    monkeypatch.delitem(sys.modules, "benchmarks.sampler", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.speed.sampler", raising=False)
     assert run(*words) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")
@@ -115,10 +115,9 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     common = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32", "--json", figures)
     assert run("train", "vqvae", *common) == 0
     assert json.loads(figures.read_text())["epochs"] == 2
-    assert run("package", out, "--data", tiny_cohort) == 2, "the prior is missing"
-    assert "prior" in capsys.readouterr().err
+    assert run("package", out) == 2, "the prior is missing"
+    assert "train prior" in capsys.readouterr().err
     assert run("train", "prior", *common) == 0
-    assert run("package", out, "--data", tiny_cohort) == 0
     assert run("evaluate", "--data", tiny_cohort, "--weights", out, "--json", out / "results.json") == 0
     shown = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
@@ -127,11 +126,14 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert (results["people"], results["slices"]) == (2, 16)
     before = json.loads((out / "manifest.json").read_text())
     codes = (out / "vqvae.safetensors").read_bytes()
-    (out / "vqvae.safetensors").write_bytes(codes + b" ")
-    assert run("package", out, "--data", tiny_cohort) == 2, "the prior learned the codes of another VQ-VAE"
+    (out / "vqvae.safetensors").write_bytes(codes[:-1] + bytes([codes[-1] ^ 1]))
+    assert run("train", "prior", *common) == 2, "the prior learned the codes of another VQ-VAE"
     assert "another VQ-VAE" in capsys.readouterr().err
+    assert run("package", out) == 2
+    assert "vqvae.safetensors: its sha256 is not the manifest's" in capsys.readouterr().err
     (out / "vqvae.safetensors").write_bytes(codes)
-    assert run("package", out) == 0, "without --data what is known is kept"
+    assert run("train", "prior", *common) == 0, "the finished training is left as it is"
+    assert run("package", out) == 0
     after = json.loads((out / "manifest.json").read_text())
     assert "results.json" in after["files"]
     assert (after["data"], after["training"]) == (before["data"], before["training"])
@@ -159,28 +161,25 @@ def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
         assert train(model, out / "coarse", "tiny") == 0
     for model in ("vqvae", "prior"):
         assert train(model, out, "fine") == 0
-    assert run("package", out, "--data", tiny_cohort) == 2, "the coarse stage comes first"
-    assert "coarse/manifest.json is missing" in capsys.readouterr().err
-    assert run("package", out / "coarse", "--data", tiny_cohort) == 0
-    assert run("package", out, "--data", tiny_cohort) == 0
     assert run("evaluate", "--data", tiny_cohort, "--weights", out, "--json", out / "results.json") == 0
-    assert run("package", out, "--data", tiny_cohort) == 0
+    assert run("package", out) == 0
     assert run("verify", out, "--data", tiny_cohort) == 0
     assert "figures agree" in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
     assert {*MODELS, *COARSE, "results.json"} <= set(manifest["files"])
 
     for name, words in (
-        ("coarse/vqvae.safetensors", "not the stage that"),
+        ("coarse/vqvae.safetensors", "another VQ-VAE"),
         ("coarse/prior.safetensors", "is not the one of its manifest"),
         ("vqvae.safetensors", "another VQ-VAE"),
     ):
         content = (out / name).read_bytes()
         (out / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert run("package", out, "--data", tiny_cohort) == 2
+        assert train("prior", out, "fine") == 2
         assert words in capsys.readouterr().err
-        assert run("verify", out) == 2
-        assert f"{name}: its sha256 is not the manifest's" in capsys.readouterr().err
+        for command in ("package", "verify"):
+            assert run(command, out) == 2
+            assert f"{name}: its sha256 is not the manifest's" in capsys.readouterr().err
         (out / name).write_bytes(content)
     assert run("verify", out) == 0
 
@@ -404,19 +403,19 @@ def test_a_note_tells_why_other_weights_are_in_use(bundled, tmp_path, monkeypatc
     assert "note: http://127.0.0.1:9 failed" in capsys.readouterr().err
 
 
-def test_half_trained_models_are_not_packaged(tiny_cohort, tmp_path, monkeypatch, capsys):
+def test_half_trained_models_get_no_manifest(tiny_cohort, tmp_path, monkeypatch, capsys):
     preset = replace(TINY, vqvae_batch=16, prior_batch=16, vqvae_epochs=1, prior_epochs=1)
     monkeypatch.setitem(PRESETS, "tiny", preset)
     out = tmp_path / "out"
-    for model in ("vqvae", "prior"):
-        words = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32")
-        assert run("train", model, *words) == 0
-    state = out / "state" / "prior.safetensors"
+    words = ("--data", tiny_cohort, "--out", out, "--preset", "tiny", "--precision", "fp32")
+    assert run("train", "vqvae", *words) == 0
+    state = out / "state" / "vqvae.safetensors"
     with safe_open(state, "pt") as file:
         metadata = file.metadata()
     save_file(load_file(state), state, metadata | {"history": "[]"})
-    assert run("package", out, "--data", tiny_cohort) == 2
-    assert "prior has 0 of 1 epochs" in capsys.readouterr().err
+    assert run("train", "prior", *words) == 2
+    assert "vqvae has 0 of 1 epochs" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
 
 
 def test_reconstruct_never_overwrites_the_original(bundled, pictures, tmp_path, capsys):

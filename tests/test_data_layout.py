@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from oasisvq.data import layout
-from oasisvq.data.layout import describe, load_labels, load_split
+from oasisvq.data.layout import describe, load_split
 from oasisvq.data.slices import normalise, to_model
 from oasisvq.errors import OasisVQError
 
@@ -228,25 +228,6 @@ def test_grades_from_the_table_of_oasis(root):
     table = "\ufeffID,M/F,Age,CDR\nOAS1_0001_MR1,F,74,1\nOAS1_0002_MR1,F,20,\nOAS1_0003_MR2,M,26,0\n"
     (root / "oasis_cross-sectional.csv").write_text(table, encoding="utf-8")
     assert load_split(root, "train").grades.tolist() == [2] * 12 + [4] * 12
-
-
-def test_label_maps_follow_the_slices(root):
-    folder = root / "keras_png_slices_seg_test"
-    folder.mkdir()
-    labels = np.zeros((256, 256), np.uint8)
-    labels[:128, :128], labels[:128, 128:], labels[128:, :128] = 85, 170, 255
-    for number in range(3):
-        Image.fromarray(labels).save(folder / f"seg_004_slice_{number}.nii.png")
-    maps = load_labels(root, "test")
-    assert maps.shape == load_split(root, "test").slices.shape
-    assert maps.dtype == np.uint8
-    expected = np.kron([[1, 2], [3, 0]], np.ones((40, 40)))
-    np.testing.assert_array_equal(maps, np.stack([expected] * 3))
-    with pytest.raises(OasisVQError, match="keras_png_slices_seg_train"):
-        load_labels(root, "train")
-    (folder / "seg_004_slice_2.nii.png").unlink()
-    with pytest.raises(OasisVQError, match="not of the same slices"):
-        load_labels(root, "test")
 
 
 def test_describe_counts_and_fingerprints(root):

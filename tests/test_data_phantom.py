@@ -59,8 +59,8 @@ def test_ventricles_grow_with_the_grade(people):
 
 
 def test_workers_and_interruptions_change_nothing(tmp_path):
-    one = prepare_phantom(tmp_path / "one", (2, 1, 1), levels=3, workers=1, progress=False)
-    two = prepare_phantom(tmp_path / "two", (2, 1, 1), levels=3, workers=2, progress=False)
+    one = prepare_phantom(tmp_path / "one", (2, 1, 1), levels=3, workers=1)
+    two = prepare_phantom(tmp_path / "two", (2, 1, 1), levels=3, workers=2)
     assert describe(one) == describe(two)
     assert describe(one)["slices"] == {"train": 6, "validate": 3, "test": 3}
     assert describe(one)["name"] == "phantom cohort"
@@ -76,12 +76,12 @@ def test_workers_and_interruptions_change_nothing(tmp_path):
     (half / "keras_png_slices_test").mkdir()
     untouched = half / "keras_png_slices_train" / "case_001_slice_0.nii.png"
     written = untouched.stat().st_mtime_ns
-    resumed = prepare_phantom(tmp_path / "two", (2, 1, 1), levels=3, workers=1, progress=False)
+    resumed = prepare_phantom(tmp_path / "two", (2, 1, 1), levels=3, workers=1)
     assert describe(resumed) == describe(one)
     assert (resumed / untouched.relative_to(half)).stat().st_mtime_ns == written
     assert load_split(resumed, "train").levels.tolist() == [0, 1, 2] * 2
 
     with pytest.raises(OasisVQError, match="holds something else"):
-        prepare_phantom(tmp_path / "two", (3, 1, 1), levels=3, progress=False)
+        prepare_phantom(tmp_path / "two", (3, 1, 1), levels=3)
     with pytest.raises(OasisVQError, match="at least 1"):
-        prepare_phantom(tmp_path / "three", (3, 0, 1), progress=False)
+        prepare_phantom(tmp_path / "three", (3, 0, 1))

@@ -138,7 +138,7 @@ def source(tmp_path):
 
 
 def test_prepare_splits_by_person_keeps_grades_and_names_what_it_refused(source, tmp_path):
-    out = prepare_volumes(source, tmp_path / "out", workers=1, progress=False)
+    out = prepare_volumes(source, tmp_path / "out", workers=1)
     with (out / "subjects.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 4
@@ -158,13 +158,13 @@ def test_prepare_splits_by_person_keeps_grades_and_names_what_it_refused(source,
 
     # The same again is nothing to do; another seed, or a corrected table, is another set.
     before = (out / "subjects.csv").stat().st_mtime_ns
-    assert prepare_volumes(source, out, workers=1, progress=False) == out
+    assert prepare_volumes(source, out, workers=1) == out
     assert (out / "subjects.csv").stat().st_mtime_ns == before
     with pytest.raises(OasisVQError, match="holds something else"):
-        prepare_volumes(source, out, seed=1, workers=1, progress=False)
+        prepare_volumes(source, out, seed=1, workers=1)
     (source / "subjects.csv").write_text("case,cdr\nsub-00,1\nsub-01,1\n")
     with pytest.raises(OasisVQError, match="holds something else"):
-        prepare_volumes(source, out, workers=1, progress=False)
+        prepare_volumes(source, out, workers=1)
 
 
 def test_a_set_without_test_people_is_no_set(tmp_path):
@@ -174,11 +174,11 @@ def test_a_set_without_test_people_is_no_set(tmp_path):
     with pytest.raises(
         OasisVQError, match="3 of 3 volumes were refused, nobody is left in train and validate and test"
     ):
-        prepare_volumes(tmp_path / "source", tmp_path / "out", workers=1, progress=False)
+        prepare_volumes(tmp_path / "source", tmp_path / "out", workers=1)
     assert len(read_refused(tmp_path / "out.partial")) == 3
 
 
 def test_too_few_people(tmp_path):
     save(tmp_path / "a" / "one.nii", head((44, 52, 44), 4.0), "RAS", 4.0)
     with pytest.raises(OasisVQError, match="at least 3"):
-        prepare_volumes(tmp_path / "a", tmp_path / "out", progress=False)
+        prepare_volumes(tmp_path / "a", tmp_path / "out")

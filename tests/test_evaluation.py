@@ -13,7 +13,7 @@ from oasisvq import OasisVQ
 from oasisvq.data.layout import load_split
 from oasisvq.measure import evaluation, metrics
 from oasisvq.measure.evaluation import evaluate
-from oasisvq.measure.out_of_distribution import calibrate, judge, measure
+from oasisvq.measure.out_of_distribution import calibrate, compare, measure
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_validation_people_set_the_threshold_and_the_split_counts_false_alarms(
     assert {key: found[key] for key in calibration} == calibration
     assert found["people"] == 2
     held_out = load_split(tiny_cohort, "test", TINY.size)
-    verdicts = judge(measure(model, torch.from_numpy(held_out.slices)[:, None]), calibration)
+    verdicts = compare(measure(model, torch.from_numpy(held_out.slices)[:, None]), calibration)
     assert found["false_alarms"] == pytest.approx(np.mean([verdict.unlike for verdict in verdicts]))
 
 

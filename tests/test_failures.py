@@ -11,7 +11,7 @@ from scipy import ndimage
 
 @pytest.fixture(scope="module")
 def failures() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "failures.py"
+    path = Path(__file__).parent.parent / "benchmarks" / "quality" / "failures.py"
     spec = importlib.util.spec_from_file_location("failures", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

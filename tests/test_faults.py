@@ -55,9 +55,11 @@ def digests(folder: Path) -> dict[str, str]:
 def train_and_package(data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    training.train_vqvae(SMALL, data, out, "fp32")
-    training.train_prior(SMALL, data, out, "fp32")
-    assert cli.main(["package", str(out), "--data", str(data)]) == 0
+    PRESETS["tiny"] = SMALL
+    for model in ("vqvae", "prior"):
+        words = ["train", model, "--data", str(data), "--out", str(out), "--preset", "tiny", "--precision", "fp32"]
+        assert cli.main(words) == 0
+    assert cli.main(["package", str(out)]) == 0
 
 
 def train_by_command(data: Path, out: Path, most: int | None = None, interrupted: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What strangers send: every reader takes it or refuses it in one printable line, soon, in little memory.
 
-Readers and the small files that they read are shared with the fuzzer, `benchmarks/fuzz.py`, whose long runs go deeper.
+Readers and the small files that they read are shared with the fuzzer, `benchmarks/system/fuzz.py`, whose long runs go
+deeper.
 """
 
 import contextlib

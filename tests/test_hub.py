@@ -29,7 +29,7 @@ from oasisvq.hub import background, client, sources
 from oasisvq.hub.background import fetch
 from oasisvq.hub.card import model_card
 from oasisvq.hub.card_pictures import sheets
-from oasisvq.hub.manifest import CARD, COARSE, FIGURES, MODELS, PICTURES, write_manifest
+from oasisvq.hub.manifest import CARD, COARSE, MODELS, PICTURE_FOLDER, PICTURES, write_manifest
 from oasisvq.hub.publish import publish, publish_space
 from oasisvq.hub.verification import load, verify
 from oasisvq.models.pixelcnn import PixelCNN
@@ -298,7 +298,7 @@ def test_results_of_another_coarse_stage_are_left_out(cascade, name):
 
 
 def test_card_and_pictures_never_stand_beside_the_manifest_of_others(folder, monkeypatch):
-    made = [folder / CARD, folder / FIGURES / next(iter(PICTURES))]
+    made = [folder / CARD, folder / PICTURE_FOLDER / next(iter(PICTURES))]
     for path in made:
         path.parent.mkdir(exist_ok=True)
         path.write_text("of these weights")

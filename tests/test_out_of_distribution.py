@@ -12,7 +12,7 @@ from tiny_weights import TINY, write_weights
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import load_split
 from oasisvq.measure import metrics
-from oasisvq.measure.out_of_distribution import FALSE_ALARMS, MEASURES, calibrate, judge, measure, unlike
+from oasisvq.measure.out_of_distribution import FALSE_ALARMS, MEASURES, calibrate, compare, measure, unlike
 
 
 def people(n: int = 400, seed: int = 0) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def people(n: int = 400, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def test_the_aimed_share_of_those_calibrated_on_is_unlike() -> None:
-    verdicts = judge(people(), calibrate(people()))
+    verdicts = compare(people(), calibrate(people()))
     assert np.mean([verdict.unlike for verdict in verdicts]) == pytest.approx(FALSE_ALARMS, abs=1 / 400)
     assert all(verdict.unlike == bool(verdict.reasons) for verdict in verdicts)
 
@@ -44,15 +44,15 @@ def test_only_the_bad_side_of_a_one_sided_measure_counts() -> None:
             "code_distance": np.array([2.0]),
         }
         slice_ |= {"ssim_foreground": np.array([likeness]), "brain_area": np.array([0.3])}
-    assert not judge(easy, calibration)[0].unlike
-    reasons = judge(hard, calibration)[0].reasons
+    assert not compare(easy, calibration)[0].unlike
+    reasons = compare(hard, calibration)[0].reasons
     assert set(reasons) == {MEASURES["bits_per_brain_code"][1], MEASURES["ssim_foreground"][0]}
 
 
 def test_people_who_all_lie_alike_do_not_make_a_pixel_remarkable() -> None:
     alike = people() | {"centre_column": np.full(400, 0.5)}
     moved = {name: values[:1] for name, values in people().items()} | {"centre_column": np.array([0.505])}
-    assert "off centre" not in " ".join(judge(moved, calibrate(alike))[0].reasons)
+    assert "off centre" not in " ".join(compare(moved, calibrate(alike))[0].reasons)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["a code a cell", "two codes a cell"])
@@ -84,7 +84,7 @@ def test_measures_are_what_they_say(model: OasisVQ, tiny_cohort: Path) -> None:
 
 
 def test_a_blank_slice_is_unlike_anything(model: OasisVQ) -> None:
-    (verdict,) = judge(measure(model, torch.full((1, 1, TINY.size, TINY.size), -0.5)), calibrate(people()))
+    (verdict,) = compare(measure(model, torch.full((1, 1, TINY.size, TINY.size), -0.5)), calibrate(people()))
     assert verdict.unlike
     assert verdict.score == math.inf
     assert "no brain" in verdict.reasons[0]

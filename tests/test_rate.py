@@ -10,7 +10,7 @@ import torch
 from tiny_weights import TINY, write_weights
 
 from oasisvq import OasisVQ
-from oasisvq.app import figures
+from oasisvq.app import charts
 from oasisvq.compress import compress
 from oasisvq.data.layout import load_split
 from oasisvq.measure import metrics
@@ -18,7 +18,7 @@ from oasisvq.measure import metrics
 
 @pytest.fixture(scope="module")
 def rate() -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / "rate.py"
+    path = Path(__file__).parent.parent / "benchmarks" / "quality" / "rate.py"
     spec = importlib.util.spec_from_file_location("rate", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -111,7 +111,7 @@ def test_a_lossless_codec_would_lose_nothing(rate: ModuleType) -> None:
 
 
 def test_the_figure_shows_every_point_once_a_panel(measured: dict) -> None:
-    figure = figures.rate(measured["figures"], TINY.size)
+    figure = charts.rate(measured["figures"], TINY.size)
     found = measured["figures"]["sizes"][str(TINY.size)]
     for axis, key in (("x", "ssim"), ("x2", "ssim_foreground")):
         shown = {trace.name: trace for trace in figure.data if (trace.xaxis or "x") == axis}

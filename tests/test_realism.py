@@ -1,8 +1,6 @@
 """Measures of draws: on pictures made by hand, on sets whose answer is known, and the whole command on tiny weights."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from skimage.feature import hog
 from tiny_weights import forget_the_hub, write_weights
 
+from benchmarks.quality import draws
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
 from oasisvq.measure import realism
@@ -153,19 +152,19 @@ def made_up(people: int, seed: int) -> SliceSet:
 
 
 @pytest.mark.slow
-def test_judge_reports_planted_copies_and_needs_two_people() -> None:
+def test_figures_report_planted_copies_and_needs_two_people() -> None:
     train, held_out = made_up(6, 0), made_up(4, 1)
     sources = np.arange(32)
     drawn = made_up(4, 2).slices + 0.5
     drawn[:8] = train.slices[3:11] + 0.5
-    figures = realism.judge(drawn, sources, held_out, held_out.slices + 0.5, train, train.slices + 0.5)
+    figures = realism.measure(drawn, sources, held_out, held_out.slices + 0.5, train, train.slices + 0.5)
     assert figures["copies"]["share_closer"] == pytest.approx(8 / 32, abs=2 / 32)
     assert figures["copies"]["draws_least"] == 0
     assert figures["copies"]["held_out_percentiles"]["1"] == figures["copies"]["closest_1_percent"]
     assert figures["copies"]["draws_percentiles"]["50"] == figures["copies"]["draws_median"]
     alone = SliceSet(held_out.slices[:8], held_out.about[:8])
     with pytest.raises(OasisVQError, match="only one person"):
-        realism.judge(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
+        realism.measure(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
 
 
 def test_command_writes_its_table_figures_and_sheet_and_repeats_them(
@@ -174,13 +173,11 @@ def test_command_writes_its_table_figures_and_sheet_and_repeats_them(
     forget_the_hub(monkeypatch, tmp_path)
     monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
     folder = write_weights(tmp_path / "tiny")
-    script = Path(__file__).parents[1] / "benchmarks" / "draws.py"
     written = []
     for name in ("one", "two"):
         options = ["--weights", folder, "--data", tiny_cohort, "--count", "40", "--temperature", "0.9", "--top-k", "6"]
         outputs = ["--json", tmp_path / f"{name}.json", "--sheet", tmp_path / f"{name}.png"]
-        monkeypatch.setattr(sys, "argv", list(map(str, [script, *options, *outputs])))
-        runpy.run_path(str(script), run_name="__main__")
+        draws.main(list(map(str, [*options, *outputs])))
         written.append((tmp_path / f"{name}.json").read_text())
     assert written[0] == written[1]
     figures = json.loads(written[0])

@@ -1,4 +1,4 @@
-"""The whole road on a tiny phantom: prepare, train both models, package, evaluate, verify, use."""
+"""The whole road on a tiny phantom: prepare, train both models, evaluate, package, verify, use."""
 
 import json
 from dataclasses import replace
@@ -30,10 +30,9 @@ def test_from_phantom_to_figures_and_draws(tmp_path: Path, monkeypatch: pytest.M
     run("prepare", "--out", data, "--people", 3, 1, 2)
     for model in ("vqvae", "prior"):
         run("train", model, "--data", data, "--out", out, "--preset", "smoke", "--precision", "fp32")
-    run("package", out, "--data", data)
     results = out / "results.json"
     run("evaluate", "--data", data, "--split", "test", "--weights", out, "--json", results)
-    run("package", out, "--data", data)
+    run("package", out)
     run("verify", out)
 
     training = json.loads((out / "manifest.json").read_text())["training"]

@@ -612,7 +612,7 @@ def test_the_benchmark_times_the_trained_prior_and_other_grids(
     preset: Preset, sides: list[str], grids: list[str], tmp_path: Path
 ) -> None:
     folder = write_weights(tmp_path / "weights", preset=preset)
-    benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "sampler.py"))
+    benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "speed" / "sampler.py"))
     timed, measure = [], benchmark["measure"]
     benchmark["main"].__globals__["measure"] = lambda prior, *args: timed.append(prior) or measure(prior, *args)
     threads = str(torch.get_num_threads())  # which the benchmark sets for the whole process

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_atypical import benchmark
 from tiny_weights import TINY, forget_the_hub, write_weights
 
+from benchmarks.speed import transformer
 from oasisvq import OasisVQ
 
 
@@ -17,7 +17,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OasisVQ:
 
 
 def test_the_transformer_is_as_large_and_sees_only_what_comes_before(model: OasisVQ) -> None:
-    transformer = benchmark("transformer")
     torch.manual_seed(0)
     wanted = 200_000
     peer = transformer.Peer(TINY, wanted).eval()
@@ -36,7 +35,6 @@ def test_the_transformer_is_as_large_and_sees_only_what_comes_before(model: Oasi
 
 
 def test_both_learn_for_equal_time_and_are_judged_alike(model: OasisVQ, tiny_cohort: Path) -> None:
-    transformer = benchmark("transformer")
     ours, theirs = transformer.compare_bits(model, tiny_cohort, minutes=0.02, rate=1e-3, peer_rate=1e-3)
     assert ours["name"] == "PixelCNN"
     for row in (ours, theirs):
@@ -55,5 +53,5 @@ def test_both_learn_for_equal_time_and_are_judged_alike(model: OasisVQ, tiny_coh
 
 
 def test_both_draw_and_the_ratio_is_that_of_images_a_second(model: OasisVQ) -> None:
-    row = benchmark("transformer").compare_draws(model, batch=2, repeats=1)
+    row = transformer.compare_draws(model, batch=2, repeats=1)
     assert row["ratio"] == pytest.approx(row["ours_images_a_second"] / row["monai_images_a_second"])

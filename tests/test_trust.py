@@ -160,7 +160,7 @@ def test_readers_write_nothing_to_any_log(capfd: pytest.CaptureFixture[str], cap
 @pytest.mark.slow
 def test_the_log_of_a_server_holds_nothing_of_an_upload(tmp_path: Path) -> None:
     """Streamlit's own log, at its most talkative, while files with a name in name, header and comment come in."""
-    crowd = runpy.run_path(str(ROOT / "benchmarks" / "crowd.py"))
+    crowd = runpy.run_path(str(ROOT / "benchmarks" / "system" / "crowd.py"))
     log = tmp_path / "log"
 
     async def upload_all(host: str) -> list[str]:

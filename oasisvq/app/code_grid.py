@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from oasisvq.app import editor
 from oasisvq.app.codes import PARTS, Codes, most, split
+from oasisvq.app.component import component, data_url, packed
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
 from oasisvq.app.models import session_store
@@ -28,13 +27,7 @@ _EDITOR, _ORIGIN, _BEFORE, _BESIDE = "editor", "origin", "picture before", "besi
 _COPIED = "copied cells"
 PATH = "start of the path"  # where the page keeps it
 
-_HERE = Path(__file__)
-_mount = st.components.v2.component(
-    "oasisvq_code_grid",
-    html=_HERE.with_suffix(".html").read_text(),
-    css=_HERE.with_suffix(".css").read_text(),
-    js=_HERE.with_suffix(".js").read_text(),
-)
+_mount = component(__file__)
 
 
 class Fill(NamedTuple):
@@ -207,7 +200,7 @@ def code_grid(
             "order": palette.order.tolist(),
             "tries": list(tries.items()),
             "copied": copied() is not None,
-            "offers": [_source(fill.picture) for fill in shown.fills] or None,
+            "offers": [data_url(webp(fill.picture)) for fill in shown.fills] or None,
             "likely": shown.likely and {"place": shown.likely[0], "codes": shown.likely[1]},
             "meaning": shown.meaning and {**shown.meaning, "places": _grey(shown.meaning["places"])},
         },
@@ -216,11 +209,6 @@ def code_grid(
     )
 
 
-def _source(picture: Picture) -> str:
-    return "data:image/webp;base64," + base64.b64encode(webp(picture)).decode()
-
-
 def _grey(picture: NDArray[np.floating]) -> dict[str, Any]:
     height, width = picture.shape
-    content = base64.b64encode(grey_bytes(picture).tobytes()).decode()
-    return {"bytes": content, "width": width, "height": height}
+    return {"bytes": packed(grey_bytes(picture)), "width": width, "height": height}

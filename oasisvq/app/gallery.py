@@ -56,6 +56,6 @@ def _key(settings: Mapping[str, Any], upper: Upper | None) -> tuple[object, ...]
     return (*sorted(settings.items()), *((upper.rows, upper.indices.tobytes()) if upper else ()))
 
 
-def levels_apart(levels: int, count: int = EIGHT) -> list[int]:
-    """Levels spread over the head, the outermost left out."""
-    return [round(float(level)) for level in np.linspace(0.1, 0.9, count) * (levels - 1)]
+def levels_apart(levels: int) -> list[int]:
+    """EIGHT levels spread over the head, the outermost left out."""
+    return [round(float(level)) for level in np.linspace(0.1, 0.9, EIGHT) * (levels - 1)]

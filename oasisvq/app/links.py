@@ -1,4 +1,4 @@
-"""A link that restores an edited slice: where its codes came from, and the cells that were changed.
+"""Links that draw a slice again, or restore an edited one: where its codes came from, and the cells that were changed.
 
 Only bundled examples and draws have such an origin. Codes of an upload have none, so that nothing of it is ever put in
 a link; nor have imported codes. Whoever opens a link may have written it: every value is checked before it is used.
@@ -50,7 +50,17 @@ def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: 
     told = {"weights": _sha256(model, "vqvae")[:12]}
     if "seed" in origin:  # another prior draws other codes, though they mean the same
         told["prior"] = _sha256(model, "prior")[:12]
-    return urlunsplit(urlsplit(url)._replace(query=urlencode({**told, **origin, **cells}), fragment=""))
+    return _with_query(url, {**told, **origin, **cells})
+
+
+def redraw(url: str, model: OasisVQ, settings: Mapping[str, object]) -> str:
+    """The link that draws the same slice or head again, wherever these weights are."""
+    made_with = {"weights": _sha256(model, "vqvae")[:12], "prior": _sha256(model, "prior")[:12]}
+    return _with_query(url, {name: value for name, value in settings.items() if value is not None} | made_with)
+
+
+def _with_query(url: str, told: Mapping[str, object]) -> str:
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))
 
 
 def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[str], Codes | None]) -> Restored:

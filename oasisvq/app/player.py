@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import streamlit as st
 
 from oasisvq.app.codes import PARTS, split
+from oasisvq.app.component import component, data_url, packed
 from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import code_colours, entropy_colours, margin
 
@@ -21,13 +19,7 @@ if TYPE_CHECKING:
 
 SECONDS = 4.0  # that a part takes to appear
 
-_HERE = Path(__file__)
-_mount = st.components.v2.component(
-    "oasisvq_player",
-    html=_HERE.with_suffix(".html").read_text(),
-    css=_HERE.with_suffix(".css").read_text(),
-    js=_HERE.with_suffix(".js").read_text(),
-)
+_mount = component(__file__)
 
 
 class Strip(NamedTuple):
@@ -62,7 +54,7 @@ def player(
         data={
             "id": drawn.id,
             "name": drawn.name,
-            "frames": [_source(frame) for frame in drawn.frames],
+            "frames": [data_url(frame) for frame in drawn.frames],
             "at": drawn.at,
             "total": drawn.indices.size,
             "seconds": SECONDS * len(model.preset.parts),
@@ -79,7 +71,7 @@ def player(
                 "kinds": list(strip.kinds.items()),
                 "kind": strip.kind,
                 "items": [
-                    {"id": one.id, "name": one.name, "label": label, "source": _source(one.frames[-1])}
+                    {"id": one.id, "name": one.name, "label": label, "source": data_url(one.frames[-1])}
                     for one, label in strip.draws
                 ],
             },
@@ -100,17 +92,9 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
                 "rows": part.shape[0],
                 "columns": part.shape[1],
                 "first": first,
-                "colours": _packed(code_colours(part, palette.rank, palette.background)),
-                "entropy": _packed(entropy_colours(entropy, math.log2(stage.codebook_size))),
+                "colours": packed(code_colours(part, palette.rank, palette.background)),
+                "entropy": packed(entropy_colours(entropy, math.log2(stage.codebook_size))),
             }
         )
         first += part.size
     return told
-
-
-def _packed(values: np.ndarray) -> str:
-    return base64.b64encode(values.tobytes()).decode()
-
-
-def _source(content: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(content).decode()

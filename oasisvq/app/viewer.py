@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oasisvq.app.choose import SLICE, Chosen
+from oasisvq.app.component import component, data_url, packed
 from oasisvq.app.pictures import grey_bytes, margin
 
 DIFFERENCE_LIMIT = 0.25  # of the grey range; larger differences show as this
@@ -69,13 +68,7 @@ def code_overlay(name: str, colours: NDArray[np.uint8]) -> Overlay:
     )
 
 
-_HERE = Path(__file__)
-_mount = st.components.v2.component(
-    "oasisvq_viewer",
-    html=_HERE.with_suffix(".html").read_text(),
-    css=_HERE.with_suffix(".css").read_text(),
-    js=_HERE.with_suffix(".js").read_text(),
-)
+_mount = component(__file__)
 
 
 def viewer(
@@ -111,9 +104,9 @@ def viewer(
             "index": chosen.index,
             "count": chosen.count,
             "size": len(chosen.picture),
-            "original": _packed(chosen.picture),
-            "reconstruction": _packed(beside),
-            "similarity": "" if similarity is None else _packed(similarity),
+            "original": packed(grey_bytes(chosen.picture)),
+            "reconstruction": packed(grey_bytes(beside)),
+            "similarity": "" if similarity is None else packed(grey_bytes(similarity)),
             "page": page,
             "names": names,
             "mark": mark,
@@ -131,11 +124,7 @@ def viewer(
     )
 
 
-def _packed(picture: NDArray[np.floating]) -> str:
-    return base64.b64encode(grey_bytes(picture).tobytes()).decode()
-
-
 def _source(image: Image.Image) -> str:
     content = io.BytesIO()
     image.save(content, "png")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return data_url(content.getvalue(), "png")

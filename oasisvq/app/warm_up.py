@@ -31,7 +31,7 @@ def _get_ready() -> None:
     except OasisVQError:
         return  # the page says so, to whoever opens it
     # Imported here so that no visitor waits for them.
-    from oasisvq.app import choose, figures, gallery, pictures, workers  # noqa: F401
+    from oasisvq.app import charts, choose, gallery, pictures, workers  # noqa: F401
     from oasisvq.measure import metrics  # noqa: F401
 
     gallery.fresh(model, gallery.EIGHT // 2)  # which Home shows: before the workers ask for processors

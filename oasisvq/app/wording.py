@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from oasisvq.data.slices import CANVAS
 
@@ -252,11 +251,3 @@ def notice() -> str:
 def grade(value: float | None) -> str:
     """A clinical dementia rating in words."""
     return "not given" if value is None else GRADES.get(value, str(value))
-
-
-def redraw_link(url: str, info: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The address that draws the same slice again, wherever these weights are."""
-    told = {name: value for name, value in settings.items() if value is not None}
-    files = {"weights": "vqvae", "prior": "prior"}
-    told |= {name: info["files"][f"{model}.safetensors"]["sha256"][:12] for name, model in files.items()}
-    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))

@@ -124,7 +124,7 @@ def align(
     to_scanner = _register(brain, affine)
     if (shift := _in_place(mask, affine, to_scanner)) is not None:
         to_scanner = shift
-    fit = _judge(brain, mask, affine, to_scanner)
+    fit = _fit_of(brain, mask, affine, to_scanner)
     if why := _misfit(fit):
         raise BadFit(why, fit)
     on_step(STEPS[2], 0.9)
@@ -283,7 +283,7 @@ def _middle(brain: sitk.Image) -> tuple[NDArray[np.floating], float]:
     return np.array(shown.GetCentroid(1)), shown.GetPhysicalSize(1)
 
 
-def _judge(
+def _fit_of(
     brain: NDArray[np.float32], mask: NDArray[np.bool_], affine: NDArray[np.floating], to_scanner: NDArray[np.floating]
 ) -> Fit:
     whole = reference()

@@ -1,7 +1,6 @@
 """The PNG layout of the `keras_png_slices_data` set: one folder a split, one file a slice.
 
     ROOT/keras_png_slices_train/case_001_slice_0.nii.png      also validate and test; .png, .jpg and .jpeg too
-    ROOT/keras_png_slices_seg_train/seg_001_slice_0.nii.png   optional label maps: 0, 85, 170, 255
     ROOT/subjects.csv                                         optional: case,split,cdr
     ROOT/dataset.json                                         optional: name, description
 
@@ -20,7 +19,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +30,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from oasisvq.data.names import Case, Names
-from oasisvq.data.slices import VERSION, as_grey, normalise, square, to_model
+from oasisvq.data.slices import VERSION, as_grey, normalise, to_model
 from oasisvq.data.subjects import read_cdr
 from oasisvq.errors import OasisVQError
 from oasisvq.models.presets import Preset
@@ -41,8 +39,6 @@ SPLITS = ("train", "validate", "test")
 
 # Bytes of decoded slices above which a split lives on disk: 80,000 slices of 80x80.
 IN_MEMORY = 2**31
-
-_LABELS = np.array([0, 85, 170, 255])
 
 T = TypeVar("T")
 
@@ -177,6 +173,11 @@ def load_split(
     )
 
 
+def load_for(preset: Preset, root: Path | str, split: str, size: int | None = None) -> SliceSet:
+    """`load_split` as a preset reads slices, at its own size or another."""
+    return load_split(root, split, size or preset.size, preset.levels, preset.grades)
+
+
 def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.ndarray]) -> Path:
     """The file that holds `parts` one after the other, written unless it exists under this stamp.
 
@@ -200,34 +201,6 @@ def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.n
             f"{folder}: {error.strerror}: large splits are decoded to disk, name a folder with room in OASISVQ_CACHE"
         ) from error
     return path
-
-
-def load_labels(root: Path | str, split: str, size: int = Preset.size) -> np.ndarray:
-    """Label maps of a split in the order of `load_split`, uint8 (N, size, size): 0 background, 1 CSF, 2 grey, 3 white.
-
-    Raises OasisVQError when there are none, or when they are not of the same people and slices as the split.
-    """
-    root = _find_root(Path(root))
-    folder = root / f"keras_png_slices_seg_{split}"
-    if not folder.is_dir():
-        raise OasisVQError(f"{root}: no folder {folder.name}: this set has no label maps")
-    labels, slices = Names({split: folder}), Names({split: _folders(root)[split]})
-    for labelled, case in zip_longest(labels.cases(split), slices.cases(split)):
-        if not (labelled and case) or (labelled.name, labelled.numbers) != (case.name, case.numbers):
-            raise OasisVQError(
-                f"{folder}: label maps are not of the same slices as keras_png_slices_{split}: copy both again"
-            )
-    shape = _read_slice(next(labels.cases(split)).files[0])
-    centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
-
-    def read(case: Case) -> np.ndarray:
-        maps = [square(image) for image in _read_stack(case.files, shape)]
-        pick = (centres * len(maps[0])).astype(int)
-        nearest = [np.abs(image[np.ix_(pick, pick)][..., None] - _LABELS).argmin(-1) for image in maps]
-        return np.stack(nearest).astype(np.uint8)
-
-    _, cases, _ = labels.counts(split)
-    return np.concatenate(list(_for_each(read, labels.cases(split), cases, f"reading labels of {split}")))
 
 
 def describe(root: Path | str) -> dict[str, Any]:

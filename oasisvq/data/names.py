@@ -17,7 +17,7 @@ from pathlib import Path
 
 from oasisvq.errors import OasisVQError
 
-_NAME = re.compile(r"(?:case|seg)_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE | re.ASCII)
+_NAME = re.compile(r"case_([0-9A-Za-z]+)_slice_(\d+)(?:\.nii)?\.(?:png|jpe?g)", re.IGNORECASE | re.ASCII)
 _LEFT_BY_BROWSERS = ("Thumbs.db", "desktop.ini")  # and whatever begins with a dot
 _LARGEST = 2**63 - 1  # slice number that SQLite holds
 

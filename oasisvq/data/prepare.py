@@ -53,7 +53,6 @@ def prepare_phantom(
     levels: int = 32,
     seed: int = 0,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Path:
     """Write the phantom cohort into the folder `out`: people to train, to validate and to test with, on all cores.
 
@@ -76,7 +75,7 @@ def prepare_phantom(
         "levels": levels,
         "people": dict(zip(SPLITS, people, strict=True)),
     }
-    return _write(Path(out), about, jobs, workers, progress, "phantom people")
+    return _write(Path(out), about, jobs, workers, "phantom people")
 
 
 def prepare_volumes(
@@ -85,7 +84,6 @@ def prepare_volumes(
     seed: int = 0,
     subjects: Path | str | None = None,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Path:
     """Write the levels of OASIS-1 discs or T1 heads, skull on or off, into the folder `out`, split by person by a seed.
 
@@ -122,7 +120,7 @@ def prepare_volumes(
         "people": {split: sum(s == split for s in split_of.values()) for split in SPLITS},
         "inputs": inputs.hexdigest(),
     }
-    return _write(Path(out), about, jobs, workers, progress, "volumes")
+    return _write(Path(out), about, jobs, workers, "volumes")
 
 
 def _split(people: list[str], seed: int, source: Path) -> dict[str, str]:
@@ -147,7 +145,7 @@ class _Cut:
         return np.round(align(*read_volume(self.volume.file)).levels * 255).astype(np.uint8), self.grade
 
 
-def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | None, progress: bool, unit: str) -> Path:
+def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | None, unit: str) -> Path:
     """Make every job in a folder beside `out` that keeps what is finished, and rename it when all is there."""
     if _is_of(out, about):
         return out
@@ -166,7 +164,7 @@ def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | No
 
     left = [job for job in jobs if job.key not in finished]
     made = _results(left, draft, workers)
-    bar = tqdm(made, f"preparing {unit}", len(jobs), initial=len(finished), unit="", disable=None if progress else True)
+    bar = tqdm(made, f"preparing {unit}", len(jobs), initial=len(finished), unit="", disable=None)
     refused = {}
     for job, grade in bar:
         if isinstance(grade, OasisVQError):

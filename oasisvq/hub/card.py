@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oasisvq.hub.manifest import PICTURES, RESULTS, STRENGTH, pictures_in, read_manifest, read_record
+from oasisvq.hub.manifest import PICTURES, pictures_in, read_manifest, read_records
 from oasisvq.models.presets import Preset
 from oasisvq.models.sampling import APPEARANCE_SCALE
 
@@ -31,28 +31,15 @@ CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code")
 
 
 def model_card(folder: Path) -> str:
-    """The README.md of a weights folder as the Hub wants it: of its manifest, and of results and figures it holds."""
-    manifest = read_manifest(folder)
-    results, strength = (read_record(folder, manifest, name) or {} for name in (RESULTS, STRENGTH))
-    return write_card(manifest, results, pictures_in(folder), strength)
+    """The README.md of a weights folder as the Hub wants it: Markdown below YAML, with the results as a model-index.
 
-
-def write_card(
-    manifest: Mapping[str, Any],
-    results: Mapping[str, Any],
-    figures: Sequence[str] = (),
-    strength: Mapping[str, Any] | None = None,
-) -> str:
-    """Markdown with YAML front matter, the measured results in it as a model-index.
-
-    Args:
-        manifest: of the weights, see `oasisvq.hub.manifest.write_manifest`.
-        results: what `oasisvq.measure.evaluation.evaluate` measured; empty when nothing has been yet.
-        figures: paths of pictures beside the card, named as in PICTURES.
-        strength: what `benchmark strength` measured, if anything.
+    Of the manifest, of what was measured and of the pictures that the folder holds.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
+    manifest = read_manifest(folder)
+    records = read_records(folder, manifest)
+    results = records["results"] or {}
     preset, data, training = manifest["preset"], manifest["data"], manifest["training"]
     measured = {key: label for key, label in (RECONSTRUCTION | CODES).items() if key in results}
     name = f"oasisvq {preset['name']}"
@@ -91,9 +78,9 @@ def write_card(
         amounts="\n".join(f"| {s} | {n} | {data['slices'][s]} |" for s, n in data["people"].items()),
         fingerprint=data["fingerprint"],
         results=_MEASURED.format(**results, rows="\n".join(rows)) if rows else "Nothing has been measured yet.",
-        strength=_strength(strength or {}),
+        strength=_strength(records["strength"] or {}),
         command=training["command"],
-        pictures="\n\n".join(f"![{PICTURES[path.split('/')[-1]]}]({path})" for path in figures),
+        pictures="\n\n".join(f"![{PICTURES[path.split('/')[-1]]}]({path})" for path in pictures_in(folder)),
         details=", ".join(f"{key} {training[key]}" for key in CIRCUMSTANCES if key in training),
         versions=", ".join(f"{key} {value}" for key, value in training["versions"].items()),
         files="\n".join(f"| {f} | {s['bytes']:,} | `{s['sha256']}` |" for f, s in manifest["files"].items()),

@@ -20,20 +20,15 @@ from oasisvq.models.presets import Preset
 FORMAT = 1
 MANIFEST = "manifest.json"
 CARD = "README.md"
-FIGURES = "figures"
+PICTURE_FOLDER = "figures"
 MODELS = ("vqvae.safetensors", "prior.safetensors")
 COARSE = tuple(f"coarse/{name}" for name in MODELS)
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
-DRAWS = "draws.json"
-LESIONS = "lesions.json"
-STRENGTH = "strength.json"
-CODES = "codes.json"
-HEADS = "heads.json"
-MEASURED = (RESULTS, RATE, FAILURES, DRAWS, LESIONS, STRENGTH, CODES, HEADS)
+MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "strength.json", "codes.json", "heads.json")
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
-PICTURES = {  # in FIGURES: what the card says under each
+PICTURES = {  # in PICTURE_FOLDER: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",
     "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
     "training.png": "Loss by epoch: the VQ-VAE's, and the prior's in bits per code",
@@ -53,31 +48,49 @@ _SAID: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any]) -> None:
-    """Describe the weights in `folder`: the manifest names every file that it finds, with size and sha256.
-
-    Results that were measured on other weights, as their own hashes tell, are left out. Where the manifest changes,
-    model card and pictures made for the old one are removed.
+    """Describe the weights in `folder`: the manifest names the models and all records of them, with size and sha256.
 
     Args:
-        folder: holds both safetensors files, and any of `results.json`, `vqvae.jsonl`, `prior.jsonl`.
+        folder: holds the safetensors files of all stages, and any of RECORDS.
         preset: the shapes of both models.
         data: what the weights saw: name, description, people and slices by split, fingerprint.
         training: how to repeat them: command, precision, versions, threads, seed.
 
     Raises OasisVQError when a model is missing.
     """
-    files: dict[str, dict[str, Any]] = {}
-    models = (*COARSE, *MODELS) if preset.coarse else MODELS
-    for name in (*models, *RECORDS):
+    files = {}
+    for name in (*COARSE, *MODELS) if preset.coarse else MODELS:
         path = folder / name
-        if path.is_file():
-            content = path.read_bytes()
-            if name not in MEASURED or _measured(content, files, path):
-                files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        elif name in models:
+        if not path.is_file():
             raise OasisVQError(
                 f"{path} is missing: finish `python -m oasisvq train {path.stem} --out {path.parent}` first"
             )
+        files[name] = _stamp(path.read_bytes())
+    _write(folder, preset, data, training, files)
+
+
+def list_records(folder: Path) -> None:
+    """Bring the records that a manifest lists up to date with those in the folder; its models stay what they were."""
+    known = read_manifest(folder)
+    models = {name: stamp for name, stamp in known["files"].items() if name not in RECORDS}
+    _write(folder, Preset.from_dict(known["preset"]), known["data"], known["training"], models)
+
+
+def _write(
+    folder: Path, preset: Preset, data: Mapping[str, Any], training: Mapping[str, Any], models: Mapping[str, Any]
+) -> None:
+    """Write the manifest of models and of the records beside them.
+
+    Results that were measured on other weights, as their own hashes tell, are left out. Where the manifest changes,
+    model card and pictures made for the old one are removed.
+    """
+    files = dict(models)
+    for name in RECORDS:
+        path = folder / name
+        if path.is_file():
+            content = path.read_bytes()
+            if name not in MEASURED or _measured(content, models, path):
+                files[name] = _stamp(content)
     manifest = {
         "format": FORMAT,
         "preset": preset.to_dict(),
@@ -91,6 +104,10 @@ def write_manifest(folder: Path, preset: Preset, data: Mapping[str, Any], traini
         write_atomically(path, content, [folder / CARD, *(folder / name for name in pictures_in(folder))])
 
 
+def _stamp(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises OasisVQError when it does not hold all that is said of weights."""
     path = folder / MANIFEST
@@ -98,7 +115,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise OasisVQError(
-            f"{path} is missing: not a folder of weights, or `python -m oasisvq package` never ran"
+            f"{path} is missing: not a folder of weights, or `python -m oasisvq train prior` is not done"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise OasisVQError(f"{path} cannot be read ({one_line(error)}): get the weights again") from error
@@ -125,9 +142,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_record(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Figures that the manifest lists, if it does."""
-    return json.loads((folder / name).read_text()) if name in manifest["files"] else None
+def read_records(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """What was measured, by the names in MEASURED without their ending; None where the manifest lists nothing."""
+    return {
+        name.removesuffix(".json"): json.loads((folder / name).read_text()) if name in manifest["files"] else None
+        for name in MEASURED
+    }
+
+
+def read_history(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The training logs of both models, a line an epoch; empty where the manifest lists none."""
+    return {
+        model: [json.loads(line) for line in (folder / f"{model}.jsonl").read_text().splitlines()]
+        if f"{model}.jsonl" in manifest["files"]
+        else []
+        for model in ("vqvae", "prior")
+    }
 
 
 def is_record(name: str, content: bytes) -> bool:
@@ -144,13 +174,13 @@ def is_record(name: str, content: bytes) -> bool:
 
 def pictures_in(folder: Path) -> list[str]:
     """Paths within `folder` of the pictures that its card shows."""
-    return [f"{FIGURES}/{name}" for name in PICTURES if (folder / FIGURES / name).is_file()]
+    return [f"{PICTURE_FOLDER}/{name}" for name in PICTURES if (folder / PICTURE_FOLDER / name).is_file()]
 
 
-def _measured(results: bytes, files: Mapping[str, Any], path: Path) -> bool:
-    """Whether results are those of the models among `files`."""
+def _measured(results: bytes, models: Mapping[str, Any], path: Path) -> bool:
+    """Whether results are those of the models."""
     try:
         hashes = json.loads(results)["weights_sha256"]
-        return all(hashes[name] == files[name]["sha256"] for name in (*COARSE, *MODELS) if name in files)
+        return all(hashes[name] == stamp["sha256"] for name, stamp in models.items())
     except (ValueError, KeyError, TypeError) as error:
         raise OasisVQError(f"{path}: not what `python -m oasisvq evaluate --json` writes: delete it") from error

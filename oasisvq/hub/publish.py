@@ -25,7 +25,7 @@ pinned: false
 
 """
 # Of the repository, beside the Dockerfile and what it copies: what README links to.
-_BESIDE = ("Dockerfile", "docs", "benchmarks/study.md", "LICENSE", "NOTICE", "*.md", "CITATION.cff")
+_BESIDE = ("Dockerfile", "docs", "benchmarks/quality/study.md", "LICENSE", "NOTICE", "*.md", "CITATION.cff")
 
 
 def publish(folder: Path, repo: str, private: bool = False) -> str:

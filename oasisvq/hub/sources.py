@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -13,7 +12,7 @@ from typing import Any
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
 from oasisvq.hub import client
-from oasisvq.hub.manifest import CODES, DRAWS, FAILURES, LESIONS, MANIFEST, RATE, RESULTS, read_record
+from oasisvq.hub.manifest import MANIFEST, read_history, read_records
 from oasisvq.hub.verification import Loaded, load
 
 BUNDLED = HOME / "checkpoints"
@@ -120,18 +119,8 @@ def describe(found: Resolved) -> dict[str, Any]:
         "repo": found.repo,
         "revision": found.revision,
         "notes": found.notes,
-        "results": read_record(found.folder, manifest, RESULTS),
-        "rate": read_record(found.folder, manifest, RATE),
-        "failures": read_record(found.folder, manifest, FAILURES),
-        "draws": read_record(found.folder, manifest, DRAWS),
-        "lesions": read_record(found.folder, manifest, LESIONS),
-        "codes": read_record(found.folder, manifest, CODES),
-        "history": {
-            model: [json.loads(line) for line in (found.folder / f"{model}.jsonl").read_text().splitlines()]
-            if f"{model}.jsonl" in manifest["files"]
-            else []
-            for model in ("vqvae", "prior")
-        },
+        **read_records(found.folder, manifest),
+        "history": read_history(found.folder, manifest),
     }
 
 

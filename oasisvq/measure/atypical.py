@@ -5,8 +5,9 @@ anatomy varies from person to person. This measure lets near codes count as near
 prior itself expects at that place: 0 is as surprising as expected, 1 is one standard deviation more. The prior reads
 from the left and, on the mirrored slice, from the right; both are averaged.
 
-`benchmarks/lesions.py` measures how well it, and plain bits per code, find lesions painted into held-out slices; the
-constants were chosen there on validation people. Unusual for the model is not abnormal: it knows no disease.
+`python -m oasisvq benchmark lesions` measures how well it, and plain bits per code, find lesions painted into held-out
+slices; the constants were chosen there on validation people. Unusual for the model is not abnormal: it knows no
+disease.
 """
 
 from __future__ import annotations

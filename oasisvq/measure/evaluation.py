@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.data.layout import SliceSet, describe, load_for
 from oasisvq.measure import metrics, out_of_distribution
 from oasisvq.models.presets import Preset
 from oasisvq.pipeline import OasisVQ
@@ -32,10 +32,10 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     Returns plain values, ready for JSON. Raises OasisVQError when `data` lacks the split.
     """
     preset = model.preset
-    held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
+    held_out = load_for(preset, data, split)
     about = describe(data)
 
-    indices, pictures = _reconstruct(model, held_out)
+    indices, pictures = reconstruct(model, held_out)
     rows = [
         _score(o, r)
         for o, r in zip(tqdm(held_out.slices + 0.5, "scoring", disable=None, leave=False), pictures, strict=True)
@@ -63,7 +63,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         figures["unlike"] = _unlike(model, data, untold, held_out.cases)
     rivals = {}
     if "train" in about["people"]:
-        train = load_split(data, "train", preset.size, preset.levels, preset.grades)
+        train = load_for(preset, data, "train")
         rivals = _rivals(preset, _mirrored_codes(model, train), indices)
     for name, bits in {"nll_bits": nll, **rivals}.items():
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
@@ -75,9 +75,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
     figures["bytes_per_slice_prior"] = figures["nll_bits_per_code"] * codes / 8
     figures["data"] = about
-    figures["weights_sha256"] = {
-        name: file["sha256"] for name, file in model.info["files"].items() if name.endswith(".safetensors")
-    }
+    figures["weights_sha256"] = model.weights_sha256
     return figures
 
 
@@ -119,11 +117,13 @@ def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float,
 def _unlike(model: OasisVQ, data: Path, measured: dict[str, np.ndarray], cases: list[str]) -> dict[str, Any]:
     """The calibration of `oasisvq.measure.out_of_distribution`, and how often it is wrong about the people measured."""
     preset = model.preset
-    validation = load_split(data, "validate", preset.size, preset.levels, preset.grades)
+    validation = load_for(preset, data, "validate")
     calibration = out_of_distribution.calibrate(
         out_of_distribution.measure(model, torch.from_numpy(validation.slices)[:, None])
     )
-    alarms = metrics.by_person([verdict.unlike for verdict in out_of_distribution.judge(measured, calibration)], cases)
+    alarms = metrics.by_person(
+        [verdict.unlike for verdict in out_of_distribution.compare(measured, calibration)], cases
+    )
     return {
         **calibration,
         "people": len(set(validation.cases)),
@@ -150,7 +150,7 @@ def _codebook_figures(indices: np.ndarray, brain: np.ndarray, black: np.ndarray,
     }
 
 
-def _reconstruct(model: OasisVQ, data: SliceSet) -> tuple[np.ndarray, np.ndarray]:
+def reconstruct(model: OasisVQ, data: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """Codes (N, h, w) and reconstructions (N, S, S) in [0, 1]."""
     indices, pictures = [], []
     for start in tqdm(range(0, len(data), BATCH), "reconstructing", disable=None, leave=False):

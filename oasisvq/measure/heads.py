@@ -1,6 +1,6 @@
 """How much drawn heads hang together like people's: measures on stacks of plain pictures, (N, L, S, S) in [0, 1].
 
-N heads, L levels from the lowest to the highest. Drawn heads are judged against the reconstructions of held-out people:
+N heads, L levels from the lowest to the highest. Drawn heads are compared with the reconstructions of held-out people:
 what the VQ-VAE adds or takes away is the same on both sides.
 """
 
@@ -34,7 +34,7 @@ def cuts(heads: Stacks) -> dict[str, Stacks]:
     return {name: np.concatenate(list(cut))[:, ::-1] for name, cut in (("coronal", coronal), ("sagittal", sagittal))}
 
 
-def judge(drawn: Stacks, people: Stacks, train: Stacks, seed: int = 0) -> dict[str, Any]:
+def measure(drawn: Stacks, people: Stacks, train: Stacks, seed: int = 0) -> dict[str, Any]:
     """Every figure of this module, as plain values ready for JSON; the same seed gives the same figures.
 
     Args:

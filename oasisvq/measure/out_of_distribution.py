@@ -80,7 +80,7 @@ def unlike(model: OasisVQ, slices: Tensor, known: tuple[Coded, Tensor] | None = 
             "these weights carry no calibration: `python -m oasisvq evaluate` makes one, given validation people"
         )
     measured = measure(model, slices) if known is None else _measure(model, slices, *known)
-    return judge(measured, model.info["results"]["unlike"])
+    return compare(measured, model.info["results"]["unlike"])
 
 
 def calibrated(model: OasisVQ) -> bool:
@@ -98,7 +98,7 @@ def calibrate(measured: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     return {"ranges": ranges, "threshold": float(np.quantile(scores, 1 - FALSE_ALARMS))}
 
 
-def judge(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[str, Any]) -> list[Unlike]:
+def compare(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[str, Any]) -> list[Unlike]:
     """Measures of slices, held against a calibration."""
     threshold = calibration["threshold"]
     deviations = _deviations(measured, calibration["ranges"])

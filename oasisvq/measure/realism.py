@@ -1,6 +1,6 @@
 """How much draws look like real people: measures on plain pictures, (N, S, S) in [0, 1], S a multiple of 8.
 
-Draws are judged against held-out people, never against the people that the models saw. Slices of one person are
+Draws are compared with held-out people, never against the people that the models saw. Slices of one person are
 near-copies, so wherever real slices are split, they are split by person.
 """
 
@@ -47,7 +47,7 @@ _CELLS, _ORIENTATIONS = 8, 6
 _COARSE_WEIGHT = 0.3
 
 
-def judge(
+def measure(
     drawn: Pictures,
     sources: NDArray[np.integer],
     held_out: SliceSet,

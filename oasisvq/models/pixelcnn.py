@@ -21,7 +21,8 @@ the mean. Mirrored slices double the training data, but heads are not symmetric:
 learns from both and samples either (distribution augmentation, Jun et al. 2020,
 proceedings.mlr.press/v119/jun20a.html).
 
-`oasisvq.models.sampling` computes the same network one position at a time: change both together.
+`oasisvq.models.sampling` computes the same layers one position at a time, with weights rearranged for that: change
+both together. `tests/test_sampling.py` holds the logits of the one against those of the other.
 """
 
 from __future__ import annotations
@@ -230,13 +231,7 @@ class PixelCNN(nn.Module):
 
         With `last_row` only the logits of the last row, (B, K, 1, w * L), which cost less.
         """
-        e = self.embed(indices)
-        rows = indices.shape[1]
-        v = shift_down(e) + self.position_v[:, :, :rows]
-        h = shift_right(e) + self.position_h[:, :, :rows]
-        if context is not None:
-            context_v, context_h = context[:, :, :rows].chunk(2, dim=1)
-            v, h = v + context_v, h + context_h
+        v, h = self.inputs(indices, context)
         near = max(map(int, self.attention), default=-1) + 1  # the first layer after which there is no attention
         for i, layer in enumerate(self.layers):
             if last_row and i == near:  # each layer left sees one row up
@@ -247,6 +242,17 @@ class PixelCNN(nn.Module):
             if str(i) in self.mirror:
                 h = self.mirror[str(i)](h)
         return self._predict(h, indices[:, -h.shape[2] :])
+
+    def inputs(self, indices: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the vertical and the horizontal stack begin with, (B, C, h, w) each; arguments as for `logits`."""
+        e = self.embed(indices)
+        rows = indices.shape[1]
+        v = shift_down(e) + self.position_v[:, :, :rows]
+        h = shift_right(e) + self.position_h[:, :, :rows]
+        if context is not None:
+            context_v, context_h = context[:, :, :rows].chunk(2, dim=1)
+            v, h = v + context_v, h + context_h
+        return v, h
 
     def embed(self, indices: Tensor) -> Tensor:
         """The embeddings of codes, summed over each cell: (B, h, w * L) -> (B, C, h, w)."""

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oasisvq.errors import OasisVQError
-from oasisvq.models.pixelcnn import CausalAttention, Mirror, PixelCNN, shift_down, shift_right
+from oasisvq.models.pixelcnn import CausalAttention, GatedLayer, Mirror, PixelCNN
 
 # How far float32 rounding moves a cumulative probability c, over c (1 - c) and over the standard deviation of the
 # logits. On the trained prior it is under 2 millionths wherever more than a few codes are likely.
@@ -54,6 +54,11 @@ def in_double(model: M) -> M:
     return copy.deepcopy(model).cpu().double()
 
 
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
 class _Layer:
     """A `GatedLayer` for n draws: a row of the vertical stack, a position of the horizontal stack.
 
@@ -61,7 +66,7 @@ class _Layer:
     value and door, and door - 2 value door is the gate's negative. Factors and sign move into the weights without loss.
     """
 
-    def __init__(self, layer: nn.Module, condition: Tensor, above: Tensor, beside: Tensor) -> None:
+    def __init__(self, layer: GatedLayer, condition: Tensor, above: Tensor, beside: Tensor) -> None:
         n, channels = condition.shape
         width = above.shape[2] - 2
         # The stack's input in the row before and in this row, zeros at both ends: (n, C, 2, w + 2), channels last.
@@ -70,20 +75,19 @@ class _Layer:
         self.beside = beside  # (n, 2C): the stack's input in the column before and in this column
         self.here = beside[:, channels:]
 
-        weights = dict(layer.named_parameters())
-        vertical = weights["vertical.weight"].clone(memory_format=torch.channels_last)
-        vertical_bias = weights["vertical.bias"].clone()
-        across = weights["across.weight"].clone(memory_format=torch.channels_last)
-        horizontal = weights["horizontal.weight"].permute(3, 2, 1, 0).reshape(2 * channels, 2 * channels)
-        bias_v, bias_h = F.linear(condition, weights["condition.weight"], weights["condition.bias"]).chunk(2, dim=1)
-        bias_h = bias_h + weights["across.bias"] + weights["horizontal.bias"]
+        vertical = layer.vertical.weight.clone(memory_format=torch.channels_last)
+        vertical_bias = _bias(layer.vertical).clone()
+        across = layer.across.weight.clone(memory_format=torch.channels_last)
+        horizontal = layer.horizontal.weight.permute(3, 2, 1, 0).reshape(2 * channels, 2 * channels)
+        bias_v, bias_h = layer.condition(condition).chunk(2, dim=1)
+        bias_h = bias_h + _bias(layer.across) + _bias(layer.horizontal)
         across[:, :channels] /= 2
         for values in (vertical, vertical_bias, across, horizontal.T, bias_v.T, bias_h.T):
             values[:channels] *= 2
         self.vertical, self.vertical_bias, self.across, self.horizontal = vertical, vertical_bias, across, horizontal
         self.bias_v, self.bias_h = bias_v[:, None], bias_h[:, None]  # (n, 1, 2C)
         # The last input of `out` is a constant one: its weights are the bias.
-        self.out = torch.cat([-weights["out.weight"][:, :, 0, 0].T, weights["out.bias"][None]])
+        self.out = torch.cat([-layer.out.weight[:, :, 0, 0].T, _bias(layer.out)[None]])
 
         self.from_above = condition.new_empty(n, width, 2 * channels)  # what this row's columns get from the rows above
         self.from_above_at = self.from_above.unbind(1)
@@ -112,16 +116,16 @@ class _Attention:
     """A `CausalAttention` for n draws, with a cache of the keys and values of all positions so far."""
 
     def __init__(self, attention: CausalAttention, n: int, positions: int) -> None:
-        weights = dict(attention.named_parameters())
         channels = attention.norm.normalized_shape[0]
         depth = channels // attention.heads
         self.n, self.heads, self.channels, self.eps = n, attention.heads, (channels,), attention.norm.eps
         # The norm's weight and bias, and the scale of the queries, move into the matrices.
-        scale = weights["norm.weight"].new_tensor([depth**-0.5, 1, 1])[:, None, None]
-        qkv, bias = weights["qkv.weight"], weights["qkv.bias"] + weights["qkv.weight"] @ weights["norm.bias"]
-        self.qkv = ((qkv * weights["norm.weight"]).view(3, channels, channels).mT * scale).contiguous()
+        norm, qkv = attention.norm.weight, attention.qkv.weight
+        scale = norm.new_tensor([depth**-0.5, 1, 1])[:, None, None]
+        bias = attention.qkv.bias + qkv @ attention.norm.bias
+        self.qkv = ((qkv * norm).view(3, channels, channels).mT * scale).contiguous()
         self.qkv_bias = bias.view(3, 1, channels) * scale
-        self.out, self.out_bias = weights["out.weight"].T.contiguous(), weights["out.bias"]
+        self.out, self.out_bias = attention.out.weight.T.contiguous(), attention.out.bias
 
         self.projected = qkv.new_empty(3, n, channels)
         self.query, self.key, self.value = self.projected.view(3, n * self.heads, depth)
@@ -159,12 +163,11 @@ class _Mirror:
     """A `Mirror` for n draws, with the row so far."""
 
     def __init__(self, mirror: Mirror, n: int, width: int) -> None:
-        weights = dict(mirror.named_parameters())
-        channels = len(weights["conv.bias"])
+        self.bias = _bias(mirror.conv)
+        channels = len(self.bias)
         self.start = mirror.start(width)
         # The parallel view reads the row backwards.
-        self.weight = weights["conv.weight"][:, :, 0].flip(2).permute(2, 1, 0).reshape(3 * channels, channels)
-        self.bias = weights["conv.bias"]
+        self.weight = mirror.conv.weight[:, :, 0].flip(2).permute(2, 1, 0).reshape(3 * channels, channels)
         row = self.bias.new_empty(n, width, channels)
         self.row_at = row.unbind(1)
         self.images = {c: row[:, width - 1 - c : width + 2 - c].flatten(1) for c in range(self.start, width)}  # (n, 3C)
@@ -299,9 +302,10 @@ class Sampler:
         self.before, self.here = self.beside.chunk(2, dim=2)
         self.rows = list(self.above[:, :, 1, 1:-1])
         self.columns = list(self.here)
+        layers = cast(Sequence[GatedLayer], prior.layers)
         self.layers = [
             _Layer(layer, self.condition, above, beside)
-            for layer, above, beside in zip(prior.layers, self.above, self.beside[:-1], strict=True)
+            for layer, above, beside in zip(layers, self.above, self.beside[:-1], strict=True)
         ]
         attention = cast(Mapping[str, CausalAttention], prior.attention)
         self.attention = {
@@ -309,9 +313,9 @@ class Sampler:
         }
         mirror = cast(Mapping[str, Mirror], prior.mirror)
         self.mirror = {i: _Mirror(mirror[str(i)], n, width) for i in range(depth) if str(i) in mirror}
-        head = dict(prior.head.named_parameters())
-        self.hidden = head["1.bias"], head["1.weight"][:, :, 0, 0].T.contiguous()
-        ends = (x.split(prior.codebook_size) for x in (head["3.bias"], head["3.weight"][:, :, 0, 0]))
+        _, hidden, _, last = cast(Sequence[nn.Conv2d], prior.head)
+        self.hidden = _bias(hidden), hidden.weight[:, :, 0, 0].T.contiguous()
+        ends = (x.split(prior.codebook_size) for x in (_bias(last), last.weight[:, :, 0, 0]))
         self.ends = [(bias, weight.T.contiguous()) for bias, weight in zip(*ends, strict=True)]
         self.end, self.features = self.ends[0], self.columns[-1]
 
@@ -345,12 +349,7 @@ class Sampler:
         if row == 0:
             return
         prior = self.prior
-        codes = prior.embed(self.indices[::copies, :row])
-        v = shift_down(codes) + prior.position_v[:, :, :row]
-        h = shift_right(codes) + prior.position_h[:, :, :row]
-        if self.context is not None:
-            context_v, context_h = self.context[::copies, :, :row].chunk(2, dim=1)
-            v, h = v + context_v, h + context_h
+        v, h = prior.inputs(self.indices[::copies, :row], None if self.context is None else self.context[::copies])
         for i, layer in enumerate(prior.layers):
             self.rows[i].copy_(v[:, :, -1].mT.repeat_interleave(copies, 0))
             v, h = layer(v, h, self.condition[::copies])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import platform
 import subprocess
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from oasisvq.errors import OasisVQError
+from oasisvq.hub.manifest import MODELS, read_manifest
 from oasisvq.models.presets import Preset
 
 # Figures agree when they differ by no more than this share, or by this much where they are below one; counts by no
@@ -36,6 +40,49 @@ def circumstances(processes: int = 1, device: str = "cpu") -> dict[str, Any]:
     }
     code = commit()
     return found | ({"code": code} if code else {})
+
+
+def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str, Any], dict[str, Any]]:
+    """What the manifest says of two finished trainings in a folder: their preset, their data, and how to repeat them.
+
+    `data` is what `oasisvq.data.layout.describe` says of the slices. Raises OasisVQError where a training is missing or
+    unfinished, or where the two do not belong together.
+    """
+    found = {}
+    for model in ("vqvae", "prior"):
+        path = folder / "state" / f"{model}.safetensors"
+        if not path.is_file():
+            raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
+        with safe_open(path, "np") as file:
+            found[model] = file.metadata()
+    presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found.values()]
+    # The VQ-VAE may have been trained before the prior was settled on.
+    made_it = [{k: v for k, v in p.to_dict().items() if not k.startswith("prior_")} for p in presets]
+    if made_it[0] != made_it[1]:
+        raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
+    preset = presets[1]
+    for model, metadata in found.items():
+        done, wanted = len(json.loads(metadata["history"])), getattr(preset, f"{model}_epochs")
+        if done < wanted:
+            raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
+    saw, coarse = found["vqvae"]["saw"], folder / "coarse"
+    if saw.split()[0] != data["fingerprint"] or found["prior"]["saw"] != f"{saw} {_sha256(folder / MODELS[0])}":
+        raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
+    if preset.coarse:
+        if saw.split()[1:] != [_sha256(coarse / MODELS[0])]:
+            raise OasisVQError(f"{coarse}: not the stage that {folder} was trained on: put that one back")
+        stated = read_manifest(coarse)["files"]
+        if any(_sha256(coarse / name) != stated[name]["sha256"] for name in MODELS):
+            raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: train its prior again")
+    runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
+        model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
+        for model, metadata in found.items()
+    }
+    return preset, data, instructions(preset, runs)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

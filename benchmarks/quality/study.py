@@ -1,6 +1,6 @@
 """What each choice of the VQ-VAE is worth: one change at a time, the same number of steps, judged on validation people.
 
-    python -m oasisvq benchmark study --data keras_png_slices_data --out benchmarks/study.json [--steps 200]
+    python -m oasisvq benchmark study --data keras_png_slices_data --out benchmarks/quality/study.json [--steps 200]
 
 Every run has the same seed, order of slices and schedule. Rows are written as they are measured and an interrupted
 study goes on where it stopped; the table is beside the JSON, as Markdown. A short run ranks what learns fast, which
@@ -9,7 +9,6 @@ need not be what ends best. What the codes of a variant cost is judged by their 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from oasisvq.data.layout import SliceSet, load_split
+from benchmarks._parser import new_parser
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.files import write_atomically
 from oasisvq.measure import metrics
@@ -187,7 +187,7 @@ def table(figures: dict[str, Any]) -> str:
         f"of the slices of {figures['people']} validation people.",
         "",
         "```",
-        f"python -m oasisvq benchmark study --data {figures['data']} --out benchmarks/study.json "
+        f"python -m oasisvq benchmark study --data {figures['data']} --out benchmarks/quality/study.json "
         f"--steps {figures['steps']}",
         "```",
         "",
@@ -205,14 +205,14 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark study", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__, None)
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and validate")
     parser.add_argument("--out", type=Path, required=True, help="figures, JSON; the table goes beside it as .md")
     parser.add_argument("--steps", type=int, default=200, help="steps a variant (default 200)")
     parser.add_argument("--only", nargs="*", help="names of variants (default: all)")
     args = parser.parse_args(arguments)
     preset = PRESETS["base"]
-    sets = [load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in ("train", "validate")]
+    sets = [load_for(preset, args.data, s) for s in ("train", "validate")]
     figures = {"steps": args.steps, "people": len(set(sets[1].cases)), "data": args.data.name, "rows": []}
     if args.out.is_file():
         old = json.loads(args.out.read_text())
@@ -235,7 +235,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{variant.name}: SSIM {row['ssim']:.4f}, brain only {row['ssim_brain']:.4f}, {seconds:.0f} s", flush=True
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -33,24 +33,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from benchmarks.app import running
+from benchmarks._parser import new_parser
+from benchmarks.system.app import CHROMIUM, running
+from benchmarks.system.app import FLAGS as BROWSER_FLAGS
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
-CLONE = Path(__file__).parent.parent
-CHROMIUM = "/usr/bin/chromium"
 USER = 1000
 PORT = 8501
 SPACE, HUB = "space.test", "hub.test"
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *BROWSER_FLAGS,
     "--test-third-party-cookie-phaseout",  # the frame gets no cookies, as browsers now have it
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]
@@ -82,7 +76,7 @@ class Place:
             folder.mkdir()
         os.chown(self.home, USER, USER)
         for name in copied:
-            source = CLONE / name
+            source = HOME / name
             if source.is_dir():
                 shutil.copytree(source, self.app / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
@@ -205,15 +199,12 @@ def megabytes(folder: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print size, times and what the browser saw. Raises OasisVQError when a step fails."""
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark container", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--install", action="store_true", help="install the packages as the Dockerfile does")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--stage", choices=("install", "inside"), help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    steps = Dockerfile((CLONE / "Dockerfile").read_text())
+    steps = Dockerfile((HOME / "Dockerfile").read_text())
     if args.stage == "install":
         print(json.dumps({"install_seconds": install(Place(args.root), steps)}))
         return
@@ -226,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     def stage(name: str, *namespaces: str) -> dict[str, Any]:
         command = ["unshare", *namespaces, sys.executable, "-m", "oasisvq", "benchmark", "container"]
         command += ["--stage", name, "--root", root, *(["--install"] if args.install else [])]
-        done = subprocess.run(command, cwd=CLONE, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, cwd=HOME, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise OasisVQError(f"the stage `{name}` failed, see above")
         return json.loads(done.stdout.splitlines()[-1])
@@ -242,7 +233,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name.replace('_', ' ')}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
     if args.json:
         write_record(args.json, figures)
-
-
-if __name__ == "__main__":
-    main()

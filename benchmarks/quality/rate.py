@@ -14,7 +14,6 @@ The figures go to rate.json beside each of the weights (`package` then lists the
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -27,12 +26,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks._export import export
+from benchmarks._parser import new_parser
 from oasisvq import OasisVQ, OasisVQError, compress
-from oasisvq.app import figures as plots
-from oasisvq.app.export import export
-from oasisvq.data.layout import SliceSet, describe, load_split
+from oasisvq.app import charts
+from oasisvq.data.layout import SliceSet, describe, load_for
 from oasisvq.files import write_atomically
-from oasisvq.hub.manifest import MODELS, RATE
+from oasisvq.hub.manifest import RATE
 from oasisvq.measure import metrics
 from oasisvq.measure.record import circumstances
 from oasisvq.training.reproducibility import MEASURED
@@ -107,7 +107,7 @@ def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, 
 
     for model in models:
         preset = model.preset
-        held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
+        held_out = load_for(preset, data, split)
         figures |= {"people": len(set(held_out.cases)), "slices": len(held_out)}
         empty: dict[str, Any] = {"chosen": {}, "codecs": {}, "together": {}, "models": {}}
         found = figures["sizes"].setdefault(str(preset.size), empty)
@@ -122,7 +122,7 @@ def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, 
                 for setting in tqdm(left, f"{name}, {where}, {preset.size} pixels", disable=None, leave=False):
                     points.append(codec(held_out, setting, where == "together"))
                     keep()
-        if found["models"].get(preset.name, {}).get("weights_sha256") != hashes(model):
+        if found["models"].get(preset.name, {}).get("weights_sha256") != model.weights_sha256:
             found["models"][preset.name] = ours(model, held_out)
             keep()
     return figures
@@ -134,7 +134,7 @@ def choose(one: Codec, model: OasisVQ, data: Path, together: bool) -> dict[str, 
     On some validation people, at every second step. A manner that never gets so clear comes after all that do.
     """
     preset = model.preset
-    people = load_split(data, "validate", preset.size, preset.levels, preset.grades)
+    people = load_for(preset, data, "validate")
     rows = np.isin(people.about["person"], np.unique(people.about["person"])[:SEARCHED])
     some = SliceSet(people.slices[rows], people.about[rows])
     again = np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in _parts(some)]) + 0.5
@@ -154,11 +154,6 @@ def choose(one: Codec, model: OasisVQ, data: Path, together: bool) -> dict[str, 
 
 def _parts(data: SliceSet) -> Iterable[torch.Tensor]:
     return torch.from_numpy(data.slices)[:, None].split(BATCH)
-
-
-def hashes(model: OasisVQ) -> dict[str, str]:
-    """What tells the weights from others."""
-    return {name: model.info["files"][name]["sha256"] for name in MODELS}
 
 
 def codec(data: SliceSet, setting: Setting, together: bool = False) -> dict[str, Any]:
@@ -222,7 +217,7 @@ def ours(model: OasisVQ, data: SliceSet) -> dict[str, Any]:
         "fixed": point(data, np.full(len(data), float(plain)), pictures),
         "prior": point(data, np.array(sizes, float), pictures),
         "decoded_exactly": exact,
-        "weights_sha256": hashes(model),
+        "weights_sha256": model.weights_sha256,
     }
 
 
@@ -277,32 +272,24 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark rate", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(
+        __name__, __doc__, "keep the figures here too; what this file holds of the same slices is not done again"
+    )
     parser.add_argument("--weights", type=Path, nargs="+", required=True, metavar="DIR", help="folders of weights")
     parser.add_argument("--data", type=Path, help="slices in the PNG layout; without: show what was measured before")
     parser.add_argument("--split", choices=("train", "validate", "test"), default="test")
     parser.add_argument("--figure", type=Path, help="draw the figure of the model card here, PNG or SVG")
-    parser.add_argument(
-        "--json", type=Path, help="keep the figures here too; what this file holds of the same slices is not done again"
-    )
     args = parser.parse_args(arguments)
     kept = args.json or args.weights[0] / RATE
-    try:
-        if args.data:
-            models = [OasisVQ.from_pretrained(folder) for folder in args.weights]
-            figures = run(models, args.data, args.split, kept)
-            for folder, model in zip(args.weights, models, strict=True):
-                text = json.dumps(figures | {"weights_sha256": hashes(model)}, indent=1) + "\n"
-                write_atomically(folder / RATE, text.encode())
-        else:
-            figures = json.loads(kept.read_text())
-        if args.figure:
-            size = next(iter(figures["sizes"]))
-            export(plots.rate(figures, int(size)), args.figure)
-    except (OasisVQError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    if args.data:
+        models = [OasisVQ.from_pretrained(folder) for folder in args.weights]
+        figures = run(models, args.data, args.split, kept)
+        for folder, model in zip(args.weights, models, strict=True):
+            text = json.dumps(figures | {"weights_sha256": model.weights_sha256}, indent=1) + "\n"
+            write_atomically(folder / RATE, text.encode())
+    else:
+        figures = json.loads(kept.read_text())
+    if args.figure:
+        size = next(iter(figures["sizes"]))
+        export(charts.rate(figures, int(size)), args.figure)
     print(table(figures))
-
-
-if __name__ == "__main__":
-    main()

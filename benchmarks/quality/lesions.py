@@ -14,7 +14,6 @@ with a lesion. The level is told, the grade is not. Settings were chosen on vali
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +26,9 @@ from scipy import ndimage
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError
-from oasisvq.data.layout import SliceSet, load_split
+from benchmarks._parser import new_parser
+from oasisvq import OasisVQ
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import foreground
 from oasisvq.measure.atypical import unusual
 from oasisvq.measure.record import write_record
@@ -178,36 +178,26 @@ def table(figures: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Paints, measures, prints, and writes the figures where asked to."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark lesions", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__, "write the figures here; beside the weights, the app shows them")
     parser.add_argument("--weights", metavar="DIR|REPO", help="folder, bundled name or Hub repository")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout")
     parser.add_argument("--split", choices=("validate", "test"), default="test")
     parser.add_argument("--count", type=int, default=64, help="lesions of each kind and size (default 64)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures here; beside the weights, the app shows them")
     args = parser.parse_args(arguments)
-    try:
-        model = OasisVQ.from_pretrained(args.weights)
-        preset = model.preset
-        data = load_split(args.data, args.split, preset.size, preset.levels, preset.grades)
-        figures = {
-            "split": args.split,
-            "people": len(set(data.cases)),
-            "slices": len(data),
-            "per_case": args.count,
-            "seed": args.seed,
-            "least_change": LEAST,
-            **run(model, data, args.count, args.seed),
-            "weights_sha256": {
-                name: model.info["files"][name]["sha256"] for name in ("vqvae.safetensors", "prior.safetensors")
-            },
-        }
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    model = OasisVQ.from_pretrained(args.weights)
+    preset = model.preset
+    data = load_for(preset, args.data, args.split)
+    figures = {
+        "split": args.split,
+        "people": len(set(data.cases)),
+        "slices": len(data),
+        "per_case": args.count,
+        "seed": args.seed,
+        "least_change": LEAST,
+        **run(model, data, args.count, args.seed),
+        "weights_sha256": model.weights_sha256,
+    }
     print(table(figures))
     if args.json:
         write_record(args.json, figures)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ the mean grey about that of its level, over the same of training slices.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.draws import JUDGED, draw
-from oasisvq import OasisVQ, OasisVQError
-from oasisvq.data.layout import load_split
+from benchmarks._parser import new_parser
+from benchmarks.quality.draws import SIZE, draw
+from oasisvq import OasisVQ
+from oasisvq.data.layout import load_for
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
 from oasisvq.measure.record import write_record
@@ -51,8 +51,8 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
     """Every figure, as plain values ready for JSON, a row for each strength."""
     model = OasisVQ.from_pretrained(weights)
     preset = model.preset
-    like = load_split(data, "validate", preset.size, preset.levels, preset.grades)
-    held_out, train = (load_split(data, s, JUDGED, preset.levels, preset.grades) for s in ("validate", "train"))
+    like = load_for(preset, data, "validate")
+    held_out, train = (load_for(preset, data, s, SIZE) for s in ("validate", "train"))
     real = train.slices + 0.5
     rows = []
     for strength in STRENGTHS:
@@ -60,8 +60,8 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
         for seed in range(seeds):
             with told(strength):
                 drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=None)
-            if preset.size != JUDGED:
-                drawn = to_model(drawn, JUDGED) + np.float32(0.5)
+            if preset.size != SIZE:
+                drawn = to_model(drawn, SIZE) + np.float32(0.5)
             row["frechet_ratio"].append(realism.frechet_figures(drawn, sources, held_out, train, real, seed)["ratio"])
             row["brightness_variance_ratio"].append(
                 spread(drawn, held_out.levels[sources]) / spread(real, train.levels)
@@ -73,27 +73,17 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
         "people": len(set(held_out.cases)),
         "count": count,
         "rows": rows,
-        "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
+        "weights_sha256": model.weights_sha256,
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark strength", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", metavar="DIR|REPO", help="folder, bundled name or Hub repository")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and validate")
     parser.add_argument("--count", type=int, default=640, help="draws of each seed (default 640)")
     parser.add_argument("--seeds", type=int, default=3, help="(default 3)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
-    try:
-        figures = run(args.weights, args.data, args.count, args.seeds)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    figures = run(args.weights, args.data, args.count, args.seeds)
     if args.json:
         write_record(args.json, figures)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ upload to its page, and the memory of the server with its workers.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import io
 import json
@@ -36,11 +35,12 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.app import free_port, running
+from benchmarks._parser import new_parser
+from benchmarks.system.app import free_port, running
 from oasisvq.app.gallery import EIGHT, levels_apart
+from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
-ROOT = Path(__file__).parent.parent
 STROKES = 6
 LEVEL = levels_apart(32)[EIGHT // 2]  # on which Generate opens
 HEADS = 10  # one visitor in so many uploads a head
@@ -53,7 +53,7 @@ def app(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]
     """A fresh server of the app: its address without scheme, and its process; all that it says goes to `log`."""
     port = free_port()
     words = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true", *options]
-    with running([sys.executable, *words], port, ROOT, log) as process:
+    with running([sys.executable, *words], port, HOME, log) as process:
         yield f"localhost:{port}", process
 
 
@@ -291,10 +291,9 @@ def draws(seeds: range) -> list[np.ndarray]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Let them all in, and print what it cost."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark crowd", description="Many visitors on one server.")
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--visitors", type=int, default=30, help="at once, each uploading, drawing and editing")
     parser.add_argument("--come-and-go", type=int, default=0, metavar="N", help="then so many who look in and leave")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args(arguments)
 
     figures: dict[str, Any] = {"visitors": options.visitors, "cores": len(os.sched_getaffinity(0))}
@@ -328,7 +327,3 @@ def main(arguments: list[str] | None = None) -> None:
         write_record(options.json, figures)
     if errors or figures["tracebacks_in_log"]:
         raise SystemExit("error: not all went well")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,18 +11,17 @@ loading): what it reaches stands in its log, and docs/training.md has it. Needs 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks._parser import new_parser
 from oasisvq.measure.record import write_record
 from oasisvq.models.presets import PRESETS
 from oasisvq.models.vqvae import VQVAE
@@ -105,12 +104,9 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for each precision."""
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark training", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     slices = (torch.rand(args.batch, 1, 80, 80) - 0.5).to(device)
@@ -153,7 +149,3 @@ def main(arguments: list[str] | None = None) -> None:
         print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else value for key, value in row.items()))
     if args.json:
         write_record(args.json, figures)
-
-
-if __name__ == "__main__":
-    main()

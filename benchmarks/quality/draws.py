@@ -19,16 +19,17 @@ import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError
-from oasisvq.data.layout import SliceSet, load_split
+from benchmarks._parser import new_parser
+from oasisvq import OasisVQ
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
-from oasisvq.measure.evaluation import prior_bits
+from oasisvq.measure.evaluation import prior_bits, reconstruct
 from oasisvq.measure.membership import membership
 from oasisvq.measure.record import write_record
 from oasisvq.models import sampling
 
-JUDGED = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
+SIZE = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
 COLUMNS, GROUPS = 12, 4
 EVERY = 4  # levels between the slices that are scored for the membership test
@@ -63,14 +64,6 @@ def draw(
         )
         pictures.append(model.decode(indices)[:, 0].numpy() + 0.5)
     return np.concatenate(pictures), sources
-
-
-def reconstruct(model: OasisVQ, data: SliceSet, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every slice through the VQ-VAE: (N, S, S) in [0, 1], and its codes (N, h, w)."""
-    parts = torch.from_numpy(data.slices)[:, None].split(BATCH)
-    coded = [model.reconstruct(part) for part in tqdm(parts, f"reconstructing {name}", disable=None, leave=False)]
-    pictures = torch.cat([part.slices[:, 0] for part in coded]).numpy() + 0.5
-    return pictures, torch.cat([part.indices for part in coded]).numpy()
 
 
 def remembered(model: OasisVQ, sets: Sequence[tuple[SliceSet, np.ndarray]], seed: int) -> dict[str, Any]:
@@ -174,7 +167,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark draws", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
     parser.add_argument("--split", choices=("validate", "test"), default="test", help="held-out people (default test)")
@@ -183,7 +176,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument(
         "--sheet",
         type=Path,
@@ -193,41 +185,38 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.count < 32:
         parser.error("--count: give at least 32 draws")
-    try:
-        figures = run(args)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    figures = run(args)
     print(table(figures))
     if args.json:
         write_record(args.json, figures)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw, judge, and write the sheet where one is asked for."""
+    """Draw, measure, and write the sheet where one is asked for."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
     splits = args.split, "train"
-    held_out, train = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in splits)
+    held_out, train = (load_for(preset, args.data, s) for s in splits)
     drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
-    again, codes = reconstruct(model, held_out, "held-out people")
+    codes, again = reconstruct(model, held_out)
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
         at = sources[shown]
         contact_sheet({"drawn": drawn[shown], "reconstructed": again[at], "held out": held_out.slices[at] + 0.5}).save(
             args.sheet
         )
-    train_again, train_codes = reconstruct(model, train, "training people")
+    train_codes, train_again = reconstruct(model, train)
     further: dict[str, Any] = {"membership": remembered(model, [(train, train_codes), (held_out, codes)], args.seed)}
-    if preset.size != JUDGED:
+    if preset.size != SIZE:
         people = np.array(held_out.cases)
         further["auc_full_size"] = realism.auc_figures(drawn, {"reconstructions": again}, people, args.seed)
-        shrunk = (to_model(pictures, JUDGED) + np.float32(0.5) for pictures in (drawn, again, train_again))
+        shrunk = (to_model(pictures, SIZE) + np.float32(0.5) for pictures in (drawn, again, train_again))
         drawn, again, train_again = shrunk
-        held_out, train = (load_split(args.data, s, JUDGED, preset.levels, preset.grades) for s in splits)
-    figures = realism.judge(drawn, sources, held_out, again, train, train_again, args.seed) | further
+        held_out, train = (load_for(preset, args.data, s, SIZE) for s in splits)
+    figures = realism.measure(drawn, sources, held_out, again, train, train_again, args.seed) | further
     return {
         "count": args.count,
-        "judged_at": JUDGED,
+        "judged_at": SIZE,
         "seed": args.seed,
         "temperature": args.temperature,
         "top_k": args.top_k,
@@ -236,9 +225,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "people": len(set(held_out.cases)),
         "slices": len(held_out),
         **{name: section | {"temperature": args.temperature, "top_k": args.top_k} for name, section in figures.items()},
-        "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
+        "weights_sha256": model.weights_sha256,
     }
-
-
-if __name__ == "__main__":
-    main()

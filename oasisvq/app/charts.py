@@ -1,4 +1,4 @@
-"""Plotly figures, used by the app and by reports. Pictures are (H, W) in [0, 1]; every scale is fixed and labelled."""
+"""Charts by Plotly, for the app and for documents. Pictures are (H, W) in [0, 1]; every scale is fixed and labelled."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
     a star marks the size of a file under the prior, a circle that of codes of fixed length.
 
     Args:
-        figures: what `benchmarks/rate.py` wrote.
+        figures: what `benchmarks/quality/rate.py` wrote.
         size: side of the slices in pixels; one of `figures["sizes"]`.
     """
     found = figures["sizes"][str(size)]

@@ -1,6 +1,6 @@
 """Heads turned, scaled, bent in brightness and thickened, and things that are no T1 heads: does alignment find them?
 
-    python -m oasisvq benchmark align HEAD... --copies 50 --json benchmarks/align.json
+    python -m oasisvq benchmark align HEAD... --copies 50 --json align.json
 
 Each HEAD is a T1 volume that `align` takes. A copy of it is turned (each axis by up to 20 degrees), moved, scaled (by
 up to a tenth along each axis), given a bias field (a quarter up and down), noise (3 % of white), voxels of 0.6 to 2 mm
@@ -19,7 +19,6 @@ Wrong inputs must be refused: other contrasts, made of the same heads, half head
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from benchmarks._parser import new_parser
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.app.head import planes
 from oasisvq.data.align import Aligned, BadFit, align
@@ -149,7 +149,7 @@ def overlap(found: Aligned, change: NDArray[np.floating], original: Aligned) -> 
     return float(2 * (back & original.mask).sum() / (back.sum() + original.mask.sum()))
 
 
-def judged(model: OasisVQ, head: Aligned) -> dict[str, float]:
+def reconstructed(model: OasisVQ, head: Aligned) -> dict[str, float]:
     """Mean SSIM over the levels, and bits a code with the level told."""
     slices = torch.from_numpy(to_model(head.levels, model.preset.size))[:, None]
     coded = model.reconstruct(slices)
@@ -214,13 +214,12 @@ def read(file: Path) -> Volume:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark align", description=__doc__.splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("heads", type=Path, nargs="+", metavar="HEAD", help="T1 volumes, NIfTI")
     parser.add_argument("--wrong", type=Path, nargs="*", default=[], metavar="FILE", help="volumes to be refused")
     parser.add_argument("--copies", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="base", metavar="DIR|NAME")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the last head: as it came, found, rebuilt")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -239,7 +238,7 @@ def main(argv: list[str]) -> None:
     for file in args.heads:
         found, took = timed(*read(file))
         originals[file] = found
-        keep({"kind": "head", "name": file.name, **found.fit.figures(), **judged(model, found), **took})
+        keep({"kind": "head", "name": file.name, **found.fit.figures(), **reconstructed(model, found), **took})
     if args.figure:
         figure(model, found).save(args.figure, optimize=True)
     for file in args.wrong:

@@ -10,7 +10,6 @@ Chromium.
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import statistics
@@ -24,8 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks._parser import new_parser
 from oasisvq.app.guard import THEME
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
 CHROMIUM = "/usr/bin/chromium"
@@ -39,7 +40,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ROOT = Path(__file__).parent.parent
 PAGES = {
     "Home": "Brain slices as discrete codes",
     "Reconstruct": "Reconstruct",
@@ -115,7 +115,7 @@ def serve(log: Path, bundled: Path | None = None) -> Iterator[str]:
     port = free_port()
     start = ["-m", "streamlit"] if bundled is None else ["-c", WITH_WEIGHTS, str(bundled)]
     options = ["--server.port", str(port), "--server.headless", "true"]
-    with running([sys.executable, *start, "run", "app.py", *options], port, ROOT, log):
+    with running([sys.executable, *start, "run", "app.py", *options], port, HOME, log):
         yield f"http://localhost:{port}"
     assert "Traceback" not in log.read_text(), log.read_text()
 
@@ -216,9 +216,8 @@ def measure(browser: Any, folder: Path, starts: int) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and writes what was asked for."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark app", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--starts", type=int, default=3, help="fresh servers to time the first page on (default 3)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
     if not Path(CHROMIUM).exists():
         parser.exit(2, f"error: no browser at {CHROMIUM}: apt-get install chromium\n")
@@ -232,7 +231,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
     if args.json:
         write_record(args.json, figures)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,6 @@ Plain raster drawing (one proposal) cannot see what is kept right of and below t
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks._parser import new_parser
 from oasisvq import OasisVQ, OasisVQError
-from oasisvq.data.layout import SliceSet, load_split
-from oasisvq.hub.manifest import MODELS
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.measure import metrics
 from oasisvq.measure.record import write_record
 
@@ -119,22 +118,18 @@ def run(model: OasisVQ, data: SliceSet, slices: int, proposals: list[int], seed:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints a row for every number of proposals asked for."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark refill", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", metavar="DIR|REPO", help="folder, bundled name or Hub repository")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout")
     parser.add_argument("--split", choices=("validate", "test"), default="test")
     parser.add_argument("--slices", type=int, default=48, help="slices to refill (default 48)")
     parser.add_argument("--proposals", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args(arguments)
-    try:
-        model = OasisVQ.from_pretrained(args.weights)
-        preset = model.preset
-        data = load_split(args.data, args.split, preset.size, preset.levels, preset.grades)
-        rows = run(model, data, min(args.slices, len(data)), args.proposals, args.seed)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    model = OasisVQ.from_pretrained(args.weights)
+    preset = model.preset
+    data = load_for(preset, args.data, args.split)
+    rows = run(model, data, min(args.slices, len(data)), args.proposals, args.seed)
     print(f"{'':9}   bits more a kept code       jump of grey at the edge, 1: none")
     print(f"{'proposals':>9} {'below':>8}{'right':>8} {'error':>7}" + "".join(f"{edge:>9}" for edge in EDGES), end="")
     print(f"{'change':>9}{'s a fill':>10}")
@@ -145,10 +140,4 @@ def main(arguments: list[str] | None = None) -> None:
             + f"{row['change']:>9.3f}{row['seconds_a_fill']:>10.2f}"
         )
     if args.json:
-        files = model.info["files"]
-        hashes = {name: files[name]["sha256"] for name in MODELS}
-        write_record(args.json, {"rows": rows, "weights_sha256": hashes})
-
-
-if __name__ == "__main__":
-    main()
+        write_record(args.json, {"rows": rows, "weights_sha256": model.weights_sha256})

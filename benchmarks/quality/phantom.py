@@ -7,12 +7,12 @@ Both folders are in the PNG layout. Figures are of the training people, at 80x80
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from benchmarks._parser import new_parser
 from oasisvq.data.layout import SliceSet, load_split
 from oasisvq.data.slices import foreground
 from oasisvq.measure.metrics import ssim
@@ -71,11 +71,10 @@ def _nearest(stacks: dict[str, np.ndarray]) -> tuple[list[float], float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark phantom", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--phantom", type=Path, required=True, help="a cohort made by `python -m oasisvq prepare`")
     parser.add_argument("--real", type=Path, required=True, help="real slices in the PNG layout")
     parser.add_argument("--people", type=int, default=40, help="people of each to compare (default 40)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
 
     phantom, phantom_histogram = figures(load_split(args.phantom, "train"), args.people)
@@ -88,7 +87,3 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"overlap of the grey-level histograms (1: equal): {overlap:.3f}")
     if args.json:
         write_record(args.json, {"phantom": phantom, "real": real, "histogram_overlap": overlap})
-
-
-if __name__ == "__main__":
-    main()

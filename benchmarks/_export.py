@@ -8,10 +8,9 @@ from urllib.parse import unquote
 
 import plotly.graph_objects as go
 
+from benchmarks.system.app import CHROMIUM
 from oasisvq.errors import OasisVQError
 from oasisvq.files import write_atomically
-
-CHROMIUM = "/usr/bin/chromium"
 
 
 def export(figure: go.Figure, path: Path, width: int = 1000, height: int = 440) -> None:

@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks._parser import new_parser
+
 LEVELS = 32
 MEBI = 2**20
 
@@ -138,14 +140,11 @@ def race(root: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for each number of slices, and the race."""
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark streaming", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--slices", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--race", type=int, default=3200, help="slices that speed is measured on (default 3200)")
     parser.add_argument("--size", type=int, default=16, help="pixels that slices are decoded to")
     parser.add_argument("--folder", type=Path, help="where to make the sets (default: the system's temporary folder)")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.measure:
@@ -167,7 +166,3 @@ def main(arguments: list[str] | None = None) -> None:
         from oasisvq.measure.record import write_record
 
         write_record(args.json, {"rows": rows, "slices_per_second": speeds})
-
-
-if __name__ == "__main__":
-    main()

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import _video as video
+from benchmarks._parser import new_parser
+from benchmarks.quality import _video as video
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.compress import compress, compress_head, decompress_head
-from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import to_model
 from oasisvq.measure import heads, metrics
 from oasisvq.measure.record import write_record
 
-JUDGED = 80
+SIZE = 80
 BATCH = 32
 
 
@@ -55,10 +56,10 @@ def encode(model: OasisVQ, people: np.ndarray, name: str) -> torch.Tensor:
 
 
 def decode(model: OasisVQ, codes: torch.Tensor) -> np.ndarray:
-    """Codes (N, L, h, w) -> pictures (N, L, JUDGED, JUDGED) in [0, 1]."""
+    """Codes (N, L, h, w) -> pictures (N, L, SIZE, SIZE) in [0, 1]."""
     return np.stack(
         [
-            to_model(torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]).numpy() + 0.5, JUDGED) + 0.5
+            to_model(torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]).numpy() + 0.5, SIZE) + 0.5
             for head in codes
         ]
     )
@@ -118,27 +119,23 @@ def draw(model: OasisVQ, grades: np.ndarray, seed: int) -> tuple[torch.Tensor, f
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark heads", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and test")
     parser.add_argument("--split", choices=("validate", "test"), default="test", help="held-out people (default test)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
-    try:
-        figures = run(args)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    figures = run(args)
     show(figures)
     if args.json:
         write_record(args.json, figures)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw as many heads as people are held out, judge them, and weigh the files of the people's."""
+    """Draw as many heads as people are held out, measure them, and weigh the files of the people's."""
     model = OasisVQ.from_pretrained(args.weights)
     preset = model.preset
-    splits = (load_split(args.data, s, preset.size, preset.levels, preset.grades) for s in (args.split, "train"))
+    splits = (load_for(preset, args.data, s) for s in (args.split, "train"))
     (people, grades), (train, _) = (stacks(split, preset.levels) for split in splits)
     drawn, seconds = draw(model, grades, args.seed)
     codes, train_codes = encode(model, people, args.split), encode(model, train, "train")
@@ -147,13 +144,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "split": args.split,
         "seed": args.seed,
-        "judged_at": JUDGED,
+        "judged_at": SIZE,
         "seconds_a_head": seconds,
         "bits_a_code": bits(model, codes),
         "files": files,
         "videos": videos(people + 0.5, shown, files["bytes_a_slice_of_a_head"]),
-        **heads.judge(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
-        "weights_sha256": {name: file["sha256"] for name, file in model.info["files"].items()},
+        **heads.measure(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
+        "weights_sha256": model.weights_sha256,
     }
 
 
@@ -177,7 +174,3 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  {name:41} {row['drawn_mean']:.4f}  people {row['people_mean']:.4f}  ratio {row['ratio']:.2f}")
     print(f"  nearest training head, draws, people      {copies['drawn_median']:.4f}  {copies['people_median']:.4f}")
     print(f"  seconds a head                            {figures['seconds_a_head']:.1f}")
-
-
-if __name__ == "__main__":
-    main()

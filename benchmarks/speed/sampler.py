@@ -26,8 +26,8 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from oasisvq import OasisVQ, OasisVQError
-from oasisvq.app.export import export
+from benchmarks._export import export
+from oasisvq import OasisVQ
 from oasisvq.measure.record import write_record
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
@@ -146,13 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--figure", type=Path, help="draw the cost of a code against the grid here, SVG or PNG")
     options = parser.parse_args(arguments)
-    try:
-        model = OasisVQ.from_pretrained(options.weights, device="cpu") if options.weights else None
-        rows = run(options, model)
-        if options.figure:
-            export(growth(rows), options.figure, width=760)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    model = OasisVQ.from_pretrained(options.weights, device="cpu") if options.weights else None
+    rows = run(options, model)
+    if options.figure:
+        export(growth(rows), options.figure, width=760)
     if options.json:
         files = model.info["files"] if model else {}
         write_record(options.json, {"rows": rows, "weights_sha256": {name: files[name]["sha256"] for name in files}})
@@ -214,7 +211,3 @@ def growth(rows: list[dict[str, Any]]) -> go.Figure:
     figure.update_yaxes(type="log", title="microseconds a code")
     figure.update_layout(margin={"l": 0, "r": 0, "t": 8, "b": 0})
     return figure
-
-
-if __name__ == "__main__":
-    main()

@@ -16,20 +16,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks._parser import new_parser
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = HOME / "tests"
 STEERED_BY = ["PIL", "nibabel", "pydicom", "safetensors", "oasisvq"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Fuzz one reader. Ends this process, with libFuzzer's exit status; with --json a process of its own."""
-    parser = argparse.ArgumentParser("python -m oasisvq benchmark fuzz", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__name__, __doc__, "add what this reader took to a record")
     parser.add_argument("reader", help="of tests/readers.py")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder of corpus and findings")
-    parser.add_argument("--json", type=Path, help="add what this reader took to a record")
     args = parser.parse_args(arguments)
     if args.json:
         keep(args)
@@ -74,7 +75,3 @@ def keep(args: argparse.Namespace) -> None:
         raise OasisVQError(f"the fuzzer of {args.reader} failed, see above")
     readers = json.loads(args.json.read_text())["readers"] if args.json.is_file() else {}
     write_record(args.json, {"readers": readers | {args.reader: {"inputs": args.inputs}}})
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ The figures go to failures.json beside the weights (`package` then lists it in t
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +24,13 @@ from PIL import Image
 from scipy import ndimage, stats
 from tqdm import tqdm
 
-from oasisvq import OasisVQ, OasisVQError
+from benchmarks._parser import new_parser
+from oasisvq import OasisVQ
 from oasisvq.data import upload
-from oasisvq.data.layout import SliceSet, load_split
+from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.phantom import person
 from oasisvq.data.slices import CANVAS, FOREGROUND, foreground, normalise, to_model
-from oasisvq.hub.manifest import FAILURES, MODELS
+from oasisvq.hub.manifest import FAILURES
 from oasisvq.measure import metrics, out_of_distribution
 from oasisvq.measure.record import write_record
 
@@ -140,7 +140,7 @@ def _cut(volume: Slices) -> Slices:
 def changed(data: Path, model: OasisVQ, split: str) -> dict[str, Slices]:
     """Held-out slices, changed in each way of CHANGES, at the model's size in [-0.5, 0.5]."""
     preset = model.preset
-    whole = load_split(data, split, CANVAS, preset.levels, preset.grades).slices[::EVERY] + np.float32(0.5)
+    whole = load_for(preset, data, split, CANVAS).slices[::EVERY] + np.float32(0.5)
     rng = np.random.default_rng(0)
     bar = tqdm(CHANGES.items(), "changing slices", disable=None, leave=False)
     return {
@@ -149,7 +149,7 @@ def changed(data: Path, model: OasisVQ, split: str) -> dict[str, Slices]:
     }
 
 
-def judge(model: OasisVQ, slices: Slices) -> dict[str, Any]:
+def compared(model: OasisVQ, slices: Slices) -> dict[str, Any]:
     """How many of some slices are called unlike the training data, and why."""
     verdicts = out_of_distribution.unlike(model, torch.from_numpy(slices.astype(np.float32))[:, None])
     reasons = Counter(reason for verdict in verdicts for reason in verdict.reasons)
@@ -216,7 +216,7 @@ def by(known: dict[str, NDArray[np.float64]], cases: list[str], name: str) -> di
 
 def run(model: OasisVQ, data: Path, split: str, sheet: Path | None) -> dict[str, Any]:
     preset = model.preset
-    held_out = load_split(data, split, preset.size, preset.levels, preset.grades)
+    held_out = load_for(preset, data, split)
     known, again = traits(model, held_out)
     if sheet:
         order = np.argsort(known["ssim_foreground"])[:WORST]
@@ -230,8 +230,8 @@ def run(model: OasisVQ, data: Path, split: str, sheet: Path | None) -> dict[str,
         "by_level": by(known, held_out.cases, "level"),
         "by_grade": by(known, held_out.cases, "grade"),
         "worst": worst(known, held_out.cases),
-        "foreign": {name: judge(model, slices) for name, slices in bar},
-        "weights_sha256": {name: model.info["files"][name]["sha256"] for name in MODELS},
+        "foreign": {name: compared(model, slices) for name, slices in bar},
+        "weights_sha256": model.weights_sha256,
     }
 
 
@@ -281,13 +281,10 @@ def _mean(values: Any) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark failures", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__, "write the figures here instead of beside the weights")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder of weights")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout")
     parser.add_argument("--split", choices=("train", "validate", "test"), default="test")
-    parser.add_argument("--json", type=Path, help="write the figures here instead of beside the weights")
     parser.add_argument(
         "--sheet",
         type=Path,
@@ -295,13 +292,6 @@ def main(arguments: list[str] | None = None) -> None:
         "IT SHOWS SLICES OF REAL PEOPLE when the data are real: do not share it, do not commit it",
     )
     args = parser.parse_args(arguments)
-    try:
-        figures = run(OasisVQ.from_pretrained(args.weights), args.data, args.split, args.sheet)
-    except OasisVQError as error:
-        parser.exit(2, f"error: {error}\n")
+    figures = run(OasisVQ.from_pretrained(args.weights), args.data, args.split, args.sheet)
     write_record(args.json or args.weights / FAILURES, figures)
     print(table(figures))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,14 +2,13 @@
 
     python -m oasisvq benchmark same_bytes [--folder DIR] [--seed N] [--json FILE]
 
-Each run has a copy of the code of its own, prepares its own phantom cohort, trains, packages, evaluates and verifies.
+Each run has a copy of the code of its own, prepares its own phantom cohort, trains, evaluates, packages and verifies.
 All of its files must come out with the same sha256. The logs hold the seconds that an epoch took: of them the rest must
 be equal, and of manifest and card all but their hashes. Runs that are finished in DIR are not run again.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -23,18 +22,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._parser import new_parser
 from oasisvq.errors import OasisVQError
+from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
 
-CLONE = Path(__file__).parent.parent
 WEIGHTS = Path("runs/smoke")
 
 
 def start(copy: Path) -> subprocess.Popen[bytes]:
     """Begin, or go on, in a copy of the code; its output goes to a file beside it."""
     if not copy.is_dir():
-        shutil.copytree(CLONE / "oasisvq", copy / "oasisvq", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(CLONE / "train_all.sh", copy)
+        shutil.copytree(HOME / "oasisvq", copy / "oasisvq", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(HOME / "train_all.sh", copy)
     with copy.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             ["bash", str(copy / "train_all.sh"), "--smoke"],
@@ -74,12 +74,9 @@ def hashes(copy: Path) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the hashes. Raises OasisVQError when two of them differ."""
-    parser = argparse.ArgumentParser(
-        "python -m oasisvq benchmark same_bytes", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser(__name__, __doc__)
     parser.add_argument("--folder", type=Path, help="keep the runs there")
     parser.add_argument("--seed", type=int, help="of the moment to kill at (default: another one each time)")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     folder = args.folder or Path(tempfile.mkdtemp())
     first, second, killed = (folder / name for name in ("first", "second", "killed"))
@@ -112,7 +109,3 @@ def main(arguments: list[str] | None = None) -> None:
         raise OasisVQError("the runs differ")
     if args.folder is None:
         shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()
