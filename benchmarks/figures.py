@@ -230,6 +230,7 @@ def rate(weights: Sequence[Weights]) -> str:
 
 def draws(weights: Sequence[Weights]) -> str:
     rows: list[tuple[Row, str]] = [
+        (("codes to choose from at a position", _choice), ""),
         (_spread("AUC of a network, samples against reconstructions", f"{_AGAINST}_reconstructions"), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_AGAINST}_reconstructions_linear"), "0.5"),
         (_spread("AUC of a network, the same at full size", "draws.auc_full_size.against_reconstructions"), "0.5"),
@@ -254,6 +255,27 @@ def draws(weights: Sequence[Weights]) -> str:
         (_figure("the same, from one slice", f"{_MEMBERS}.auc_slices", ".2f"), "0.5"),
     ]
     return _by_model(weights, rows, "At best")
+
+
+def _choice(weights: Weights) -> str:
+    return str(weights.find("draws.top_k") or "all") if weights.find("draws") else NONE
+
+
+def top_k(weights: Sequence[Weights]) -> str:
+    measured = [(one.name, row) for one in weights for row in one.find("top_k.rows") or []]
+    rows = [
+        [
+            name,
+            str(row["top_k"] or "all"),
+            *(f"{ratio:.2f}" for ratio in row["anatomy_ratio"].values()),
+            f"{row['frechet_ratio']:.2f}",
+            f"{row['nearest_ratio']:.2f}",
+        ]
+        for name, row in measured
+    ]
+    if not rows:
+        return NONE
+    return table(["", "codes", *measured[0][1]["anatomy_ratio"], "Fréchet ratio", "nearest training slice"], rows)
 
 
 def strength(weights: Sequence[Weights]) -> str:
@@ -583,6 +605,7 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         lesions,
         lesion_kinds,
         strength,
+        top_k,
         speed,
         refill,
         transformer,

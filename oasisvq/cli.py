@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from oasisvq import __version__
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
-from oasisvq.models.presets import PRESETS, Preset
+from oasisvq.models.presets import PRESETS, TOP_K, Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -348,7 +348,7 @@ def _draw_heads(model: OasisVQ, args: argparse.Namespace, draws: range) -> Figur
             head = model.sample_head(
                 seed=args.seed,
                 temperature=args.temperature,
-                top_k=args.top_k,
+                top_k=args.top_k or None,
                 grade=args.grade,
                 first=draw,
                 on_level=lambda *_: bar.update(),
@@ -376,7 +376,7 @@ def _draw(model: OasisVQ, args: argparse.Namespace, draws: range, bar: tqdm[Any]
                 n,
                 seed=args.seed,
                 temperature=args.temperature,
-                top_k=args.top_k,
+                top_k=TOP_K if args.top_k is None else args.top_k or None,
                 level=args.level,
                 grade=args.grade,
                 first=start,
@@ -576,7 +576,12 @@ def _add_slices(command: Command) -> None:
     sub.add_argument("--level", type=int, help="0 (lowest) to 31 (default: the model chooses)")
     sub.add_argument("--grade", type=float, help="clinical dementia rating 0, 0.5, 1 or 2 (default: the model chooses)")
     sub.add_argument("--temperature", type=float, default=1.0)
-    sub.add_argument("--top-k", type=_count, metavar="K", help="only the K likeliest codes at each position")
+    sub.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help=f"only the K likeliest codes at each position, 0: all (default: {TOP_K}, with --head all)",
+    )
     sub.add_argument("--batch", type=_count, default=16, help="draws at a time; changes speed alone")
     sub.add_argument(
         "--near", type=Path, metavar="DIR", help="tell how far each draw is from the training people of DIR"

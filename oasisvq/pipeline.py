@@ -17,7 +17,7 @@ from oasisvq.hub import sources
 from oasisvq.hub.manifest import COARSE, MODELS
 from oasisvq.models import heads, sampling
 from oasisvq.models.pixelcnn import PixelCNN
-from oasisvq.models.presets import Preset
+from oasisvq.models.presets import TOP_K, Preset
 from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE
 
@@ -192,7 +192,7 @@ class OasisVQ:
         n: int,
         seed: int | Sequence[int] = 0,
         temperature: float = 1.0,
-        top_k: int | None = None,
+        top_k: int | None = TOP_K,
         level: Levels = None,
         grade: Grades = None,
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -206,8 +206,7 @@ class OasisVQ:
             n: how many; draw i depends on the seed and on `first` + i alone, not on n.
             seed: of all draws; or one for each, each of which is then draw `first` of its seed.
             temperature: above 0; logits are divided by it.
-            top_k: keep only the k likeliest codes at each position; None keeps all, as does a stage of a cascade that
-                has no more.
+            top_k: keep only the k likeliest codes at each position; None keeps all, as does a stage that has no more.
             level: 0 (lowest) to levels - 1, of all draws or of each. None draws one for each first; with given codes it
                 leaves the level to the model.
             grade: clinical dementia rating, one of the preset's grades, of all draws or of each; None leaves it to the
@@ -248,7 +247,7 @@ class OasisVQ:
 
         Args:
             n: how many; head i depends on the seed and on `first` + i alone, not on n.
-            temperature, top_k, grade: as for `sample`.
+            temperature, top_k, grade: as for `sample`, but of all codes unless a top_k is given.
             first: number of the first head in the stream of this seed.
             given: codes of some levels, (h, w) int64, which all heads keep: one slice is completed to a head, a gap
                 between two is filled.
@@ -340,11 +339,10 @@ class OasisVQ:
                 mask=mask,
                 on_step=on_step,
                 exact=self.exact_prior,
-                top_k=top_k,
+                top_k=top_k and min(top_k, self.preset.codebook_size),
                 **settings,
             )
         (coarse_given, coarse_mask), (own_given, own_mask) = self._parts(given, mask)
-        coarse_k, own_k = (top_k and min(top_k, stage.codebook_size) for stage in self.preset.stages)
         to_come = torch.zeros(self.preset.grid, dtype=torch.int64) if own_given is None else own_given
 
         def coarse_step(position: int, indices: Tensor, entropy: Tensor) -> None:
@@ -353,7 +351,7 @@ class OasisVQ:
                 on_step(position, self.preset.join(both), entropy)
 
         coarse = self.coarse.draw(
-            n, given=coarse_given, mask=coarse_mask, on_step=coarse_step, top_k=coarse_k, **settings
+            n, given=coarse_given, mask=coarse_mask, on_step=coarse_step, top_k=top_k, **settings
         ).cpu()
         done = coarse[0].numel()
 
@@ -367,7 +365,7 @@ class OasisVQ:
             given=own_given,
             mask=own_mask,
             on_step=own_step,
-            top_k=own_k,
+            top_k=top_k and min(top_k, self.preset.codebook_size),
             exact=self.exact_prior,
             picture=self.exact_picture(coarse),
             stage=1,

@@ -14,8 +14,9 @@ from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
 from oasisvq.app.terms import GLOSSARY
+from oasisvq.models.presets import TOP_K
 
-TOP_K = [5, 10, 20, 50, 100, None]
+TOP_KS = [5, 10, 20, 50, TOP_K, 100, None]
 TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
 KIND = "kind of strip"
 KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperatures", "grade": "Grades", "seen": "Yours"}
@@ -31,7 +32,7 @@ def settings() -> dict:
     address.follow("seed", first["seed"], address.number(int, 0, LARGEST_SEED))
     address.follow("level", first["level"], address.one_of([None, *range(preset.levels)]))
     address.follow("temperature", 1.0, address.number(float, 0.5, 1.5))
-    address.follow("top_k", None, address.one_of(TOP_K))
+    address.follow("top_k", TOP_K, address.one_of(TOP_KS))
     new.button("Draw a new slice", icon=":material/draw:", type="primary", on_click=new_seed)
     level = new.select_slider(
         "Level of the slice",
@@ -49,7 +50,7 @@ def settings() -> dict:
     )
     top_k = more.select_slider(
         "Top-k",
-        TOP_K,
+        TOP_KS,
         format_func=lambda k: "all codes" if k is None else f"{k} likeliest",
         key="top_k",
         persist_state="session",
@@ -60,7 +61,7 @@ def settings() -> dict:
         "seed": (seed, first["seed"]),
         "level": (level, first["level"]),
         "temperature": (temperature, 1.0),
-        "top_k": (top_k, None),
+        "top_k": (top_k, TOP_K),
         "grade": (grade, UNKNOWN),
     }
     address.tell(told)

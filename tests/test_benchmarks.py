@@ -111,6 +111,19 @@ def test_strength(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, mo
     assert before == sampling.APPEARANCE_SCALE
 
 
+def test_top_k(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realism, "FRECHET_SPLITS", 1)
+    top_k = importlib.import_module("benchmarks.quality.top_k")
+    drawn, draw = [], top_k.draw
+    monkeypatch.setattr(top_k, "draw", lambda *a, **b: drawn.append(b["top_k"]) or draw(*a, **b))
+    monkeypatch.setattr(top_k, "NUMBERS", (None, 2))
+    weights = write_weights(tmp_path / "small", preset=replace(TINY, levels=LEVELS))
+    found = run("top_k", "--weights", weights, "--data", tiny_cohort, "--count", 32)
+    assert drawn == [row["top_k"] for row in found["rows"]] == [None, 2]
+    assert all(row["frechet_ratio"] > 0 and row["nearest_ratio"] > 0 for row in found["rows"])
+    assert all(set(row["anatomy_ratio"]) == set(realism.MEASURES) for row in found["rows"])
+
+
 @pytest.mark.slow
 def test_failures(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
     found = run("failures", "--weights", folder, "--data", tiny_cohort)

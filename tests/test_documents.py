@@ -12,7 +12,7 @@ from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
 from oasisvq.hub.card import model_card
 from oasisvq.hub.manifest import MEASURED, read_manifest
-from oasisvq.models.presets import PRESETS
+from oasisvq.models.presets import PRESETS, TOP_K
 from oasisvq.models.sampling import APPEARANCE_SCALE
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +138,15 @@ def test_the_strength_of_brightness_is_that_with_the_least_frechet_ratio_on_vali
             assert found["split"] == "validate"
             means = {row["strength"]: statistics.mean(row["frechet_ratio"]) for row in found["rows"]}
             assert means[APPEARANCE_SCALE] == min(means.values())
+
+
+def test_top_k_is_the_most_at_which_no_measure_of_anatomy_is_far_from_validation_people() -> None:
+    for one in FIGURES["shipped"]():
+        if (found := one.records["top_k"]) is not None:
+            assert found["split"] == "validate"
+            codes = one.preset.stages[0].codebook_size
+            good = [row["top_k"] or codes for row in found["rows"] if max(row["anatomy_ratio"].values()) <= 1.5]
+            assert max(good) == TOP_K
 
 
 MEASURED_ON = {

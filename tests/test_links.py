@@ -79,7 +79,6 @@ HOSTILE = {
     "not a number": {"temperature": "nan"},
     "no temperature": {"temperature": "0"},
     "a level that does not exist": {"level": "32"},
-    "too large a top-k": {"top_k": "9"},
     "cells that are no text of ours": {"cells": "%%%"},
     "cells of another alphabet": {"cells": "é"},
     "cells that are not packed": {"cells": "AAAA"},

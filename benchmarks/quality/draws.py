@@ -28,6 +28,7 @@ from oasisvq.measure.evaluation import prior_bits, reconstruct
 from oasisvq.measure.membership import membership
 from oasisvq.measure.record import write_record
 from oasisvq.models import sampling
+from oasisvq.models.presets import TOP_K
 
 SIZE = 80  # pixels: figures of models of other sizes are taken at this one, so that they can stand side by side
 BATCH = 64
@@ -174,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=640, help="draws (default 640)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-k", type=int, default=TOP_K, help="0: all codes (default %(default)s)")
     parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
     parser.add_argument(
         "--sheet",
@@ -197,7 +198,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     preset = model.preset
     splits = args.split, "train"
     held_out, train = (load_for(preset, args.data, s) for s in splits)
-    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, args.top_k, args.untold)
+    top_k = args.top_k or None
+    drawn, sources = draw(model, held_out, args.count, args.seed, args.temperature, top_k, args.untold)
     codes, again = reconstruct(model, held_out)
     if args.sheet:
         shown = for_sheet(sources, held_out.levels, args.seed)
@@ -219,11 +221,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "judged_at": SIZE,
         "seed": args.seed,
         "temperature": args.temperature,
-        "top_k": args.top_k,
+        "top_k": top_k,
         "untold": args.untold,
         "split": args.split,
         "people": len(set(held_out.cases)),
         "slices": len(held_out),
-        **{name: section | {"temperature": args.temperature, "top_k": args.top_k} for name, section in figures.items()},
+        **{name: section | {"temperature": args.temperature, "top_k": top_k} for name, section in figures.items()},
         "weights_sha256": model.weights_sha256,
     }

@@ -12,6 +12,7 @@ import streamlit as st
 from oasisvq.app.drawing import Drawn, Upper
 from oasisvq.app.models import session_store
 from oasisvq.app.workers import draw_apart
+from oasisvq.models.presets import TOP_K
 
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 GALLERY = "gallery"  # where a session keeps its draws, newest first
 KEPT = 48  # of them
 EIGHT = 8  # side by side
-PLAIN = {"temperature": 1.0, "top_k": None, "grade": None}
+PLAIN = {"temperature": 1.0, "top_k": TOP_K, "grade": None}
 
 
 def fresh(model: OasisVQ, number: int) -> Drawn:

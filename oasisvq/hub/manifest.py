@@ -26,7 +26,8 @@ COARSE = tuple(f"coarse/{name}" for name in MODELS)
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
-MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "strength.json", "codes.json", "heads.json")
+CHOICES = ("strength.json", "top_k.json")  # what was measured to choose a constant
+MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "codes.json", "heads.json", *CHOICES)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in PICTURE_FOLDER: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",

@@ -72,7 +72,7 @@ def measure(
     pick = _like(held_out, sources, train, np.random.default_rng(seed))
     trained_on = np.array(train.cases)
     return {
-        "anatomy": _anatomy_figures(
+        "anatomy": anatomy_figures(
             {"draws": drawn, "reconstructions": reconstructed[sources], "training": train.slices[pick] + 0.5},
             sources,
             real,
@@ -177,7 +177,7 @@ def _panel(pictures: Pictures, name: str) -> dict[str, NDArray[np.float64]]:
     return {measure: np.array([row[measure] for row in rows]) for measure in MEASURES}
 
 
-def _anatomy_figures(
+def anatomy_figures(
     sets: dict[str, Pictures],
     sources: NDArray[np.integer],
     real: Pictures,
