@@ -38,6 +38,7 @@ from oasisvq.app.slots import Slots
 from oasisvq.data.codes import write_codes
 from oasisvq.data.examples import examples
 from oasisvq.errors import OasisVQError
+from oasisvq.models.presets import TOP_K
 from oasisvq.pipeline import OasisVQ
 
 pytestmark = pytest.mark.slow
@@ -197,21 +198,26 @@ def test_a_seed_stands_for_a_slice():
     assert player_of(app)["id"] not in shown
 
 
-def test_the_address_draws_the_slice_again():
+@pytest.mark.parametrize(("level", "top_k"), [(9, TOP_K), (None, None)])
+def test_the_address_draws_the_slice_again(level, top_k):
     app = open_page("generate")
     app.number_input(key="seed").set_value(5).run()
-    app.select_slider(key="level").set_value(9).run()
+    app.select_slider(key="level").set_value(level).run()
+    app.select_slider(key="top_k").set_value(top_k).run()
     app.slider(key="temperature").set_value(0.7).run()
     other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     other.switch_page("pages/generate.py")
     link = dict(parse_qsl(urlsplit(app.code[0].value).query))
-    assert link.keys() == {"seed", "level", "temperature", "weights", "prior"}
+    assert link.keys() == {"seed", "level", "top_k", "temperature", "weights", "prior"}
     for name, value in link.items():
         other.query_params[name] = value
     other.run()
     assert not other.exception
     assert player_of(other)["id"] == player_of(app)["id"]
-    assert (other.number_input(key="seed").value, other.select_slider(key="level").value) == (5, 9)
+    assert other.number_input(key="seed").value == 5
+    assert other.select_slider(key="level").value == int(link["level"])
+    assert level in (None, int(link["level"]))
+    assert other.select_slider(key="top_k").value == top_k
 
 
 def test_settings_that_make_no_sense_are_passed_over():
@@ -414,7 +420,7 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
 
 def test_a_draw_is_that_of_its_seed_and_ends_finished(model):
     [drawn] = draw(model, [PLAIN])
-    expected = model.sample(1, seed=3)
+    expected = model.sample(1, seed=3, top_k=None)
     np.testing.assert_array_equal(drawn.indices, expected.indices[0].numpy())
     np.testing.assert_allclose(drawn.picture / 255, (expected.slices[0, 0].numpy() + 0.5).clip(0, 1), atol=0.003)
     assert np.isfinite(drawn.entropy).all()

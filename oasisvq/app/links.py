@@ -56,7 +56,9 @@ def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: 
 def redraw(url: str, model: OasisVQ, settings: Mapping[str, object]) -> str:
     """The link that draws the same slice or head again, wherever these weights are."""
     made_with = {"weights": _sha256(model, "vqvae")[:12], "prior": _sha256(model, "prior")[:12]}
-    return _with_query(url, {name: value for name, value in settings.items() if value is not None} | made_with)
+    # All codes is a choice of its own: left out, the page would take the usual number.
+    said = {name: value for name, value in settings.items() if value is not None or name == "top_k"}
+    return _with_query(url, said | made_with)
 
 
 def _with_query(url: str, told: Mapping[str, object]) -> str:
