@@ -56,8 +56,8 @@ def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: 
 def redraw(url: str, model: OasisVQ, settings: Mapping[str, object]) -> str:
     """The link that draws the same slice or head again, wherever these weights are."""
     made_with = {"weights": _sha256(model, "vqvae")[:12], "prior": _sha256(model, "prior")[:12]}
-    # All codes is a choice of its own: left out, the page would take the usual number.
-    said = {name: value for name, value in settings.items() if value is not None or name == "top_k"}
+    # Any level, and all codes, are choices of their own: left out, the page would begin with its usual ones.
+    said = {name: value for name, value in settings.items() if value is not None or name in ("level", "top_k")}
     return _with_query(url, said | made_with)
 
 
