@@ -456,7 +456,7 @@ def test_two_parts_grow_coarse_to_fine(model):
     np.testing.assert_array_equal(frames[-1], finished)
     drawn = draw(model, [PLAIN])[0]._replace(frames=tuple(webp(frame) for frame in frames), at=at)
     moving = Image.open(io.BytesIO(animation(drawn)))
-    moving.seek(len(at) + STOPS // 2 - 2)
+    moving.seek(len(at) + STOPS - 2)
     half = np.asarray(moving.convert("L"), float)[:, :160].mean(1)
     assert half[:150].std() < 2, "the finished picture, all grey"
     assert half[170:280].std() > 2, "the coarse one"

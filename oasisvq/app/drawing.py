@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from oasisvq.pipeline import OasisVQ
 
-STOPS = 10  # decoded pictures of a part under way
+STOPS = 5  # decoded pictures of a part under way
 
 
 class Upper(NamedTuple):
@@ -159,7 +159,7 @@ def animation(drawn: Drawn, side: int = 320, milliseconds: int = 180) -> bytes:
     pictures = [np.asarray(Image.open(io.BytesIO(frame)).convert("L")) / 255 for frame in drawn.frames]
     if drawn.at[-1] - drawn.at[-2] > drawn.at[0]:  # a finer part, which covers the coarse one from the top
         *before, coarse, finished = pictures
-        cuts = np.linspace(0, len(finished), STOPS + 1)[1:-1].round().astype(int)
+        cuts = np.linspace(0, len(finished), 2 * STOPS + 1)[1:-1].round().astype(int)
         pictures = [*before, coarse, *(np.concatenate([finished[:cut], coarse[cut:]]) for cut in cuts), finished]
     images = [marked(picture, SYNTHETIC, max(side, len(picture))) for picture in pictures]
     return animated(images, [*[milliseconds] * (len(images) - 1), 2000])

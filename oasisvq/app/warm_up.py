@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,3 +39,6 @@ def _get_ready() -> None:
     workers.start()
     with ThreadPoolExecutor() as threads:
         threads.map(lambda number: gallery.fresh(model, number), range(gallery.EIGHT))
+    # Streamlit collects garbage after each run of a page: it need not look through what the server keeps for good.
+    gc.collect()
+    gc.freeze()
