@@ -146,7 +146,7 @@ def test_the_files_of_a_folder_are_read_as_a_series(tmp_path, monkeypatch):
         dicom.packed(tmp_path)
     monkeypatch.setattr(dicom, "MAX_UNPACKED", 400_000_000)
     (tmp_path / "three").write_bytes(b"")
-    with pytest.raises(OasisVQError, match="3 files.*at most 2 and 400 MB"):
+    with pytest.raises(OasisVQError, match=r"3 files.*at most 2 and 400 MB"):
         dicom.packed(tmp_path)
 
 
@@ -172,9 +172,7 @@ def test_values_are_scaled_with_or_without_an_intercept():
 def test_a_grey_picture_in_three_channels_is_read(apart, taken):
     grey = np.tile(np.arange(3, 67, dtype=np.uint8), (64, 1))
     channels = np.stack([grey - 1, grey, grey + apart - 1], -1) if apart else np.stack([grey] * 3, -1)
-    file = as_bytes(
-        dicom_slice(channels, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
-    )
+    file = as_bytes(dicom_slice(channels, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0))
     if taken:
         np.testing.assert_array_equal(dicom.read(file).voxels[..., 0], grey.T)
     else:
@@ -182,8 +180,8 @@ def test_a_grey_picture_in_three_channels_is_read(apart, taken):
             dicom.read(file)
 
 
-def test_a_deflated_file_is_named(monkeypatch):
-    file = as_bytes(placed(0)[0]).replace(b"Doe^Jane", b"Doe     ")
+def test_a_deflated_file_is_named():
+    file = as_bytes(placed(0)[0])
     deflated = file[:400] + b"1.2.840.10008.1.2.1.99" + file[400:]
     with pytest.raises(OasisVQError, match="deflated"):
         dicom.read(deflated)

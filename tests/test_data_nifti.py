@@ -1,6 +1,7 @@
 """NIfTI from bytes: which headers are taken, and what they make of the voxels."""
 
 import gzip
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -71,6 +72,15 @@ def test_the_largest_volume_is_read_and_one_voxel_more_refused(monkeypatch):
     monkeypatch.setattr(reader, "MAX_VOXELS", VOXELS.size - 1)
     with pytest.raises(OasisVQError, match="too many"):
         reader.read(with_header())
+
+
+def test_what_follows_the_voxels_is_not_unpacked():
+    bomb = gzip.compress(with_header() + bytes(50_000_000), 1)
+    tracemalloc.start()
+    np.testing.assert_array_equal(reader.read(bomb).voxels, VOXELS)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1_000_000
 
 
 def test_voxels_begin_where_the_header_says_and_not_too_far_in(monkeypatch):
