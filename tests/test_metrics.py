@@ -129,6 +129,14 @@ def test_neighbour_table_agrees_with_a_naive_one() -> None:
     np.testing.assert_allclose(table.bits(test).ravel(), wanted)
 
 
+def test_codes_that_were_never_counted_cost_what_none_costs() -> None:
+    """The largest code beside itself is a context beyond all that were seen."""
+    table = metrics.NeighbourTable(np.zeros((1, 3, 3), int), 9)
+    unseen = np.full((1, 3, 3), 8)
+    assert table.histogram_bits(unseen) == pytest.approx(np.full((1, 3, 3), math.log2(18)))
+    assert table.bits(unseen)[0, 1:, 1:] == pytest.approx(np.full((2, 2), math.log2(18)))
+
+
 def test_neighbour_table_is_a_distribution() -> None:
     rng = np.random.default_rng(1)
     size = 7
