@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.stats import binomtest
+
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
 from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest, read_record
@@ -564,6 +566,37 @@ def fuzz(weights: Sequence[Weights]) -> str:
     return f"Inputs without a finding: {told}. On {_when(found)}."
 
 
+def mutants(weights: Sequence[Weights]) -> str:
+    found = record("mutants")
+    if not found:
+        return NONE
+    rows = []
+    for name, row in found["modules"].items():
+        low, high = binomtest(row["caught"], row["mutants"]).proportion_ci(method="wilson")
+        share = f"{row['caught'] / row['mutants']:.0%} ({low:.0%} to {high:.0%})".replace("%", " %")
+        rows.append([f"`oasisvq/{name}.py`", str(row["mutants"]), str(row["caught"]), share])
+    together = [sum(row[key] for row in found["modules"].values()) for key in ("mutants", "caught")]
+    rows.append(["all", *map(str, together), f"{together[1] / together[0]:.0%}".replace("%", " %")])
+    lines = table(["Module", "mutants", "caught", "share"], rows)
+    return f"{lines}\n\nOn {_when(found)}."
+
+
+def survivors(weights: Sequence[Weights]) -> str:
+    found = record("mutants")
+    if not found:
+        return NONE
+    rows = [
+        [
+            f"`{name}`",
+            f"`{one['text']}`".replace("|", "\\|"),
+            f"{one['operator'].replace('_', ' ')}, column {one['column']}",
+        ]
+        for name, row in found["modules"].items()
+        for one in row["survivors"]
+    ]
+    return table(["Module", "line", "change"], rows) if rows else "None."
+
+
 def study(weights: Sequence[Weights]) -> str:
     rows = json.loads((ROOT / "benchmarks" / "study.json").read_text(encoding="utf-8"))["rows"]
     ours = next(row["utilisation"] for row in rows if row["name"] == "base preset")
@@ -594,6 +627,8 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         container,
         streaming,
         fuzz,
+        mutants,
+        survivors,
         study,
         heads,
         trained,
