@@ -9,7 +9,8 @@ run its line, the quickest first; or all of them, where no test runs it by itsel
 by the first test that fails, that takes far more processor time than all of them took unchanged, or far more memory.
 
 `--sample N` takes N places of each module at random, and of several changes to one place one. Modules that were
-measured before keep their rows of the record unless they are named again.
+measured before keep their rows of the record unless they are named again. `--again` tries only the survivors on record,
+after tests were added.
 """
 
 from __future__ import annotations
@@ -72,6 +73,13 @@ class Mutant(NamedTuple):
         """The operator without what it puts in: of `core/ReplaceBinaryOperator_Add_Sub` the first word."""
         return self.operator.partition("/")[2].partition("_")[0]
 
+    def is_of(self, survivor: dict[str, Any]) -> bool:
+        """Whether it is that of a record."""
+        name = self.operator.partition("/")[2]
+        return (self.line, self.column, name, self.occurrence) == tuple(
+            survivor[key] for key in ("line", "column", "operator", "occurrence")
+        )
+
 
 class Order:
     """A plugin of pytest: chosen tests alone, in a given order, or all without servers; and the seconds of each."""
@@ -97,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"default all: {', '.join(MODULES)}")
     parser.add_argument("--sample", type=int, default=40, help="places a module (default 40; 0: every mutant)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--again", action="store_true", help="survivors on record alone, of the sample on record")
     parser.add_argument("--json", type=Path, help="the record that the modules are added to")
     args = parser.parse_args(arguments)
     if unknown := set(args.modules) - set(MODULES):
@@ -105,15 +114,28 @@ def main(arguments: list[str] | None = None) -> None:
     rows: dict[str, Any] = found.get("modules", {})
     for module in args.modules or MODULES:
         tests = [f"tests/test_{name}.py" for name in MODULES[module]]
-        rows[module] = measure(ROOT, f"oasisvq/{module}.py", tests, args.sample, args.seed)
-        rows[module] |= {"sample": args.sample, "seed": args.seed}
+        sample, seed, only = args.sample, args.seed, None
+        if args.again:
+            if not (rows.get(module) or {}).get("survivors"):
+                continue
+            sample, seed, only = (rows[module][key] for key in ("sample", "seed", "survivors"))
+        rows[module] = measure(ROOT, f"oasisvq/{module}.py", tests, sample, seed, only)
+        rows[module] |= {"sample": sample, "seed": seed}
         print(f"{module}: {rows[module]['caught']} of {rows[module]['mutants']} caught", flush=True)
         if args.json:
             write_record(args.json, {"modules": {name: rows[name] for name in MODULES if name in rows}})
 
 
-def measure(root: Path, module: str, tests: Sequence[str], sample: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Mutates one file of a working tree, in a copy of it.
+def measure(
+    root: Path,
+    module: str,
+    tests: Sequence[str],
+    sample: int = 0,
+    seed: int = 0,
+    only: Sequence[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Mutates one file of a working tree, in a copy of it. With `only`, survivors of this sample, all others count as
+    caught.
 
     Returns counts, and of each survivor its place, text, operator and whether any test runs the line. Raises
     OasisVQError when Cosmic Ray is missing, or when the tests fail without any change.
@@ -129,11 +151,15 @@ def measure(root: Path, module: str, tests: Sequence[str], sample: int = 0, seed
         copy = Path(folder) / "tree"
         _copy(root, copy)
         path, text = copy / module, (copy / module).read_text(encoding="utf-8")
-        chosen = _some(_mutants(path), text, sample, seed)
+        chosen = tried = _some(_mutants(path), text, sample, seed)
+        if only is not None:
+            tried = [one for one in chosen if any(one.is_of(survivor) for survivor in only)]
+            if len(tried) != len(only):
+                raise OasisVQError(f"{module} is no longer what the record is of: measure it without --again")
         seconds, by_line, limit = _unchanged(copy, path, tests)
         order = sorted(seconds, key=lambda name: (tests.index(name.partition("::")[0]), seconds[name]))
         survivors = []
-        for number, mutant in enumerate(chosen, 1):
+        for number, mutant in enumerate(tried, 1):
             those = by_line.get(mutant.line, ())
             some = [name for name in order if name in those]
             with mutating.use_mutation(path, plugins.get_operator(mutant.operator)(), mutant.occurrence):
@@ -150,7 +176,7 @@ def measure(root: Path, module: str, tests: Sequence[str], sample: int = 0, seed
                     }
                 )
                 print(f"{module}:{mutant.line}:{mutant.column} {mutant.operator} survives", flush=True)
-            print(f"{number} of {len(chosen)}", end="\r", file=sys.stderr)
+            print(f"{number} of {len(tried)}", end="\r", file=sys.stderr)
     return {"mutants": len(chosen), "caught": len(chosen) - len(survivors), "survivors": survivors}
 
 

@@ -82,6 +82,21 @@ def test_a_larger_sample_holds_a_smaller_one_of_the_same_seed(tree: Path) -> Non
     assert mutants._some(found, LIBRARY, 3, 1) != few
 
 
+def test_survivors_alone_are_tried_again(tree: Path) -> None:
+    mutants = importlib.import_module("benchmarks.mutants")
+    tests = ["tests/test_small.py"]
+    before = mutants.measure(tree, "oasisvq/small.py", tests, sample=3)
+    assert before["survivors"]
+    better = TESTS.replace("add, run, until", "add, forgotten, run, until") + "    assert forgotten(5) == 4\n"
+    (tree / tests[0]).write_text(better)
+    after = mutants.measure(tree, "oasisvq/small.py", tests, 3, 0, before["survivors"])
+    assert after["mutants"] == 3
+    assert after["caught"] > before["caught"]
+    (tree / "oasisvq" / "small.py").write_text("\n" + LIBRARY)
+    with pytest.raises(OasisVQError, match="without --again"):
+        mutants.measure(tree, "oasisvq/small.py", tests, 3, 0, before["survivors"])
+
+
 def test_tests_that_fail_without_a_change_are_an_error(tree: Path) -> None:
     mutants = importlib.import_module("benchmarks.mutants")
     (tree / "tests" / "test_small.py").write_text(TESTS + "    assert add(1, 1) == 3\n")
