@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
 
+from benchmarks.mutants import MODULES as MUTATED
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
 from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest, read_record
@@ -570,14 +571,15 @@ def mutants(weights: Sequence[Weights]) -> str:
     found = record("mutants")
     if not found:
         return NONE
-    rows = []
-    for name, row in found["modules"].items():
-        low, high = binomtest(row["caught"], row["mutants"]).proportion_ci(method="wilson")
-        share = f"{row['caught'] / row['mutants']:.0%} ({low:.0%} to {high:.0%})".replace("%", " %")
-        rows.append([f"`oasisvq/{name}.py`", str(row["mutants"]), str(row["caught"]), share])
-    together = [sum(row[key] for row in found["modules"].values()) for key in ("mutants", "caught")]
-    rows.append(["all", *map(str, together), f"{together[1] / together[0]:.0%}".replace("%", " %")])
-    lines = table(["Module", "mutants", "caught", "share"], rows)
+    rows = [[f"`oasisvq/{name}.py`", NONE, "", ""] for name in MUTATED if name not in found["modules"]]
+    for name, row in reversed(found["modules"].items()):
+        low, high = binomtest(row["caught_at_first"], row["mutants"]).proportion_ci(method="wilson")
+        first = f"{row['caught_at_first']} ({low:.0%} to {high:.0%})".replace("%", " %")
+        now = f"{row['caught']} ({row['caught'] / row['mutants']:.0%})".replace("%", " %")
+        rows.insert(0, [f"`oasisvq/{name}.py`", str(row["mutants"]), first, now])
+    keys = "mutants", "caught_at_first", "caught"
+    rows.append(["all that were drawn", *(str(sum(row[key] for row in found["modules"].values())) for key in keys)])
+    lines = table(["Module", "mutants", "caught at first", "caught now"], rows)
     return f"{lines}\n\nOn {_when(found)}."
 
 
