@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.stats import binomtest
+
 from benchmarks._parser import new_parser
+from benchmarks.system.mutants import MODULES as MUTATED
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
 from oasisvq.hub import sources
@@ -582,6 +585,38 @@ def fuzz(weights: Sequence[Weights]) -> str:
     return f"Inputs without a finding: {told}. On {_when(found)}."
 
 
+def mutants(weights: Sequence[Weights]) -> str:
+    found = record("mutants")
+    if not found:
+        return NONE
+    rows = [[f"`oasisvq/{name}.py`", NONE, "", ""] for name in MUTATED if name not in found["modules"]]
+    for name, row in reversed(found["modules"].items()):
+        low, high = binomtest(row["caught_at_first"], row["mutants"]).proportion_ci(method="wilson")
+        first = f"{row['caught_at_first']} ({low:.0%} to {high:.0%})".replace("%", " %")
+        now = f"{row['caught']} ({row['caught'] / row['mutants']:.0%})".replace("%", " %")
+        rows.insert(0, [f"`oasisvq/{name}.py`", str(row["mutants"]), first, now])
+    keys = "mutants", "caught_at_first", "caught"
+    rows.append(["all that were drawn", *(str(sum(row[key] for row in found["modules"].values())) for key in keys)])
+    lines = table(["Module", "mutants", "caught at first", "caught now"], rows)
+    return f"{lines}\n\nOn {_when(found)}."
+
+
+def survivors(weights: Sequence[Weights]) -> str:
+    found = record("mutants")
+    if not found:
+        return NONE
+    rows = [
+        [
+            f"`{name}`",
+            f"`{one['text']}`".replace("|", "\\|"),
+            f"{one['operator'].replace('_', ' ')}, column {one['column']}",
+        ]
+        for name, row in found["modules"].items()
+        for one in row["survivors"]
+    ]
+    return table(["Module", "line", "change"], rows) if rows else "None."
+
+
 def study(weights: Sequence[Weights]) -> str:
     rows = json.loads((HOME / "benchmarks" / "quality" / "study.json").read_text(encoding="utf-8"))["rows"]
     ours = next(row["utilisation"] for row in rows if row["name"] == "base preset")
@@ -613,6 +648,8 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         container,
         streaming,
         fuzz,
+        mutants,
+        survivors,
         study,
         heads,
         trained,

@@ -15,9 +15,12 @@ from oasisvq import OasisVQ
 from oasisvq.data.examples import examples
 from oasisvq.data.layout import load_split
 from oasisvq.data.slices import foreground, to_model
-from oasisvq.measure.atypical import LEAST, NEARNESS, SMOOTHING, unusual
+from oasisvq.measure.atypical import unusual
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.vqvae import VQVAE
+
+# What was chosen on validation people, see docs/results.md. Stated again: a change of one in the library must be seen.
+NEARNESS, LEAST, SMOOTHING = 0.06, 0.1, 0.035
 
 
 @pytest.fixture(params=[1, 2], ids=["a code a cell", "two codes a cell"])

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "container": "tests/test_container.py",
     "crowd": "tests/test_trust.py runs its visitors; the command is not run",
     "draws": "tests/test_realism.py",
+    "mutants": "tests/test_mutants.py",
     "sampler": "tests/test_sampling.py",
     "screenshots": "needs a browser and minutes; the command is not run",
     "streaming": "takes seconds of a whole core; the command is not run",

@@ -110,6 +110,31 @@ def test_every_byte_of_header_and_message_is_guarded(model: OasisVQ, drawn: torc
         back(model, [broken])
 
 
+@pytest.mark.parametrize(("level", "grade"), [(1, 0), (0, 1)])
+def test_a_level_or_grade_beyond_unknown_is_damage(model: OasisVQ, drawn: torch.Tensor, level: int, grade: int) -> None:
+    (file,) = compress.compress(model, drawn[:1])
+    condition = bytes([file[8] + level, file[9] + 32 * grade])  # both were unknown
+    with pytest.raises(OasisVQError, match="damaged"):
+        back(model, [file[:8] + condition + file[10:]])
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(OasisVQError, match="not finite"):
+        compress._safe_shift([np.array([[0.0, math.nan]])])
+
+
+def test_a_message_is_cut_to_the_fewest_bytes_first() -> None:
+    assert list(compress._cut(b"\x01\x02")) == [b"", b"\x01", b"\x02"]
+    assert list(compress._cut(b"\xff\x05")) == [b"", b"\xff"]
+    assert list(compress._cut(b"")) == []
+    assert list(compress._cut(bytes(range(10))))[:2] == [bytes([0, 1, 2]), bytes([0, 1, 3])]
+
+
+def test_bytes_become_words_with_zeros_behind() -> None:
+    assert compress._words(b"\x01\x02\x03\x04\x05").tolist() == [0x01020304, 0x05000000]
+    assert compress._words(b"\0\0\1\0").tolist() == [256]
+
+
 def test_cut_and_foreign_files_are_refused(model: OasisVQ, drawn: torch.Tensor, tmp_path: Path) -> None:
     (file,) = compress.compress(model, drawn[:1])
     for content in (b"", b"Q", b"PNG" * 20, file[:12], file + bytes(4 * model.preset.codes)):

@@ -160,6 +160,18 @@ def test_a_prior_of_single_slices_is_refused(tmp_path: Path) -> None:
         compress.compress_head(alone, alone.sample(3).indices)
 
 
+def test_a_head_has_only_levels_and_grades_that_there_are(model: OasisVQ) -> None:
+    codes, unknown = any_codes(model, LEVELS), len(TINY.grades)
+    for lowest, count, grade in ((1, LEVELS, 0), (-1, 2, 0), (0, 2, -1), (0, 2, unknown + 1), (LEVELS, 0, 0)):
+        with pytest.raises(OasisVQError, match="a head has levels from 0 to 3"):
+            compress.compress_head(model, codes[:count], lowest, grade)
+    for lowest, count, grade in ((1, LEVELS - 1, unknown), (LEVELS - 1, 1, 0)):
+        file = compress.compress_head(model, codes[:count], lowest, grade)
+        found, level = compress.decompress_head(model, "head.ovq", file)
+        assert torch.equal(found, codes[:count])
+        assert level == lowest
+
+
 def test_a_missing_neighbour_is_an_unknown_one(model: OasisVQ) -> None:
     stage = model.stages[0]
     codes = torch.randint(stage.preset.codebook_size, (2, *stage.preset.grid))

@@ -5,11 +5,12 @@ import tracemalloc
 import zipfile
 import zlib
 from base64 import urlsafe_b64encode
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
-from tiny_weights import write_weights
+from tiny_weights import TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.app.links import address, of_draw, pack, restore, unpack
@@ -85,6 +86,9 @@ HOSTILE = {
     "cells that never end": {"cells": urlsafe_b64encode(zlib.compress(bytes(10_000_000))).decode()},
     "codes outside the codebook": {"cells": pack(np.zeros((4, 4), int), np.full((4, 4), 9))},
     "the code after the last": {"cells": pack(np.zeros((4, 4), int), np.eye(4, dtype=int) * 8)},
+    "fewer flags than cells": {"cells": urlsafe_b64encode(zlib.compress(b"\0")).decode()},
+    "a cell without its code": {"cells": urlsafe_b64encode(zlib.compress(b"\x80\0")).decode()},
+    "more after the last code": {"cells": urlsafe_b64encode(zlib.compress(b"\xff\xff" + bytes(33))).decode()},
     "cells of another grid": {"cells": pack(np.zeros((40, 40), int), np.ones((40, 40), int))},
 }
 
@@ -121,6 +125,30 @@ def test_a_link_keeps_at_least_a_row_of_an_example_and_leaves_one(tiny):
     for rows in (0, 4):
         with pytest.raises(OasisVQError, match="more rows than there are"):
             restore(tiny, link | {"rows": str(rows)}, {"Head": example}.get)
+
+
+def test_a_grid_that_does_not_fill_its_last_byte_comes_back():
+    original = np.zeros((3, 5), int)
+    indices = np.arange(15).reshape(3, 5)
+    np.testing.assert_array_equal(unpack(pack(original, indices), original, 15), indices)
+
+
+def test_the_largest_number_is_taken_and_the_next_refused(tiny):
+    codes = np.zeros(tiny.preset.grid, int)
+    honest = parameters(address("http://x/", tiny, of_draw(PLAIN), codes, codes))
+    assert restore(tiny, honest | {"seed": str(2**31 - 1)}, {}.get).origin["seed"] == "2147483647"
+    with pytest.raises(OasisVQError, match="seed is out of range"):
+        restore(tiny, honest | {"seed": str(2**31)}, {}.get)
+
+
+def test_rows_of_an_example_are_counted_down_the_grid(tmp_path):
+    """Where a cell has two codes, a grid is wider than tall."""
+    model = OasisVQ.from_pretrained(write_weights(tmp_path / "weights", preset=replace(TINY, depth=2)))
+    example = model.sample(1, seed=8).indices[0].numpy()
+    link = parameters(address("http://x/", model, of_draw(PLAIN, "Head", 3), example, example))
+    np.testing.assert_array_equal(restore(model, link, {"Head": example}.get).original[:3], example[:3])
+    with pytest.raises(OasisVQError, match="more rows than there are"):
+        restore(model, link | {"rows": "4"}, {"Head": example}.get)
 
 
 def test_cells_that_never_end_are_not_unpacked():

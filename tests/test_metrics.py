@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from pytorch_msssim import ssim as reference_ssim
+from tiny_weights import CASCADE, TINY
 
+from oasisvq.data.slices import to_model
 from oasisvq.measure import metrics
 
 
@@ -40,6 +42,17 @@ def test_foreground_ssim_ignores_the_background_and_counts_holes(pair: tuple[np.
     assert math.isnan(metrics.foreground_ssim(np.zeros_like(a), a))
 
 
+def test_pictures_are_clipped_before_they_are_compared(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = pair
+    beyond = np.where(a == 0, -0.5, np.where(b > 0.9, 1.5, b))
+    clipped = np.clip(beyond, 0, 1)
+    for measure in (metrics.ssim, metrics.psnr, metrics.foreground_ssim):
+        assert measure(a, beyond) == pytest.approx(measure(a, clipped))
+    for measure in (metrics.ssim, metrics.psnr):
+        assert measure(beyond, a) == pytest.approx(measure(clipped, a))
+        assert measure(beyond, a) < measure(a, a)
+
+
 def test_psnr_by_hand() -> None:
     assert metrics.psnr(np.zeros((8, 8)), np.full((8, 8), 0.1)) == pytest.approx(20)
 
@@ -60,6 +73,13 @@ def test_people_weigh_alike_however_many_slices_they_have() -> None:
     assert per_person.tolist() == [1, 0]
     low, high = metrics.bootstrap_ci95(per_person)
     assert (low, high) == (0, 1)
+
+
+def test_the_interval_is_the_same_whenever_it_is_taken() -> None:
+    """A record says it to the last digit, so neither the seed nor the number of draws may change."""
+    low, high = metrics.bootstrap_ci95(np.arange(7.0) ** 2)
+    means = np.arange(7.0)[np.random.default_rng(0).integers(7, size=(10_000, 7))] ** 2
+    assert (low, high) == tuple(np.percentile(means.mean(1), [2.5, 97.5]))
 
 
 @pytest.mark.parametrize("people", [30, 1000])
@@ -109,6 +129,14 @@ def test_neighbour_table_agrees_with_a_naive_one() -> None:
     np.testing.assert_allclose(table.bits(test).ravel(), wanted)
 
 
+def test_codes_that_were_never_counted_cost_what_none_costs() -> None:
+    """The largest code beside itself is a context beyond all that were seen."""
+    table = metrics.NeighbourTable(np.zeros((1, 3, 3), int), 9)
+    unseen = np.full((1, 3, 3), 8)
+    assert table.histogram_bits(unseen) == pytest.approx(np.full((1, 3, 3), math.log2(18)))
+    assert table.bits(unseen)[0, 1:, 1:] == pytest.approx(np.full((2, 2), math.log2(18)))
+
+
 def test_neighbour_table_is_a_distribution() -> None:
     rng = np.random.default_rng(1)
     size = 7
@@ -128,6 +156,20 @@ def test_the_codes_of_a_cell_are_all_in_the_brain_or_none() -> None:
     once, thrice = (metrics.brain_cells(slices, grid) for grid in ((2, 2), (2, 6)))
     assert np.array_equal(thrice, once.repeat(3, axis=2))
     assert metrics.background_cells(slices, (4, 8)).shape == (2, 4, 8)
+
+
+def test_brain_codes_of_a_cascade_are_those_of_its_stages() -> None:
+    rng = np.random.default_rng(0)
+    slices = np.zeros((3, 24, 24), np.float32)
+    slices[:, 6:20, 3:15] = 0.2 + 0.6 * rng.random((3, 14, 12))
+    found = metrics.brain_codes(slices, CASCADE)
+    small = to_model(slices, TINY.size) + 0.5
+    coarse, own = metrics.brain_cells(small, (4, 4)), metrics.brain_cells(slices, (6, 6))
+    assert found.shape == (3, *CASCADE.shape)
+    np.testing.assert_array_equal(found.reshape(3, -1)[:, :16], coarse.reshape(3, -1))
+    np.testing.assert_array_equal(found.reshape(3, -1)[:, 16:], own.reshape(3, -1))
+    assert coarse.any()
+    assert not own.all()
 
 
 def test_background_begins_two_cells_from_the_brain() -> None:

@@ -1,13 +1,22 @@
 """Causality of the prior, by gradient at every position, and its conditions."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from oasisvq.data.examples import examples
+from oasisvq.data.slices import to_model
+from oasisvq.hub import sources
+from oasisvq.hub.manifest import MODELS, read_manifest, read_record
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
+from oasisvq.models.vqvae import VQVAE
 
 TINY = replace(PRESETS["smoke"], size=24, codebook_size=11, prior_channels=8, prior_layers=6, prior_heads=2)
 DEEP = replace(TINY, size=16, depth=3)
@@ -126,3 +135,52 @@ def test_the_scale_moves_appearance_away_from_unknown_in_training_as_in_eval_mod
     table = prior.look.weight
     table.copy_(table[-1] + scale * (table - table[-1]))
     torch.testing.assert_close(prior.condition(zero, zero, appearance)[0], scaled)
+
+
+@pytest.mark.parametrize("name", ["base", "heads", "large"])
+def test_weights_that_ship_have_the_shapes_of_their_preset(name: str) -> None:
+    folder = sources.BUNDLED / name
+    preset = Preset.from_dict(read_manifest(folder)["preset"])
+    for stage in preset.stages:
+        place = folder if stage.name == preset.name else folder / "coarse"
+        with safe_open(place / "prior.safetensors", "pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        assert {key: tuple(tensor.shape) for key, tensor in PixelCNN(stage).state_dict().items()} == shapes
+
+
+@torch.inference_mode()
+def test_weights_that_ship_still_expect_what_they_expected() -> None:
+    """Of another man than those of the record, so some bits are allowed for."""
+    folder = sources.BUNDLED / "base"
+    manifest = read_manifest(folder)
+    preset = Preset.from_dict(manifest["preset"])
+    models = VQVAE(preset).eval(), PixelCNN(preset).eval()
+    for model, file in zip(models, MODELS, strict=True):
+        model.load_state_dict({key: x.float() for key, x in load_file(folder / file).items()})
+    slices = torch.from_numpy(to_model(examples()["Colin 27, level 12"][None], preset.size))[:, None]
+    indices = models[0].encode(slices)
+    logits = models[1](indices, torch.tensor([12]), torch.tensor([len(preset.grades)]))
+    bits = float(F.cross_entropy(logits, indices)) / math.log(2)
+    assert bits < 1.3 * read_record(folder, manifest, "results.json")["nll_bits_per_code"]
+
+
+def test_size_and_grid_are_those_of_the_preset(deep: PixelCNN) -> None:
+    tall = PixelCNN(replace(DEEP, size=32))
+    assert (deep.grid, deep.size) == ((4, 12), (16, 16))
+    assert (tall.grid, tall.size) == ((8, 24), (32, 32))
+
+
+def test_before_training_grade_and_appearance_make_no_difference_and_places_hardly_any() -> None:
+    torch.manual_seed(0)
+    prior = PixelCNN(replace(TINY, size=80))
+    assert not prior.grade.weight.any()
+    assert prior.look is not None
+    assert not prior.look.weight.any()
+    for position in (prior.position_v, prior.position_h):
+        assert float(position.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(("layers", "ends"), [(3, ["0", "1"]), (6, ["1", "3"]), (15, ["4", "9"]), (8, ["1", "4"])])
+def test_attention_and_mirror_follow_the_first_and_the_second_third(layers: int, ends: list[str]) -> None:
+    prior = PixelCNN(replace(TINY, prior_layers=layers))
+    assert list(prior.attention) == list(prior.mirror) == ends

@@ -5,8 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from oasisvq.models.presets import PRESETS
+from oasisvq.data.examples import examples
+from oasisvq.data.slices import to_model
+from oasisvq.hub import sources
+from oasisvq.hub.manifest import read_manifest, read_record
+from oasisvq.measure.metrics import ssim
+from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.vqvae import VQVAE, VectorQuantiser
 
 TINY = replace(PRESETS["smoke"], channels=(8, 8), code_dim=4, codebook_size=16)
@@ -200,6 +207,29 @@ def test_a_finer_stage_is_given_the_picture_and_says_what_to_add_to_it() -> None
     torch.nn.init.zeros_(model.decoder.last.weight)
     torch.nn.init.zeros_(model.decoder.last.bias)
     assert torch.equal(model.decoder(codes, picture), picture)
+
+
+@pytest.mark.parametrize("name", ["base", "heads", "large"])
+def test_weights_that_ship_have_the_shapes_of_their_preset(name: str) -> None:
+    folder = sources.BUNDLED / name
+    preset = Preset.from_dict(read_manifest(folder)["preset"])
+    for stage in preset.stages:
+        place = folder if stage.name == preset.name else folder / "coarse"
+        with safe_open(place / "vqvae.safetensors", "pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        assert {key: tuple(tensor.shape) for key, tensor in VQVAE(stage).state_dict().items()} == shapes
+
+
+@torch.inference_mode()
+def test_weights_that_ship_still_reconstruct_as_clearly_as_measured() -> None:
+    """Of another man than those of the record, so a little is allowed for."""
+    folder = sources.BUNDLED / "base"
+    manifest = read_manifest(folder)
+    model = VQVAE(Preset.from_dict(manifest["preset"])).eval()
+    model.load_state_dict({key: x.float() for key, x in load_file(folder / "vqvae.safetensors").items()})
+    slices = to_model(examples()["Colin 27, level 12"][None], manifest["preset"]["size"])
+    decoded = model.decode(model.encode(torch.from_numpy(slices)[:, None]))[:, 0].numpy()
+    assert ssim(slices[0] + 0.5, decoded[0] + 0.5) > read_record(folder, manifest, "results.json")["ssim_mean"] - 0.02
 
 
 def test_black_border_costs_one_code() -> None:
