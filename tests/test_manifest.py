@@ -14,7 +14,7 @@ from tiny_weights import DATA, RESULTS, TINY, TRAINING, write_weights
 from torch import nn
 
 from oasisvq.errors import OasisVQError
-from oasisvq.hub.manifest import FIGURES, MODELS, PICTURES, is_record, pictures_in, read_manifest, read_record
+from oasisvq.hub.manifest import MODELS, PICTURE_FOLDER, PICTURES, is_record, pictures_in, read_manifest, read_records
 from oasisvq.hub.manifest import write_manifest as write
 from oasisvq.hub.verification import _Unfilled, read_tensors, verify
 
@@ -122,9 +122,9 @@ def test_a_manifest_lists_both_models_and_nothing_unknown(folder: Path, name: st
 
 def test_a_record_is_what_the_manifest_lists_and_nothing_else(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert read_record(folder, manifest, "results.json")["ssim_mean"] == RESULTS["ssim_mean"]
+    assert read_records(folder, manifest)["results"]["ssim_mean"] == RESULTS["ssim_mean"]
     (folder / "rate.json").write_text("{}")
-    assert read_record(folder, manifest, "rate.json") is None
+    assert read_records(folder, manifest)["rate"] is None
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_results_that_do_not_say_of_which_weights_they_are_are_never_shipped(fol
 def test_pictures_of_a_card_are_those_that_are_there(folder: Path) -> None:
     assert pictures_in(folder) == []
     first, *_, last = PICTURES
-    (folder / FIGURES).mkdir()
+    (folder / PICTURE_FOLDER).mkdir()
     for name in (first, last, "other.png"):
-        (folder / FIGURES / name).write_bytes(b"")
+        (folder / PICTURE_FOLDER / name).write_bytes(b"")
     assert pictures_in(folder) == [f"figures/{first}", f"figures/{last}"]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import MODELS, read_manifest, read_record
+from oasisvq.hub.manifest import MODELS, read_manifest, read_records
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.vqvae import VQVAE
@@ -161,7 +161,7 @@ def test_weights_that_ship_still_expect_what_they_expected() -> None:
     indices = models[0].encode(slices)
     logits = models[1](indices, torch.tensor([12]), torch.tensor([len(preset.grades)]))
     bits = float(F.cross_entropy(logits, indices)) / math.log(2)
-    assert bits < 1.3 * read_record(folder, manifest, "results.json")["nll_bits_per_code"]
+    assert bits < 1.3 * read_records(folder, manifest)["results"]["nll_bits_per_code"]
 
 
 def test_size_and_grid_are_those_of_the_preset(deep: PixelCNN) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from oasisvq.data.examples import examples
 from oasisvq.data.slices import to_model
 from oasisvq.hub import sources
-from oasisvq.hub.manifest import read_manifest, read_record
+from oasisvq.hub.manifest import read_manifest, read_records
 from oasisvq.measure.metrics import ssim
 from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.vqvae import VQVAE, VectorQuantiser
@@ -229,7 +229,7 @@ def test_weights_that_ship_still_reconstruct_as_clearly_as_measured() -> None:
     model.load_state_dict({key: x.float() for key, x in load_file(folder / "vqvae.safetensors").items()})
     slices = to_model(examples()["Colin 27, level 12"][None], manifest["preset"]["size"])
     decoded = model.decode(model.encode(torch.from_numpy(slices)[:, None]))[:, 0].numpy()
-    assert ssim(slices[0] + 0.5, decoded[0] + 0.5) > read_record(folder, manifest, "results.json")["ssim_mean"] - 0.02
+    assert ssim(slices[0] + 0.5, decoded[0] + 0.5) > read_records(folder, manifest)["results"]["ssim_mean"] - 0.02
 
 
 def test_black_border_costs_one_code() -> None:
