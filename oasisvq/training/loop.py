@@ -42,7 +42,7 @@ SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 CONDITION_DROPOUT = 0.1  # share of training slices whose level, or grade, is hidden from the prior
 APPEARANCE_DROPOUT = 0.3  # share whose appearance is hidden: slices are scored without it
-NEIGHBOURS = (0.3, 0.25, 0.25, 0.2)  # shares that are shown neither neighbour, the one below, the one above, both
+NEIGHBOURS = (0.4, 0.2, 0.2, 0.2)  # shares that are shown neither neighbour, the one below, the one above, both
 VALIDATED = 4  # every fourth validation slice picks the epoch: those between are nearly copies
 
 Batch = Mapping[str, Tensor]
