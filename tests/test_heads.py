@@ -16,7 +16,7 @@ from oasisvq.cli import main
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.models import heads, sampling
 from oasisvq.training.codes import CodeSet, encode_split
-from oasisvq.training.loop import PriorTask
+from oasisvq.training.loop import NEAREST_ALONE, NEIGHBOURS, PriorTask
 
 LEVELS = 4
 KNOWING = replace(TINY, levels=LEVELS, prior_neighbours=2)
@@ -47,7 +47,6 @@ def load(folder: Path, preset) -> OasisVQ:
 
 def test_a_head_grows_from_its_middle() -> None:
     assert heads.outward(range(6)) == [[3], [2, 4], [1, 5], [0]]
-
 
     assert heads.outward(range(8), reach=2) == [[4], [3], [2, 5], [1, 6], [0, 7]]
 
@@ -252,18 +251,34 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     codes = encode_split(stage.tokenizer, slices, tmp_path, "train", "0" * 64, torch.device("cpu"))
     assert isinstance(codes, CodeSet)
     task = PriorTask(stage.preset, stage.tokenizer)
+    near = stage.preset.near
+    every = torch.ones(1, len(near), dtype=torch.bool)
     batch = {k: v[None] for k, v in codes[1].items()}
     for mirrored in (False, True):
-        pictures = task.add_neighbours(None, batch, torch.tensor([mirrored]), torch.tensor([[True, True]]))
-        for side, at in ((0, 0), (1, 2)):
-            picture = torch.from_numpy(slices.slices[at])[None, None]
+        pictures = task.add_neighbours(None, batch, torch.tensor([mirrored]), every)
+        for offset in (-1, 1):
+            picture = torch.from_numpy(slices.slices[1 + offset])[None, None]
             shown = stage.reconstruct(picture.flip(3) if mirrored else picture).slices[0, 0]
-            torch.testing.assert_close(pictures[0, side], shown)
-    hidden = task.add_neighbours(None, batch, torch.tensor([False]), torch.tensor([[False, True]]))
-    assert (hidden[0, 0] == 0).all()
-    assert (hidden[0, 1] != 0).any()
-    edge = {k: v[None] for k, v in codes[2].items()}
-    assert (task.add_neighbours(None, edge, torch.tensor([False]), torch.tensor([[True, True]]))[0, 1] == 0).all()
+            torch.testing.assert_close(pictures[0, near.index(offset)], shown)
+    hidden = task.add_neighbours(None, batch, torch.tensor([False]), torch.tensor([[offset == 1 for offset in near]]))
+    assert [bool((picture != 0).any()) for picture in hidden[0]] == [offset == 1 for offset in near]
+    edge = {k: v[None] for k, v in codes[2].items()}  # the highest of its person
+    there = task.add_neighbours(None, edge, torch.tensor([False]), every)[0]
+    assert [bool((picture != 0).any()) for picture in there] == [offset < 0 for offset in near]
+
+
+def test_what_lies_further_is_shown_with_what_lies_between(model: OasisVQ) -> None:
+    stage = model.stages[0]
+    shown = PriorTask(stage.preset, stage.tokenizer).shown(4000, torch.Generator().manual_seed(0)).float()
+    near = list(stage.preset.near)
+    for side in (-1, 1):
+        share = NEIGHBOURS[(side + 1) // 2 + 1] + NEIGHBOURS[3]
+        assert shown[:, near.index(side)].mean() == pytest.approx(share, abs=0.03)
+        if 2 * side in near:
+            behind = shown[:, near.index(2 * side)]
+            assert behind.mean() == pytest.approx(share * (1 - NEAREST_ALONE), abs=0.03)
+            assert (behind <= shown[:, near.index(side)]).all()
+    assert (shown.sum(1) == 0).float().mean() == pytest.approx(NEIGHBOURS[0], abs=0.03)
 
 
 def test_drawn_heads_from_the_command_line(
