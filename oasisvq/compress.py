@@ -200,7 +200,7 @@ def decompress_head(model: OasisVQ, name: str, content: bytes) -> tuple[Tensor, 
 
 
 def _check_head(model: OasisVQ, lowest: int, count: int, grade: int) -> None:
-    if not model.stages[0].prior.neighbours:
+    if not model.stages[0].prior.near:
         raise OasisVQError("this model's prior knows single slices alone: compress them one by one")
     if not (lowest >= 0 and 1 <= count <= model.preset.levels - lowest and 0 <= grade <= len(model.preset.grades)):
         raise OasisVQError(f"a head has levels from 0 to {model.preset.levels - 1} and grades that the preset knows")

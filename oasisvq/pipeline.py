@@ -256,7 +256,7 @@ class OasisVQ:
 
         Raises OasisVQError when the prior knows nothing of neighbours, or a setting is out of range.
         """
-        if not self.stages[0].prior.neighbours:
+        if not self.stages[0].prior.near:
             raise OasisVQError(
                 "this model's prior draws single slices alone: take weights that know neighbouring levels"
             )
@@ -431,18 +431,17 @@ class OasisVQ:
 
         Args:
             level: as in `sample`; None: unknown.
-            stack: the slices are of levels in succession, the lowest first: each is also given the one below and the
-                one above, where the prior knows neighbours.
+            stack: the slices are of levels in succession, the lowest first: each is also given its neighbours, where
+                the prior knows them.
         """
         condition = {"level": self._level(level), "grade": self._grade(grade)}
         bits = []
         for stage, own, coarse in self._by_stage(indices):
             picture = stage.tokenizer.picture(*coarse)
-            if stack and stage.prior.neighbours:
+            if stack and stage.prior.near:
                 slices = stage.vqvae.decode(own, picture)  # (B, 1, S, S)
-                nothing = torch.zeros_like(slices[:1])
-                near = [torch.cat([nothing, slices[:-1]]), torch.cat([slices[1:], nothing])]
-                picture = torch.cat(near if picture is None else [picture, *near], 1)
+                near = heads.neighbours(slices, stage.prior.near)
+                picture = near if picture is None else torch.cat([picture, near], 1)
             bits.append(sampling.surprise(stage.prior, own, picture=picture, **condition).cpu())
         return self.preset.join(bits)
 

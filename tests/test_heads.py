@@ -16,7 +16,7 @@ from oasisvq.cli import main
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.models import heads, sampling
 from oasisvq.training.codes import CodeSet, encode_split
-from oasisvq.training.loop import PriorTask
+from oasisvq.training.loop import NEAREST_ALONE, NEIGHBOURS, PriorTask
 
 LEVELS = 4
 KNOWING = replace(TINY, levels=LEVELS, prior_neighbours=2)
@@ -26,6 +26,7 @@ KINDS = {
     "one stage": KNOWING,
     "cascade": CASCADE,
     "cascade of two that know": replace(CASCADE, prior_neighbours=2),
+    "two levels on either side": replace(KNOWING, prior_neighbours=4),
 }
 
 
@@ -47,14 +48,17 @@ def load(folder: Path, preset) -> OasisVQ:
 def test_a_head_grows_from_its_middle() -> None:
     assert heads.outward(range(6)) == [[3], [2, 4], [1, 5], [0]]
 
+    assert heads.outward(range(8), reach=2) == [[4], [3], [2, 5], [1, 6], [0, 7]]
 
-@pytest.mark.parametrize("known", [{0}, {5}, {2}, {0, 5}, {0, 4}, {1, 2, 5}])
-def test_every_level_is_drawn_once_and_never_with_its_neighbour(known: set[int]) -> None:
+
+@pytest.mark.parametrize("reach", [1, 2])
+@pytest.mark.parametrize("known", [set(), {0}, {5}, {2}, {0, 5}, {0, 4}, {1, 2, 5}])
+def test_every_level_is_drawn_once_and_never_with_its_neighbour(known: set[int], reach: int) -> None:
     there = set(known)
-    for step in heads.outward(range(6), known):
+    for step in heads.outward(range(6), known, reach):
         for level in step:
-            assert {level - 1, level + 1} & there
-            assert not {level - 1, level + 1} & set(step)
+            assert not there or {level - 1, level + 1} & there
+            assert not set(range(level - reach, level + reach + 1)) & set(step) - {level}
         assert not there & set(step)
         there |= set(step)
     assert there == set(range(6))
@@ -64,6 +68,7 @@ def test_only_levels_between_known_ones_are_drawn_again() -> None:
     assert heads.between(range(6), {2}) == []
     assert heads.between(range(6), {0, 1}) == []
     assert heads.between(range(7), {1, 5}) == [[2, 4], [3]]
+    assert heads.between(range(9), {1, 7}, reach=2) == [[3, 6], [4], [2, 5]]
 
 
 def by_hand(model: OasisVQ, seed: int) -> torch.Tensor:
@@ -79,7 +84,7 @@ def by_hand(model: OasisVQ, seed: int) -> torch.Tensor:
             given = [] if picture is None else [picture]
             if stage.preset.prior_neighbours:
                 grey = torch.zeros(1, 1, stage.preset.size, stage.preset.size, dtype=torch.float64)
-                given += [slices.get(level + side, grey) for side in (-1, 1)]
+                given += [slices.get(level + side, grey) for side in stage.preset.near]
             stream = np.random.default_rng((seed, level, *((3, number) if number else ())))
             codes[level] = naive(stage, stream, level, rank, torch.cat(given, 1))
             slices[level] = exact.vqvae.decode(codes[level, None], picture)
@@ -128,11 +133,12 @@ def test_levels_hang_together(model: OasisVQ) -> None:
 
 def test_a_gap_between_given_slices_is_filled_and_they_are_kept(model: OasisVQ) -> None:
     lowest, highest, other = any_codes(model, 3)
-    filled = model.sample_head(2, seed=1, given={0: lowest, 3: highest}).indices
-    assert torch.equal(filled[:, 0], lowest.expand(2, *lowest.shape))
-    assert torch.equal(filled[:, 3], highest.expand(2, *lowest.shape))
+    filled = model.sample_head(8, seed=1, given={0: lowest, 3: highest}).indices
+    assert torch.equal(filled[:, 0], lowest.expand(8, *lowest.shape))
+    assert torch.equal(filled[:, 3], highest.expand(8, *lowest.shape))
     # The level next to one end knows of the other end too, by the levels that were drawn again.
-    assert not torch.equal(filled[0, 1], model.sample_head(seed=1, given={0: lowest, 3: other}).indices[0, 1])
+    elsewhere = model.sample_head(8, seed=1, given={0: lowest, 3: other}).indices
+    assert not torch.equal(filled[:, 1], elsewhere[:, 1])
 
 
 def test_each_level_is_shown_when_it_is_drawn(model: OasisVQ) -> None:
@@ -184,13 +190,14 @@ def test_a_missing_neighbour_is_an_unknown_one(model: OasisVQ) -> None:
     assert (alone - black).abs().max() > 0.1
 
 
-def test_surprise_of_a_stack_is_each_slice_given_both_neighbours(model: OasisVQ) -> None:
+def test_surprise_of_a_stack_is_each_slice_given_its_neighbours(model: OasisVQ) -> None:
     codes = model.sample_head(seed=2).indices[0]
     bits = model.surprise(codes, list(range(LEVELS)), stack=True)
     coarse, *_ = model.preset.split(codes)
     stage = model.stages[0]
     slices = stage.decode(coarse)[:, 0]
-    near = torch.stack([slices[1], slices[3]])[None]
+    grey = torch.zeros_like(slices[0])
+    near = torch.stack([slices[2 + side] if 2 + side < LEVELS else grey for side in stage.preset.near])[None]
     with torch.inference_mode():
         logits = stage.prior(coarse[2:3], torch.tensor([2]), torch.tensor([len(TINY.grades)]), picture=near)
     expected = torch.nn.functional.cross_entropy(logits, coarse[2:3], reduction="none") / np.log(2)
@@ -240,14 +247,14 @@ def stacks() -> SliceSet:
 
 def test_neighbours_are_of_the_same_person(tmp_path: Path) -> None:
     slices = stacks()
-    assert [slices.beside(i) for i in range(6)] == [
-        (False, True),
-        (True, True),
-        (True, False),
-        (False, False),
-        (False, False),
-        (False, False),
-    ]
+    assert {(i, offset) for i in range(6) for offset in (-2, -1, 1, 2) if slices.beside(i, offset)} == {
+        (0, 1),
+        (0, 2),
+        (1, -1),
+        (1, 1),
+        (2, -1),
+        (2, -2),
+    }
 
 
 def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_path: Path) -> None:
@@ -256,18 +263,34 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     codes = encode_split(stage.tokenizer, slices, tmp_path, "train", "0" * 64, torch.device("cpu"))
     assert isinstance(codes, CodeSet)
     task = PriorTask(stage.preset, stage.tokenizer)
+    near = stage.preset.near
+    every = torch.ones(1, len(near), dtype=torch.bool)
     batch = {k: v[None] for k, v in codes[1].items()}
     for mirrored in (False, True):
-        pictures = task.add_neighbours(None, batch, torch.tensor([mirrored]), torch.tensor([[True, True]]))
-        for side, at in ((0, 0), (1, 2)):
-            picture = torch.from_numpy(slices.slices[at])[None, None]
+        pictures = task.add_neighbours(None, batch, torch.tensor([mirrored]), every)
+        for offset in (-1, 1):
+            picture = torch.from_numpy(slices.slices[1 + offset])[None, None]
             shown = stage.reconstruct(picture.flip(3) if mirrored else picture).slices[0, 0]
-            torch.testing.assert_close(pictures[0, side], shown)
-    hidden = task.add_neighbours(None, batch, torch.tensor([False]), torch.tensor([[False, True]]))
-    assert (hidden[0, 0] == 0).all()
-    assert (hidden[0, 1] != 0).any()
-    edge = {k: v[None] for k, v in codes[2].items()}
-    assert (task.add_neighbours(None, edge, torch.tensor([False]), torch.tensor([[True, True]]))[0, 1] == 0).all()
+            torch.testing.assert_close(pictures[0, near.index(offset)], shown)
+    hidden = task.add_neighbours(None, batch, torch.tensor([False]), torch.tensor([[offset == 1 for offset in near]]))
+    assert [bool((picture != 0).any()) for picture in hidden[0]] == [offset == 1 for offset in near]
+    edge = {k: v[None] for k, v in codes[2].items()}  # the highest of its person
+    there = task.add_neighbours(None, edge, torch.tensor([False]), every)[0]
+    assert [bool((picture != 0).any()) for picture in there] == [offset < 0 for offset in near]
+
+
+def test_what_lies_further_is_shown_with_what_lies_between(model: OasisVQ) -> None:
+    stage = model.stages[0]
+    shown = PriorTask(stage.preset, stage.tokenizer).shown(4000, torch.Generator().manual_seed(0)).float()
+    near = list(stage.preset.near)
+    for side in (-1, 1):
+        share = NEIGHBOURS[(side + 1) // 2 + 1] + NEIGHBOURS[3]
+        assert shown[:, near.index(side)].mean() == pytest.approx(share, abs=0.03)
+        if 2 * side in near:
+            behind = shown[:, near.index(2 * side)]
+            assert behind.mean() == pytest.approx(share * (1 - NEAREST_ALONE), abs=0.03)
+            assert (behind <= shown[:, near.index(side)]).all()
+    assert (shown.sum(1) == 0).float().mean() == pytest.approx(NEIGHBOURS[0], abs=0.03)
 
 
 def test_drawn_heads_from_the_command_line(

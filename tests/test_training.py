@@ -262,8 +262,8 @@ def test_a_finer_prior_is_given_the_picture_that_belongs_to_its_codes(finished: 
     task.fit_ranks(np.linspace(0.1, 0.9, 32).astype(np.float32), np.arange(32) % 8)
     batch = {
         "codes": both,
-        "beside": torch.zeros(32, 2, dtype=torch.bool),
-        "neighbours": both[:, None].expand(-1, 2, -1, -1),
+        "beside": torch.zeros(32, len(CASCADE.near), dtype=torch.bool),
+        "neighbours": both[:, None].expand(-1, len(CASCADE.near), -1, -1),
         "brightness": torch.rand(32),
         "level": torch.arange(32) % 8,
         "grade": torch.zeros(32).long(),

@@ -74,15 +74,12 @@ class SliceSet(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.slices)
 
-    def beside(self, i: int) -> tuple[bool, bool]:
-        """Whether the slices before and after slice i are its person's, of the levels below and above."""
-        own = self._about(i)
-        near = (self._about(j) if 0 <= j < len(self) else None for j in (i - 1, i + 1))
-        below, above = (
-            one is not None and bool(one["person"] == own["person"] and one["level"] == own["level"] + side)
-            for one, side in zip(near, (-1, 1), strict=True)
-        )
-        return below, above
+    def beside(self, i: int, offset: int) -> bool:
+        """Whether slice i + offset is there, of the same person, and as many levels higher."""
+        if not 0 <= i + offset < len(self):
+            return False
+        own, other = self._about(i), self._about(i + offset)
+        return bool(other["person"] == own["person"] and other["level"] == own["level"] + offset)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """dict of slice, float tensor (1, S, S); level, int; grade, int."""

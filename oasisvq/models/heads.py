@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from oasisvq.models.pixelcnn import PixelCNN
@@ -24,39 +25,55 @@ Decode = Callable[[Tensor, Tensor | None], Tensor]
 OnLevel = Callable[[int, Tensor], None]
 
 
-def outward(levels: Sequence[int], known: Collection[int] = ()) -> list[list[int]]:
+def outward(levels: Sequence[int], known: Collection[int] = (), reach: int = 1) -> list[list[int]]:
     """The levels that are not known, in steps; those of a step are no neighbours of one another.
 
     Args:
         levels: whole numbers in succession.
         known: those of them that are there already. None: the middle comes first, alone.
+        reach: how far apart neighbours are at most.
 
     Returns:
-        A list of steps. Each level of a step has a neighbour in an earlier step or among the known ones.
+        A list of steps. Each level of a step is next to one of an earlier step or to a known one.
     """
     done, steps = set(known), []
     while missing := [level for level in levels if level not in done]:
         step: list[int] = []
         for level in missing if done else [levels[len(levels) // 2]]:
-            if level - 1 not in step and (not done or {level - 1, level + 1} & done):
+            if (not step or level - step[-1] > reach) and (not done or {level - 1, level + 1} & done):
                 step.append(level)
         steps.append(step)
         done.update(step)
     return steps
 
 
-def between(levels: Sequence[int], known: Collection[int]) -> list[list[int]]:
-    """The levels that are not known but have known ones on both sides, in steps that hold no neighbours."""
+def between(levels: Sequence[int], known: Collection[int], reach: int = 1) -> list[list[int]]:
+    """The levels that are not known but have known ones on both sides, in steps as of `outward`."""
     inside = [level for level in levels if level not in known and known and min(known) < level < max(known)]
-    return [step for odd in (0, 1) if (step := [level for level in inside if level % 2 == odd])]
+    return [step for turn in range(reach + 1) if (step := [level for level in inside if level % (reach + 1) == turn])]
 
 
 def steps(prior: PixelCNN, levels: Sequence[int], known: Collection[int] = ()) -> list[list[int]]:
     """The steps in which a prior takes the levels that are not known: `outward`, if it is given neighbours."""
-    if prior.neighbours:
-        return outward(levels, known)
+    if prior.near:
+        return outward(levels, known, max(prior.near))
     missing = [level for level in levels if level not in known]
     return [missing[i : i + TOGETHER] for i in range(0, len(missing), TOGETHER)]
+
+
+def neighbours(slices: Tensor, near: Sequence[int]) -> Tensor:
+    """What each of the slices of levels in succession is given of the others, an unknown one all 0.
+
+    Args:
+        slices: (B, 1, S, S), the lowest level first.
+        near: levels, counted from the slice's own.
+
+    Returns:
+        (B, len(near), S, S).
+    """
+    reach = max(near)
+    padded = F.pad(slices, (0, 0, 0, 0, 0, 0, reach, reach))
+    return torch.cat([padded[reach + offset :][: len(slices)] for offset in near], 1)
 
 
 class Stack:
@@ -75,15 +92,15 @@ class Stack:
 
     def put(self, step: Sequence[int], codes: Tensor) -> None:
         """Show the levels of a step, (n, len(step), h, w) codes, to those that come later."""
-        if self.prior.neighbours:
+        if self.prior.near:
             coarse = None if self.coarse is None else self.coarse[:, step].flatten(0, 1)
             self.slices[:, step] = self.decode(codes.flatten(0, 1), coarse).double().unflatten(0, codes.shape[:2])
 
     def pictures(self, step: Sequence[int]) -> Tensor:
         """Pictures for the levels of a step, as `PixelCNN.forward` takes them: (n * len(step), P, S, S)."""
         pictures = [] if self.coarse is None else [self.coarse[:, step]]
-        if self.prior.neighbours:
-            pictures += [self._at([level + side for level in step]) for side in (-1, 1)]
+        if self.prior.near:
+            pictures += [self._at([level + offset for level in step]) for offset in self.prior.near]
         return torch.cat(pictures, 2).flatten(0, 1)
 
     def _at(self, levels: Sequence[int]) -> Tensor:
@@ -132,8 +149,8 @@ def sample_heads(
         codes[:, list(given)] = torch.stack(list(given.values()))
         stack.put(list(given), codes[:, list(given)])
     plan = [(step, 0) for step in steps(prior, levels, given)]
-    if prior.neighbours:
-        plan += [(step, sweep) for sweep in range(1, SWEEPS + 1) for step in between(levels, given)]
+    if prior.near:
+        plan += [(step, sweep) for sweep in range(1, SWEEPS + 1) for step in between(levels, given, max(prior.near))]
     # The slices of a head are about as bright as one another, for their levels; how bright given ones are, they show.
     rank = draw_ranks(prior.ranks, n, seed, first)
     appearance = torch.full_like(rank, 2 * prior.ranks) if given else rank

@@ -152,7 +152,7 @@ class PixelCNN(nn.Module):
             nn.SiLU(), nn.Conv2d(c, 2 * c, 1), nn.SiLU(), nn.Conv2d(2 * c, self.depth * self.codebook_size, 1)
         )
         # The pictures as features of each cell, for the vertical and for the horizontal stack.
-        self.cell, self.pictures, self.neighbours = preset.cell, preset.prior_pictures, preset.prior_neighbours
+        self.cell, self.pictures, self.near = preset.cell, preset.prior_pictures, preset.near
         self.context = (
             nn.Sequential(Context(preset.cell, c, CONTEXT_BLOCKS, self.pictures), nn.SiLU(), nn.Conv2d(c, 2 * c, 1))
             if self.pictures
@@ -215,8 +215,8 @@ class PixelCNN(nn.Module):
             appearance: (B,) int64 in [0, 2 ranks]: r is brightness rank r as training slices lie, ranks + r is its
                 mirror image, 2 ranks, like None, means unknown. Without effect on a prior without ranks.
             picture: (B, P, S, S) in [-0.5, 0.5]: the coarse stage's reconstruction, if there is a coarse stage; then,
-                for a prior that can be given neighbours, the slices of the levels below and above, an unknown one all
-                0. Pictures missing at the end, or None, are unknown.
+                for a prior that can be given neighbours, the slices of the levels `near`, an unknown one all 0.
+                Pictures missing at the end, or None, are unknown.
             appearance_scale: strength of this condition: scales the difference of its embedding from that of unknown.
 
         Returns:

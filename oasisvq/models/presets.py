@@ -57,7 +57,7 @@ class Preset:
     grades: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     # Ranks of brightness among the slices of a level: with the orientation, a third condition (0: neither).
     prior_ranks: int = 8
-    # Slices of neighbouring levels that the prior can be given: the one below and the one above, or 0.
+    # Slices of neighbouring levels that the prior can be given, half of them below and half above: 0, 2 or 4.
     prior_neighbours: int = 0
 
     # Schedules: one warm-up and cosine cycle each.
@@ -111,6 +111,12 @@ class Preset:
     def prior_pictures(self) -> int:
         """Pictures that the prior can be given: the coarse stage's of the slice itself, and the neighbouring slices."""
         return (self.coarse is not None) + self.prior_neighbours
+
+    @property
+    def near(self) -> tuple[int, ...]:
+        """The levels that the prior can be given, counted from the slice's own, the lowest first."""
+        reach = self.prior_neighbours // 2
+        return tuple(offset for offset in range(-reach, reach + 1) if offset)
 
     @property
     def plain_bits(self) -> float:
@@ -177,7 +183,7 @@ class Preset:
         largest = sum(preset.blocks) > _MOST_BLOCKS or preset.prior_layers > _MOST_BLOCKS or preset.side > _LARGEST_GRID
         if largest or not 1 <= preset.depth <= _MOST_CODES:
             raise OasisVQError("preset asks for a model far larger than any of ours: get the weights again")
-        if preset.prior_neighbours not in (0, 2):
+        if preset.prior_neighbours not in (0, 2, 4):
             raise OasisVQError("preset has neighbours that no slice can have: get the weights again")
         if not preset.side or preset.side << len(preset.channels) != preset.size:
             raise OasisVQError("preset has a size that its halvings do not divide: get the weights again")
@@ -206,16 +212,17 @@ _SMOKE = Preset(
     blocks=(1, 1),
     prior_channels=32,
     prior_layers=4,
-    prior_neighbours=2,
+    prior_neighbours=4,
     codebook_warmup=20,
     vqvae_epochs=4,
     prior_epochs=3,
 )
 
+# One prior for single slices and, given neighbouring levels, for whole heads.
+_BASE = Preset(name="base", prior_neighbours=4, prior_epochs=20)
+
 PRESETS: dict[str, Preset] = {
-    "base": Preset(name="base"),
-    # The same slices and codes, and a prior that can be given neighbouring levels: it draws whole heads.
-    "heads": Preset(name="heads", prior_neighbours=2),
+    "base": _BASE,
     # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
     # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(
@@ -223,7 +230,7 @@ PRESETS: dict[str, Preset] = {
         size=256,
         codebook_size=64,
         code_dim=8,
-        coarse=Preset(name="base"),
+        coarse=_BASE,
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,

@@ -715,7 +715,7 @@ def _uniforms(keys: Sequence[tuple[int, int]], shape: tuple[int, ...], *stream: 
 
 def _on(prior: PixelCNN, picture: Tensor | None) -> Tensor | None:
     """Pictures as the prior takes them, on its device and in its precision, after a check that it takes so many."""
-    needed, shown = prior.pictures - prior.neighbours, 0 if picture is None else picture.shape[1]
+    needed, shown = prior.pictures - len(prior.near), 0 if picture is None else picture.shape[1]
     if shown < needed:
         raise OasisVQError("this prior has a coarse stage: it needs a picture of each slice")
     if shown > prior.pictures:

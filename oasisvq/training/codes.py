@@ -24,15 +24,15 @@ class CodeSet(Dataset[dict[str, Tensor]]):
 
     Args:
         slices: what was encoded.
-        neighbours: whether the codes of the levels below and above are wanted too.
+        near: the levels, counted from the slice's own, whose codes are wanted too.
 
     Attributes:
         records: (N,), memory-mapped, with the fields `codes`, uint16 (2, codes), of the slice and of its mirror image;
             `brightness`, from the function of that name; `level` and `grade` as in `SliceSet`.
     """
 
-    def __init__(self, records: np.memmap, slices: SliceSet, neighbours: bool) -> None:
-        self.records, self.slices, self.neighbours = records, slices, neighbours
+    def __init__(self, records: np.memmap, slices: SliceSet, near: tuple[int, ...] = ()) -> None:
+        self.records, self.slices, self.near = records, slices, near
         self._read = reader(records)
 
     def __len__(self) -> int:
@@ -41,8 +41,8 @@ class CodeSet(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """dict of codes, int64 (2, codes); brightness, level and grade, numbers.
 
-        With neighbours also `beside`, bool (2,), whether the levels below and above are there, and `neighbours`, their
-        codes, int64 (2, 2, codes), 0 where they are not.
+        With `near` also `beside`, bool (len(near),), whether those levels are there, and `neighbours`, their codes,
+        int64 (len(near), 2, codes), 0 where they are not.
         """
         record = self._read(i)
         return self._beside(i) | {
@@ -53,13 +53,13 @@ class CodeSet(Dataset[dict[str, Tensor]]):
         }
 
     def _beside(self, i: int) -> dict[str, Tensor]:
-        if not self.neighbours:
+        if not self.near:
             return {}
-        there = self.slices.beside(i)
-        codes = np.zeros((2, *self.records.dtype["codes"].shape), np.int64)
-        for side, (j, found) in enumerate(zip((i - 1, i + 1), there, strict=True)):
+        there = [self.slices.beside(i, offset) for offset in self.near]
+        codes = np.zeros((len(self.near), *self.records.dtype["codes"].shape), np.int64)
+        for own, offset, found in zip(codes, self.near, there, strict=True):
             if found:
-                codes[side] = self._read(j)["codes"]
+                own[:] = self._read(i + offset)["codes"]
         return {"beside": torch.tensor(there), "neighbours": torch.from_numpy(codes)}
 
 
@@ -92,4 +92,4 @@ def encode_split(
 
     with torch.no_grad():
         path = on_disk(folder, f"{name}_codes", stamp, "records", records())
-    return CodeSet(np.memmap(path, kind, "r"), slices, tokenizer.preset.prior_neighbours > 0)
+    return CodeSet(np.memmap(path, kind, "r"), slices, tokenizer.preset.near)

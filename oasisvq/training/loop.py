@@ -42,7 +42,8 @@ SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 CONDITION_DROPOUT = 0.1  # share of training slices whose level, or grade, is hidden from the prior
 APPEARANCE_DROPOUT = 0.3  # share whose appearance is hidden: slices are scored without it
-NEIGHBOURS = (0.3, 0.25, 0.25, 0.2)  # shares that are shown neither neighbour, the one below, the one above, both
+NEIGHBOURS = (0.4, 0.2, 0.2, 0.2)  # shares that are shown no neighbours, those below, those above, both
+NEAREST_ALONE = 0.25  # share that is shown the nearest neighbour of a side, and none behind it
 VALIDATED = 4  # every fourth validation slice picks the epoch: those between are nearly copies
 
 Batch = Mapping[str, Tensor]
@@ -222,8 +223,7 @@ class PriorTask:
         mirrored = (torch.rand(len(both), generator=generator) < 0.5).to(both.device)
         indices, picture = self.stage(torch.where(mirrored[:, None], both[:, 1], both[:, 0]))
         if self.preset.prior_neighbours:
-            kind = torch.multinomial(torch.tensor(NEIGHBOURS), len(both), replacement=True, generator=generator)
-            shown = torch.stack([kind % 2 == 1, kind >= 2], 1).to(both.device)  # (B, 2): below, above
+            shown = self.shown(len(both), generator).to(both.device)
             picture = self.add_neighbours(picture, batch, mirrored, shown)
         hidden = torch.rand(2, len(both), generator=generator).to(both.device) < CONDITION_DROPOUT
         level = batch["level"].masked_fill(hidden[0], self.preset.levels)
@@ -237,18 +237,26 @@ class PriorTask:
         with torch.no_grad():
             return own, self.tokenizer.picture(*coarse)
 
+    def shown(self, n: int, generator: torch.Generator) -> Tensor:
+        """Which of the neighbours each of n slices is shown, at random: bool (n, len(near))."""
+        kind = torch.multinomial(torch.tensor(NEIGHBOURS), n, replacement=True, generator=generator)
+        below, above = kind % 2 == 1, kind >= 2
+        far = torch.rand(n, generator=generator) >= NEAREST_ALONE
+        near = self.preset.near
+        return torch.stack([(below if offset < 0 else above) & (far | (abs(offset) == 1)) for offset in near], 1)
+
     def add_neighbours(self, picture: Tensor | None, batch: Batch, mirrored: Tensor, shown: Tensor) -> Tensor:
-        """The coarse picture, if any, and the decoded slices of the levels below and above: (B, P, S, S).
+        """The coarse picture, if any, and the decoded slices of the neighbouring levels: (B, P, S, S).
 
         Args:
             mirrored: (B,) bool, whose mirror images are wanted.
-            shown: (B, 2) bool, the neighbours that are wanted; the others, and those that no one has, are 0.
+            shown: (B, len(near)) bool, the neighbours that are wanted; the others, and those that no one has, are 0.
         """
         shown = shown & batch["beside"]
-        orientation = mirrored.long()[:, None, None, None].expand(-1, 2, 1, self.preset.codes)
-        codes = batch["neighbours"].gather(2, orientation)[:, :, 0]  # (B, 2, codes)
-        size = self.preset.size
-        slices = torch.zeros(len(shown), 2, size, size, device=shown.device)
+        near, size = len(self.preset.near), self.preset.size
+        orientation = mirrored.long()[:, None, None, None].expand(-1, near, 1, self.preset.codes)
+        codes = batch["neighbours"].gather(2, orientation)[:, :, 0]  # (B, near, codes)
+        slices = torch.zeros(len(shown), near, size, size, device=shown.device)
         if shown.any():
             with torch.no_grad():
                 decoded = self.tokenizer.decode(codes[shown].unflatten(1, self.preset.shape))  # (shown, 1, S, S)
@@ -256,14 +264,15 @@ class PriorTask:
         return slices if picture is None else torch.cat([picture, slices], 1)
 
     def validate(self, model: nn.Module, batches: Iterable[Batch]) -> Figures:
-        """Bits a code with no neighbour known, and where the prior can be given them, with the slice below, if any."""
+        """Bits a code with no neighbour known, and where the prior can be given them, with the slices below, if any."""
         losses: dict[str, list[Tensor]] = {"val_nll_bits": []}
         for batch in batches:
             indices, picture = self.stage(batch["codes"][:, 0])
             pictures = {"val_nll_bits": picture}
             if self.preset.prior_neighbours:
                 mirrored = torch.zeros_like(batch["level"], dtype=torch.bool)
-                below = torch.tensor([True, False], device=mirrored.device).expand(len(mirrored), 2)
+                below = torch.tensor([offset < 0 for offset in self.preset.near], device=mirrored.device)
+                below = below.expand(len(mirrored), -1)
                 pictures["val_nll_bits_below_known"] = self.add_neighbours(picture, batch, mirrored, below)
             for name, given in pictures.items():
                 logits = model(indices, batch["level"], batch["grade"], picture=given)
