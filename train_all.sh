@@ -4,7 +4,7 @@
 # usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--coarse DIR]
 #   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
 #   --out DIR       where the weights go (default runs/PRESET)
-#   --preset NAME   base (default) or large: see oasisvq/models/presets.py
+#   --preset NAME   base (default), heads or large: see oasisvq/models/presets.py
 #   --smoke         everything small, to see that it works
 #   --coarse DIR    finished weights of the coarse stage of a cascade such as large (default: it is trained first)
 set -euo pipefail
