@@ -158,7 +158,7 @@ def test_nothing_depends_on_how_many_slices_are_coded_at_a_time(
     held_out = load_split(tiny_cohort, "test", TINY.size)
     slices = torch.from_numpy(held_out.slices)[:, None]
     monkeypatch.setattr(evaluation, "BATCH", 5)
-    indices, pictures = evaluation._reconstruct(model, held_out)
+    indices, pictures = evaluation.reconstruct(model, held_out)
     coded = model.reconstruct(slices)
     np.testing.assert_array_equal(indices, coded.indices.numpy())
     np.testing.assert_allclose(pictures, coded.slices[:, 0].numpy() + 0.5, atol=1e-5)
