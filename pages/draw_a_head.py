@@ -20,7 +20,7 @@ EVERY = 0.5  # seconds: how often the page looks at a head that is drawn
 model = model_in_frame()
 preset, grades = model.preset, known_grades(model)
 
-if not model.stages[0].prior.neighbours:
+if not model.stages[0].prior.near:
     st.info(
         "These weights draw single slices: their prior has not learned how the slices of one head follow each other.",
         icon=":material/stacks:",
