@@ -1,8 +1,8 @@
 """Drawing in processes of their own, one for each processor.
 
 Sampling is mostly Python, of which a process runs one thread at a time: with threads alone, visitors who draw at once
-would share one processor, and pages and strokes with them. Sampling several slices at once costs little more than one,
-so those who wait at the same time are drawn together.
+would share one processor, and pages and strokes with them. Sampling eight slices at once takes about four times as
+long as one, so those who wait at the same time are drawn together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
 _MODEST = 5  # niceness above that of the server, which must answer visitors
-_MOST = 8  # draws made together: eight take about three times as long as one, and each waits for all
+_MOST = 8  # draws made together: eight take about four times as long as one, and each waits for all
 
 
 class _Request(NamedTuple):
