@@ -218,8 +218,12 @@ _SMOKE = Preset(
     prior_epochs=3,
 )
 
+# The grid of the original study, and a prior that can be given two levels on either side: it draws single slices and
+# whole heads.
+_BASE = Preset(name="base", prior_neighbours=4, prior_epochs=12)
+
 PRESETS: dict[str, Preset] = {
-    "base": Preset(name="base"),
+    "base": _BASE,
     # The same slices and codes, and a prior that can be given neighbouring levels: it draws whole heads.
     "heads": Preset(name="heads", prior_neighbours=2),
     # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
@@ -229,7 +233,7 @@ PRESETS: dict[str, Preset] = {
         size=256,
         codebook_size=64,
         code_dim=8,
-        coarse=Preset(name="base"),
+        coarse=_BASE,
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,
