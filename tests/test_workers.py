@@ -1,15 +1,17 @@
-"""Draws in processes of their own: the same draws, and none is lost when a process is."""
+"""Computing in processes of their own: the same results, and none is lost when a process is."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from oasisvq.app import models, workers
 from oasisvq.app.drawing import draw
@@ -53,7 +55,7 @@ def test_who_waits_at_the_same_time_is_drawn_together_and_gets_what_they_would_a
     model = models.load_model("base")
     sizes = []
     submit = pool.pool.submit
-    monkeypatch.setattr(pool.pool, "submit", lambda f, *a: sizes.append(len(a[2])) or submit(f, *a))
+    monkeypatch.setattr(pool.pool, "submit", lambda f, *a: sizes.append(len(a[3])) or submit(f, *a))
     kinds = [SETTINGS | {"seed": seed, "level": seed + 5, "grade": 0.5 if seed % 2 else None} for seed in range(10)]
     kinds += [SETTINGS | {"temperature": 0.8}, SETTINGS | {"level": None}, SETTINGS | {"seed": -1}]
     with ThreadPoolExecutor(len(kinds)) as visitors:
@@ -68,6 +70,37 @@ def test_who_waits_at_the_same_time_is_drawn_together_and_gets_what_they_would_a
     assert sum(sizes) == len(kinds)
     assert 1 < max(sizes) <= 8
     assert len(sizes) < len(kinds)
+
+
+def test_draws_go_before_the_bits_of_others_codes_and_bits_are_those_of_the_model(pool, monkeypatch):
+    model = models.load_model("base")
+    [here] = draw(model, [SETTINGS])
+    expected = float(model.surprise(torch.from_numpy(here.indices)[None]).sum())
+    jobs, first_is_in = [], threading.Event()
+    submit = pool.pool.submit
+
+    def noted(f, job, *rest):
+        jobs.append(job.__name__)
+        first_is_in.set()
+        return submit(f, job, *rest)
+
+    monkeypatch.setattr(pool.pool, "submit", noted)
+    with ThreadPoolExecutor(4) as visitors:
+        busy = visitors.submit(workers.draw_apart, model, SETTINGS | {"seed": 0})
+        assert first_is_in.wait(60)
+        bits = [visitors.submit(workers.bits_apart, model, here.indices) for _ in range(2)]
+        while len(pool._waiting) < 2:
+            time.sleep(0.001)
+        late = visitors.submit(workers.draw_apart, model, SETTINGS)
+        while not late.done() and len(pool._waiting) < 3:
+            time.sleep(0.001)
+        found = [one.result() for one in bits]
+    assert busy.done()
+    assert late.done()
+    assert jobs == ["_draw", "_draw", "_bits"]
+    assert found == pytest.approx([expected] * 2)
+    workers.stop()
+    assert workers.bits_apart(model, here.indices) == pytest.approx(expected)
 
 
 SERVER = """

@@ -17,6 +17,7 @@ from oasisvq.app.gallery import EIGHT, fresh
 from oasisvq.app.meaning import meaning_of
 from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import Picture
+from oasisvq.app.workers import bits_apart
 from oasisvq.pipeline import OasisVQ
 
 PROPOSALS = 4
@@ -45,15 +46,11 @@ class Studio:
 
     def cost(self, state: Editor) -> tuple[float, float]:
         """Bits under the prior, now and before the edits."""
-        with compute_slot():
-            if session_store().get(_COST, ("", 0.0))[0] != state.epoch:  # of the start: computed once
-                session_store()[_COST] = (state.epoch, self._bits(state.original))
-            before = session_store()[_COST][1]
-            same = np.array_equal(state.indices, state.original)
-            return before if same else self._bits(state.indices), before
-
-    def _bits(self, indices: Codes) -> float:
-        return float(self.model.surprise(torch.from_numpy(indices)[None]).sum())
+        if session_store().get(_COST, ("", 0.0))[0] != state.epoch:  # of the start: computed once
+            session_store()[_COST] = (state.epoch, bits_apart(self.model, state.original))
+        before = session_store()[_COST][1]
+        same = np.array_equal(state.indices, state.original)
+        return before if same else bits_apart(self.model, state.indices), before
 
     def ask(self, wanted: Mapping[str, Any]) -> None:
         """Answers a request of the browser. A callback, so that nothing interrupts it."""
