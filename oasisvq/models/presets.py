@@ -220,7 +220,7 @@ _SMOKE = Preset(
 
 # The grid of the original study, and a prior that can be given two levels on either side: it draws single slices and
 # whole heads.
-_BASE = Preset(name="base", prior_neighbours=4, prior_epochs=12)
+_BASE = Preset(name="base", prior_neighbours=4)
 
 PRESETS: dict[str, Preset] = {
     "base": _BASE,
