@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from tiny_weights import DATA, RESULTS, TINY, TRAINING, write_weights
 from torch import nn
 
 from oasisvq.errors import OasisVQError
+from oasisvq.hub import sources
 from oasisvq.hub.manifest import MODELS, PICTURE_FOLDER, PICTURES, is_record, pictures_in, read_manifest, read_records
 from oasisvq.hub.manifest import write_manifest as write
 from oasisvq.hub.verification import _Unfilled, read_tensors, verify
+from oasisvq.models.pixelcnn import PixelCNN
+from oasisvq.models.presets import Preset
+from oasisvq.models.vqvae import VQVAE
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +239,14 @@ def test_parameters_are_left_unfilled_and_all_else_is_computed() -> None:
         total = torch.sum(tensor, dim=0)
     assert torch.equal(tensor, before)
     assert total == 3
+
+
+@pytest.mark.parametrize("folder", sorted(sources.BUNDLED.glob("*/manifest.json")), ids=lambda path: path.parent.name)
+def test_weights_that_ship_have_the_shapes_of_their_preset(folder: Path) -> None:
+    preset = Preset.from_dict(read_manifest(folder.parent)["preset"])
+    for stage in preset.stages:
+        place = folder.parent if stage.name == preset.name else folder.parent / "coarse"
+        for name, model in zip(MODELS, (VQVAE(stage), PixelCNN(stage)), strict=True):
+            with safe_open(place / name, "pt") as file:
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes

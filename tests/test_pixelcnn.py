@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from oasisvq.data.examples import examples
@@ -135,17 +134,6 @@ def test_the_scale_moves_appearance_away_from_unknown_in_training_as_in_eval_mod
     table = prior.look.weight
     table.copy_(table[-1] + scale * (table - table[-1]))
     torch.testing.assert_close(prior.condition(zero, zero, appearance)[0], scaled)
-
-
-@pytest.mark.parametrize("name", ["base", "heads", "large"])
-def test_weights_that_ship_have_the_shapes_of_their_preset(name: str) -> None:
-    folder = sources.BUNDLED / name
-    preset = Preset.from_dict(read_manifest(folder)["preset"])
-    for stage in preset.stages:
-        place = folder if stage.name == preset.name else folder / "coarse"
-        with safe_open(place / "prior.safetensors", "pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        assert {key: tuple(tensor.shape) for key, tensor in PixelCNN(stage).state_dict().items()} == shapes
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from oasisvq.models.sampling import draw_ranks, sample
 # How often levels between two given ones are drawn again.
 SWEEPS = 2
 # Levels that are drawn together where none needs another: changes memory and speed alone.
-TOGETHER = 16
+TOGETHER = 8
 
 # Codes, (B, h, w), and coarse pictures, (B, 1, S, S), if any, to slices, (B, 1, S, S).
 Decode = Callable[[Tensor, Tensor | None], Tensor]
