@@ -138,6 +138,6 @@ else:
 st.fragment(show, run_every=EVERY if was_running else None)(head)
 beginning = "completed from a slice" if given else "drawn from the middle outwards"
 st.caption(
-    f"A head that belongs to nobody, {beginning}, each level given those beside it. Every picture of it carries "
-    "the mark **SYNTHETIC**. Which side is left is not known."
+    f"{preset.levels} levels, 1 mm apart, of a head that belongs to nobody, {beginning}, each level given those beside "
+    "it. Every picture carries the mark **SYNTHETIC**. Which side is left is not known."
 )

@@ -7,6 +7,7 @@ from oasisvq.app.choose import bundled, choose_slice
 from oasisvq.app.code_grid import before, code_grid, current, open_codes, origin, store
 from oasisvq.app.codes import most
 from oasisvq.app.frame import model_in_frame
+from oasisvq.app.gallery import EIGHT, levels_apart
 from oasisvq.app.models import compute_slot, load_palettes
 from oasisvq.app.pictures import EDITED, Picture, marked, png
 from oasisvq.app.studio import DRAWN, TRIES, Studio
@@ -127,7 +128,14 @@ with row.popover("Saved codes"):
         except OasisVQError as error:
             st.error(str(error), icon=":material/error:")
 with row.popover("Path to another slice"):
-    st.selectbox("To", [DRAWN, *bundled()], key="path to", on_change=walk)
+    end = f"{DRAWN}, level {levels_apart(preset.levels)[EIGHT // 2]}"
+    st.selectbox(
+        "To",
+        [DRAWN, *bundled()],
+        format_func=lambda name: end if name == DRAWN else name,
+        key="path to",
+        on_change=walk,
+    )
     st.slider("Along the path, %", 0, 100, 0, 5, key="along the path", on_change=walk)
     st.caption("Each cell takes the code nearest to a weighted mean of the two slices' codes: 0 % here, 100 % there.")
 if current() is not None:

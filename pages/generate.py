@@ -5,11 +5,11 @@ from functools import partial
 import streamlit as st
 
 from oasisvq.app import address, code_grid, links, wording
-from oasisvq.app.choose import bundled, choose_slice
+from oasisvq.app.choose import Chosen, bundled, choose_slice
 from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
 from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
-from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, fresh, levels_apart
+from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, draw_strip, fresh, levels_apart
 from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
@@ -19,7 +19,7 @@ from oasisvq.models.presets import TOP_K
 TOP_KS = [5, 10, 20, 50, TOP_K, 100, None]
 TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
 KIND = "kind of strip"
-KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperatures", "grade": "Grades", "seen": "Yours"}
+KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperatures", "grade": "CDR", "seen": "Yours"}
 
 model = model_in_frame()
 preset, grades = model.preset, known_grades(model)
@@ -69,8 +69,8 @@ def settings() -> dict:
     return {"temperature": temperature, "top_k": top_k, "grade": grade, "seed": seed, "level": level}
 
 
-def upper_part() -> Upper | None:
-    """What to begin from, if not from nothing."""
+def upper_part() -> tuple[Upper, Chosen] | None:
+    """What to begin from, if not from nothing, and the slice that it belongs to."""
     if not st.session_state.get("begin"):
         return None
     line = st.container(horizontal=True, vertical_alignment="center")
@@ -81,7 +81,7 @@ def upper_part() -> Upper | None:
     rows = line.slider("Rows of codes to keep", 1, side - 1, side // 2, key=f"rows of {side}", width=260)
     with compute_slot():
         indices = model.encode(chosen.tensor)[0].numpy()
-    return Upper(indices, rows, chosen.source if chosen.source in bundled() else None)
+    return Upper(indices, rows, chosen.source if chosen.source in bundled() else None), chosen
 
 
 def strip(shown: Drawn, wanted: dict) -> Strip:
@@ -90,14 +90,16 @@ def strip(shown: Drawn, wanted: dict) -> Strip:
     kind = st.session_state.get(KIND, "fresh")
     if kind == "seen":
         seen = [*session_store().get(GALLERY, {}).values()]
-        return Strip(kinds, kind, [(one, f"seed {one.settings['seed']}") for one in reversed(seen)])
+        return Strip(kinds, kind, [(one, wording.in_short(one.settings)) for one in reversed(seen)])
     if kind == "fresh":
         draws = [fresh(model, number) for number in range(EIGHT)]
         return Strip(kinds, kind, [(one, f"level {one.settings['level']}") for one in draws])
-    choices = {"level": levels, "temperature": TEMPERATURES, "grade": [None, *grades]}[kind]
+    choices = {"level": levels, "temperature": TEMPERATURES, "grade": grades}[kind]
+    own = wanted[kind]
+    choices = [*([None] if kind == "grade" else []), *sorted({*choices, *([] if own is None else [own])})]
     with st.spinner(f"Drawing the same seed {len(choices)} times …"):
-        draws = [draw_once(model, wanted | {kind: choice}) for choice in choices]
-    return Strip(kinds, kind, [(one, f"{kind} {one.settings[kind]}") for one in draws])
+        draws = draw_strip(model, [wanted | {kind: choice} for choice in choices])
+    return Strip(kinds, kind, [(one, wording.in_short({kind: one.settings[kind]})) for one in draws])
 
 
 def pick(drawn: dict[str, Drawn], wanted: dict[str, str]) -> None:
@@ -150,9 +152,9 @@ def measured() -> None:
         f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they "
         f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
         f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for slices of people outside "
-        f"the training data (root mean square difference of grey, 0 to 1); {near['share_closer']:.1%} of the drawn "
-        "slices are nearer than the nearest 1 % of those. Training slices do not come with the weights; where you have "
-        "them, `python -m oasisvq sample --near DIR` measures a single slice."
+        f"the training data (root mean square difference of grey, 0 to 1); {100 * near['share_closer']:.1f} % of the "
+        "drawn slices are nearer to one than 99 % of those are. Training slices do not come with the weights; where "
+        "you have them, `python -m oasisvq sample --near DIR` measures a single slice."
     )
 
 
@@ -160,13 +162,20 @@ row = st.container(horizontal=True, vertical_alignment="center", gap="small", ke
 new, more = row.container(horizontal=True, width="content"), row.popover("More", icon=":material/tune:")
 wanted = settings()
 more.toggle("Begin with the upper part of a slice", key="begin", persist_state="session")
-upper = upper_part()
+begun = upper_part()
 with st.spinner("Drawing …"):
-    shown = draw_once(model, wanted, upper)
+    shown = draw_once(model, wanted, begun and begun[0])
 others = strip(shown, wanted)
 player(model, shown, others, partial(pick, {one.id: one for one, _ in others.draws}))
 keep(shown)
 st.caption(
-    f"A slice that belongs to nobody, drawn with {shown.name}. Every picture of it carries the mark **SYNTHETIC**."
+    (
+        f"The upper part is that of {begun[1].name}; the prior drew the rest, with {shown.name}."
+        if begun
+        else f"A slice that belongs to nobody, drawn with {shown.name}."
+    )
+    + " Every picture of it carries the mark **SYNTHETIC**."
 )
+if begun and wanted["level"] is not None and begun[1].level not in (None, wanted["level"]):
+    st.caption(f"The prior is told level {wanted['level']}, while the upper part is of level {begun[1].level}.")
 measured()

@@ -22,7 +22,7 @@ st.caption(f"Split by person: nobody is in two of them. Fingerprint of the set: 
 
 st.header("By whom, and under which terms")
 versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-st.markdown(f"{wording.maker(info)} Trained with seed {training['seed']} in {training['precision']}, by")
+st.markdown(f"{wording.maker(info)} Trained with seed {training['seed']} in {training['precision']} by this command:")
 st.code(training["command"].replace(" && ", " &&\n"), language=None, wrap_lines=True)
 st.caption(f"With {versions}.")
 st.markdown(wording.TERMS)

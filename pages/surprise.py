@@ -32,15 +32,17 @@ row = st.container(horizontal=True, vertical_alignment="center", gap="small", ke
 chosen = choose_slice(model.preset.size, row, key="case", first=with_lesion()[0])
 if chosen is None:
     st.stop()
+painted = chosen.source == with_lesion()[0]
 level = row.select_slider(
     "Level of the slice",
     [None, *range(model.preset.levels)],
     value=chosen.level,
-    format_func=lambda level: "level not given" if level is None else f"level {level}",
+    format_func=lambda level: "level not told" if level is None else f"told: level {level}",
     key=f"level of {chosen.source} {chosen.index}",
     label_visibility="collapsed",
     width=180,
-    help=f"{GLOSSARY['level']} What is expected depends on it; where it is not given, the model goes by the codes.",
+    help=f"{GLOSSARY['level']} What the model expects depends on the level that it is told; untold, it goes by the "
+    "codes alone.",
 )
 more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
@@ -91,7 +93,7 @@ viewer(
             heat(cells, limit, region),
         )
     ],
-    ("Slice", "What the model expected instead"),
+    ("Slice with a painted lesion" if painted else "Slice", "One draw of what the model expected"),
     SYNTHETIC,
     over="original",
     first="unusual",
@@ -128,8 +130,10 @@ st.html(
         )
     )
 )
-if chosen.source == with_lesion()[0]:
+if painted:
     st.caption("The dark disc was painted into this slice of the template: nobody has this lesion.")
+if level is not None and chosen.level not in (None, level):
+    st.warning(f"The slice is of level {chosen.level}, and the model is told level {level}: much will seem unusual.")
 remarks()
 st.markdown(wording.unusual(model.preset))
 with st.expander("More: the two maps"):

@@ -41,7 +41,7 @@ class CodeGrid {
   }
 
   // What Python says: data = {epoch, ack, width, height, offset, indices, original, selection, image, before, palette,
-  // order, undo, redo, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the first of these
+  // order, undo, redo, title, mark, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the first of these
   // codes among all codes of the slice, which operations count.
 
   receive(data) {
@@ -92,7 +92,9 @@ class CodeGrid {
       ...layers.map((name, i) => button(name, i === layer, () => this.request({ kind: "layer", number: i }))),
     );
     this.find(".tries").replaceChildren(
-      ...tries.map(([name, label]) => button(label, null, () => this.request({ kind: "try", name }))),
+      ...tries.map(([name, label, title]) =>
+        Object.assign(button(label, null, () => this.request({ kind: "try", name })), { title }),
+      ),
     );
   }
 
@@ -235,6 +237,10 @@ class CodeGrid {
 
   listen() {
     const { picture, palette } = this;
+    // A reload would lose the edits: the browser asks first.
+    window.addEventListener("beforeunload", (event) => {
+      if (picture.isConnected && this.data?.undo) event.preventDefault();
+    });
     picture.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       picture.setPointerCapture(event.pointerId);
@@ -411,8 +417,9 @@ class CodeGrid {
     }
     context.fillStyle = "rgba(54, 197, 240, 0.38)";
     this.selection.forEach((cell) => context.fillRect(...box(cell)));
+    const few = changed < indices.length / 4; // outlines of more would hide the slice
     indices.forEach((code, cell) => {
-      if (code !== data.original[cell]) outline(context, CHANGED, box(cell), 3);
+      if (few && code !== data.original[cell]) outline(context, CHANGED, box(cell), 3);
       if (settings.uses && code === settings.code) outline(context, USED, box(cell), 4, 3);
     });
     if (settings.numbers) {
@@ -428,6 +435,7 @@ class CodeGrid {
         context.fillText(code, x + across / 2, y + down / 2);
       });
     }
+    this.caption(context, whole);
     if (this.cursor !== null) {
       const cells = settings.tool === "pick" ? [this.cursor] : this.brush(this.cursor);
       const colour = settings.tool === "select" ? SELECTED : "#fff";
@@ -458,6 +466,25 @@ class CodeGrid {
     this.find(".start").hidden = changed > 0;
     this.explain();
     this.offer();
+  }
+
+  // What the slice is, and that it is no scan.
+  caption(context, [, , width, height]) {
+    const edited = this.data.undo || this.pending.length;
+    context.font = `bold ${width / 40}px sans-serif`;
+    context.textBaseline = "alphabetic";
+    context.fillStyle = "#ccc";
+    context.strokeStyle = "#000";
+    context.lineWidth = width / 150;
+    const mark = edited && !settings.before ? "EDITED" : this.data.mark;
+    for (const [text, align, x, y] of [
+      [this.data.title, "left", width / 60, width / 28],
+      [mark, "right", width * (1 - 1 / 60), height - width / 60],
+    ]) {
+      context.textAlign = align;
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    }
   }
 
   // What the chosen code means, if Python has said so.

@@ -10,13 +10,13 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from oasisvq.app import editor
+from oasisvq.app import editor, links
 from oasisvq.app.codes import PARTS, Codes, most, split
 from oasisvq.app.component import component, data_url, packed
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
 from oasisvq.app.models import session_store
-from oasisvq.app.pictures import Picture, grey_bytes, webp
+from oasisvq.app.pictures import RECONSTRUCTION, SYNTHETIC, Picture, grey_bytes, webp
 
 if TYPE_CHECKING:
     from oasisvq.app.palette import Palette
@@ -153,14 +153,14 @@ def code_grid(
     now: Picture,
     before: Picture,
     palettes: Sequence[Palette],
-    tries: Mapping[str, str],
+    tries: Mapping[str, tuple[str, str]],
     on_ask: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """Show the pictures (S, S) in [0, 1] that the codes decode to, now and before the edits, to be painted on.
 
     Args:
         palettes: one for each part.
-        tries: prepared edits, by name, and what to call them.
+        tries: prepared edits, by name: what to call them, and what they do.
         on_ask: called with requests other than strokes, mappings with `kind`.
     """
     shown = beside()
@@ -186,6 +186,8 @@ def code_grid(
             "width": width,
             "height": height,
             "offset": sum(rows * columns for rows, columns in preset.parts[:layer]),
+            "title": links.name(origin()),
+            "mark": SYNTHETIC if "seed" in (origin() or {}) else RECONSTRUCTION,
             "layer": layer,
             "layers": PARTS[len(palettes)],
             "indices": grids[0].ravel().tolist(),
@@ -198,7 +200,7 @@ def code_grid(
             "palette": _grey(palette.tiles.reshape(-1, palette.tiles.shape[2]))
             | {"tile": palette.tiles.shape[1], "columns": palette.columns},
             "order": palette.order.tolist(),
-            "tries": list(tries.items()),
+            "tries": [(name, *words) for name, words in tries.items()],
             "copied": copied() is not None,
             "offers": [data_url(webp(fill.picture)) for fill in shown.fills] or None,
             "likely": shown.likely and {"place": shown.likely[0], "codes": shown.likely[1]},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +19,8 @@ from oasisvq.models.presets import TOP_K
 if TYPE_CHECKING:
     from oasisvq.pipeline import OasisVQ
 
-GALLERY = "gallery"  # where a session keeps its draws, newest first
-KEPT = 48  # of them
+GALLERY, STRIPS = "gallery", "strips"  # where a session keeps its own draws, and those beside them; newest last
+KEPT = 48  # of each
 EIGHT = 8  # side by side
 PLAIN = {"temperature": 1.0, "top_k": TOP_K, "grade": None}
 
@@ -41,19 +43,41 @@ def _first_seed() -> int:
 
 def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
     """The draw with these settings: that of this server or of this session, if there is one, or a new one."""
+    found = _known(model, settings, upper) or draw_apart(model, settings, upper)
+    if all(found is not fresh(model, number) for number in range(EIGHT)):
+        _keep(GALLERY, _key(settings, upper), found)
+    return found
+
+
+def draw_strip(model: OasisVQ, asked: Sequence[Mapping[str, Any]]) -> list[Drawn]:
+    """Draws with these settings, made together where there is none of this server or of this session."""
+    found = [_known(model, settings) for settings in asked]
+    missing = [settings for settings, one in zip(asked, found, strict=True) if one is None]
+    with ThreadPoolExecutor(len(missing) or 1) as threads:
+        new = threads.map(partial(draw_apart, model), missing)
+    for settings, one in zip(missing, new, strict=True):
+        _keep(STRIPS, _key(settings), one)
+    return [one or session_store()[STRIPS][_key(settings)] for settings, one in zip(asked, found, strict=True)]
+
+
+def _known(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn | None:
     if upper is None:
         for number in range(EIGHT):
             if (one := fresh(model, number)).settings == settings:
                 return one
-    gallery, key = session_store().setdefault(GALLERY, {}), _key(settings, upper)
-    if key not in gallery:
-        gallery[key] = draw_apart(model, settings, upper)
-        for oldest in [*gallery][:-KEPT]:
-            del gallery[oldest]
-    return gallery[key]
+    key = _key(settings, upper)
+    kept = (session_store().get(name, {}) for name in (GALLERY, STRIPS))
+    return next((draws[key] for draws in kept if key in draws), None)
 
 
-def _key(settings: Mapping[str, Any], upper: Upper | None) -> tuple[object, ...]:
+def _keep(name: str, key: tuple[object, ...], drawn: Drawn) -> None:
+    draws = session_store().setdefault(name, {})
+    draws.setdefault(key, drawn)
+    for oldest in [*draws][:-KEPT]:
+        del draws[oldest]
+
+
+def _key(settings: Mapping[str, Any], upper: Upper | None = None) -> tuple[object, ...]:
     return (*sorted(settings.items()), *((upper.rows, upper.indices.tobytes()) if upper else ()))
 
 

@@ -44,6 +44,17 @@ def of_draw(settings: Mapping[str, object], example: str | None = None, rows: in
     return origin | ({"example": example, "rows": str(rows)} if example else {})
 
 
+def name(origin: Origin | None) -> str:
+    """Where codes came from, in words."""
+    if origin is None:
+        return "Codes from your own file"
+    if "seed" not in origin:
+        return origin["example"]
+    level = f"level {origin['level']}" if "level" in origin else "any level"
+    below = f" below the upper part of {origin['example']}" if "example" in origin else ""
+    return f"Drawn slice, {level}, seed {origin['seed']}{below}"
+
+
 def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: Codes) -> str:
     """The link: `url` is that of the page, `model` that of the codes."""
     cells = {"cells": pack(original, indices)} if (original != indices).any() else {}

@@ -81,8 +81,8 @@ def why_drawn(symmetry: float, others: float, level: int | None) -> str:
     if symmetry < others - LESS_ALIKE:
         return (
             f"{start}Its left and right halves are less alike (correlation {symmetry:.2f}) than those of the "
-            f"reconstructions in this round ({others:.2f}): the prior draws row by row from the top, and must remember "
-            "the other side."
+            f"reconstructions in this round ({others:.2f}): the prior draws row by row from the top, and does not "
+            "always match the side that it drew first."
         )
     return (
         f"{start}Its left and right halves are as alike as those of the reconstructions (correlation {symmetry:.2f}). "

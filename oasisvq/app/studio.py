@@ -21,7 +21,12 @@ from oasisvq.app.workers import bits_apart
 from oasisvq.pipeline import OasisVQ
 
 PROPOSALS = 4
-TRIES = {"ventricles": "Wider ventricles", "cortex": "Thinner cortex", "half": "Half of another slice"}
+# Prepared edits, each of what the slice is by then: what to call them, and what they do.
+TRIES = {
+    "ventricles": ("Wider ventricles", "The fluid in the middle grows, and pushes the tissue round it aside"),
+    "cortex": ("Thinner cortex", "The surface moves inward, and the layer below it is compressed"),
+    "half": ("Half of a drawn slice", "The right half of the picture becomes that of a drawn slice"),
+}
 DRAWN = "A drawn slice"  # at the end of a path
 _SEED, _COST = "seed of the next refill", "bits before"
 _PATH_STROKE = -1  # all steps along a path are one to undo

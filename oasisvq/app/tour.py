@@ -18,12 +18,12 @@ STEPS = (
     Step(
         "Reconstruct",
         {},
-        "Left a slice, right what the decoder makes of its codes. Press Difference, then SSIM: what was lost?",
+        "On the left a slice, on the right its reconstruction from codes. Press Difference, then SSIM: what was lost?",
     ),
     Step(
         "Generate",
         {"seed": "7", "level": "17"},
-        "The prior draws a slice that belongs to nobody, code by code. Levels shows the same seed at other heights.",
+        "The prior draws a slice that belongs to nobody, code by code. Levels draws the same seed at other levels.",
     ),
     Step(
         "Generate",
@@ -34,7 +34,8 @@ STEPS = (
     Step(
         "Surprise",
         {},
-        "A dark disc was painted into this slice. The map lights up there; on the right is what the model expected.",
+        "A dark disc was painted into this slice. The map lights up there; on the right is one draw of what the model "
+        "expected.",
     ),
     Step("Real or drawn?", {}, "Which of ten pictures did the model draw? Guess. This is the end of the tour."),
 )

@@ -40,8 +40,8 @@ MORE_RECONSTRUCT = r"""
 - **SSIM** ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861)) compares the mean, spread and correlation of
   both pictures in a Gaussian window of 11 pixels around each pixel. The map shows it where it was computed; the figure
   is its mean, and "brain only" its mean over the brain of the original, ventricles included.
-  $$\mathrm{SSIM} = \frac{(2\mu\hat\mu + c_1)(2\sigma_{x\hat x} + c_2)}
-  {(\mu^2 + \hat\mu^2 + c_1)(\sigma^2 + \hat\sigma^2 + c_2)}$$
+  $\mathrm{SSIM} = (2\mu\hat\mu + c_1)(2\sigma_{x\hat x} + c_2)\,/\,
+  ((\mu^2 + \hat\mu^2 + c_1)(\sigma^2 + \hat\sigma^2 + c_2))$.
 - **PSNR** is $-10 \log_{10}$ of the mean of $d^2$, in dB.
 - **Bits under the prior** are $-\sum_i \log_2 p(z_i \mid z_1 \dots z_{i-1})$: what an arithmetic coder needs for the
   codes $z_i$ with the PixelCNN as its model.
@@ -66,8 +66,8 @@ MORE_UNUSUAL = """
 """
 
 LIMITS = """
-- The model knows axial T1 slices of the brain, without the skull, like those that it was trained on. It turns anything
-  else into the nearest thing that it knows, and does not complain.
+- The model knows axial T1 slices of the brain, without the skull, like those that it was trained on. Anything
+  else is turned into the nearest thing that it knows.
 - A reconstruction is a picture made from codes. A small finding may vanish in it, and detail may appear that was never
   there.
 - Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
@@ -146,7 +146,7 @@ class Measure(NamedTuple):
 
 MEASURES = (
     Measure("ssim_mean", "SSIM", ".3f", "structural similarity of reconstruction and original, 1 = identical"),
-    Measure("ssim_foreground_mean", "SSIM, brain only", ".3f", "the same without the easy black background"),
+    Measure("ssim_foreground_mean", "SSIM, brain only", ".3f", "the mean over the brain alone"),
     Measure("psnr_mean", "PSNR, dB", ".1f", "peak signal-to-noise ratio, in decibels"),
     Measure("sharpness_mean", "Sharpness", ".2f", "gradient energy inside the brain, over that of the original"),
     Measure("nll_bits_per_code", "Bits per code, prior", ".2f", "mean cost of a code under the PixelCNN, new people"),
@@ -197,7 +197,7 @@ def about_slice(name: str, size: int, edges: tuple[str, str, str, str] | None) -
     sides = (
         "The letters come from the file's header: R and L are the person's right and left, A is the front, P the back."
         if edges
-        else "Left and right are not known: the file does not give them."
+        else "Left and right are not marked: no header gives them."
     )
     return f"{name}, at the model's size of {size} × {size} pixels. {sides}"
 
@@ -251,3 +251,15 @@ def notice() -> str:
 def grade(value: float | None) -> str:
     """A clinical dementia rating in words."""
     return "not given" if value is None else GRADES.get(value, str(value))
+
+
+def in_short(settings: Mapping[str, Any]) -> str:
+    """What a small picture of a draw says of its settings."""
+    words = []
+    if "level" in settings:
+        words.append("any level" if settings["level"] is None else f"level {settings['level']}")
+    if settings.get("temperature", 1.0) != 1.0 or len(settings) == 1:
+        words += [f"T {settings['temperature']:g}"] if "temperature" in settings else []
+    if "grade" in settings and (settings["grade"] is not None or len(settings) == 1):
+        words.append("CDR not given" if settings["grade"] is None else f"CDR {settings['grade']:g}")
+    return ", ".join(words)
