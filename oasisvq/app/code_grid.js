@@ -89,7 +89,12 @@ class CodeGrid {
     };
     this.find(".layers").hidden = layers.length < 2;
     this.find(".layers").replaceChildren(
-      ...layers.map((name, i) => button(name, i === layer, () => this.request({ kind: "layer", number: i }))),
+      ...layers.map((name, i) =>
+        Object.assign(
+          button(name, i === layer, () => this.request({ kind: "layer", number: i })),
+          { title: i ? "They hold texture, and keep it where only coarse codes are painted" : "They hold the anatomy" },
+        ),
+      ),
     );
     this.find(".tries").replaceChildren(
       ...tries.map(([name, label, title]) =>
