@@ -239,6 +239,41 @@ def test_variants_keep_the_seed():
     assert len(items) == 8
     assert all("seed 5" in item["name"] for item in items)
     assert player_of(app)["id"] in {item["id"] for item in items}
+    assert [item["label"] for item in items][-2:] == ["T 1.2", "T 1.3"]
+    app.slider(key="temperature").set_value(1.5).run()
+    items = player_of(app)["strip"]["items"]
+    assert [item["label"] for item in items][-2:] == ["T 1.3", "T 1.5"], "the setting in use is one of them"
+    assert items[-1]["id"] == player_of(app)["id"]
+    app.session_state["kind of strip"] = "seen"
+    app.run()
+    labels = [item["label"] for item in player_of(app)["strip"]["items"]]
+    assert len(labels) == 2, "what was drawn to compare with is not the visitor's own"
+    assert labels[0].endswith(", T 1.5")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"level": 3, "temperature": 1.0, "grade": None, "seed": 1, "top_k": 70}, "level 3"),
+        ({"level": None, "temperature": 0.8, "grade": 0.5, "seed": 1, "top_k": 70}, "any level, T 0.8, CDR 0.5"),
+        ({"grade": None}, "CDR not given"),
+        ({"grade": 0.0}, "CDR 0"),
+        ({"temperature": 1.0}, "T 1"),
+    ],
+)
+def test_a_small_picture_says_what_sets_it_apart(settings, words):
+    assert wording.in_short(settings) == words
+
+
+def test_a_page_says_what_a_slice_begins_with(monkeypatch):
+    app = open_page("generate")
+    app.session_state["level"] = 3
+    app.toggle(key="begin").set_value(True).run()
+    assert not app.exception
+    said = " ".join(caption.value for caption in app.caption)
+    assert "belongs to nobody" not in said
+    assert "The upper part is that of Colin 27, level" in said
+    assert "told level 3" in said
 
 
 def test_generated_codes_open_in_the_editor():
@@ -248,6 +283,8 @@ def test_generated_codes_open_in_the_editor():
     next(button for button in app.button if button.label == "Edit codes").click().run()
     assert app.title[0].value == "Edit codes"
     np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
+    grid = json.loads(app.get("bidi_component")[0].proto.json)
+    assert (grid["title"], grid["mark"]) == (f"Drawn slice, level {drawn.settings['level']}, seed 5", "SYNTHETIC")
 
 
 def shown_link(app: AppTest) -> dict[str, str]:

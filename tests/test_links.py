@@ -13,7 +13,7 @@ import pytest
 from tiny_weights import TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
-from oasisvq.app.links import address, of_draw, pack, restore, unpack
+from oasisvq.app.links import address, name, of_draw, pack, restore, unpack
 from oasisvq.data.codes import read_codes, write_codes
 
 K, SHA = 512, "ab" * 32
@@ -125,6 +125,23 @@ def test_a_link_keeps_at_least_a_row_of_an_example_and_leaves_one(tiny):
     for rows in (0, 4):
         with pytest.raises(OasisVQError, match="more rows than there are"):
             restore(tiny, link | {"rows": str(rows)}, {"Head": example}.get)
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (None, "Codes from your own file"),
+        ({"example": "Colin 27, level 12"}, "Colin 27, level 12"),
+        ({"seed": "5", "draw": "0", "level": "3"}, "Drawn slice, level 3, seed 5"),
+        ({"seed": "5", "draw": "0"}, "Drawn slice, any level, seed 5"),
+        (
+            {"seed": "5", "draw": "0", "level": "3", "example": "Colin 27, level 12", "rows": "9"},
+            "Drawn slice, level 3, seed 5, below the upper part of Colin 27, level 12",
+        ),
+    ],
+)
+def test_where_codes_came_from_is_said_in_words(origin, words):
+    assert name(origin) == words
 
 
 def test_a_grid_that_does_not_fill_its_last_byte_comes_back():

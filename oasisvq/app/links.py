@@ -51,7 +51,7 @@ def name(origin: Origin | None) -> str:
     if "seed" not in origin:
         return origin["example"]
     level = f"level {origin['level']}" if "level" in origin else "any level"
-    below = f" below the upper part of {origin['example']}" if "example" in origin else ""
+    below = f", below the upper part of {origin['example']}" if "example" in origin else ""
     return f"Drawn slice, {level}, seed {origin['seed']}{below}"
 
 
