@@ -354,6 +354,7 @@ def heads(weights: Sequence[Weights]) -> str:
             for codec in dict.fromkeys(name for one in weights for name in one.find("heads.videos.codecs") or {})
         ),
         (_figure("step from level to level, over that of people", "heads.step_ratio", ".2f"), "1"),
+        (_figure("the same at the model's own size", "heads.step_ratio_full_size", ".2f"), "1"),
         (_figure("the same where it is least", "heads.step_ratio_least", ".2f"), "1"),
         (_figure("the same where it is most", "heads.step_ratio_most", ".2f"), "1"),
         (_figure("AUC of a network on coronal cuts, against reconstructions", "heads.auc.coronal", ".2f"), "0.5"),

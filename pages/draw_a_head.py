@@ -140,4 +140,9 @@ beginning = "completed from a slice" if given else "drawn from the middle outwar
 st.caption(
     f"{preset.levels} levels, 1 mm apart, of a head that belongs to nobody, {beginning}, each level given those beside "
     "it. Every picture carries the mark **SYNTHETIC**. Which side is left is not known."
+    + (
+        ""
+        if model.prior.near
+        else " The fine codes of each level are drawn by themselves: texture flickers between levels."
+    )
 )

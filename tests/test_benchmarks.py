@@ -158,6 +158,7 @@ def test_heads(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monke
     scheduling = getattr(os, "sched_getscheduler", lambda _: None)  # of Linux
     before = scheduling(0)
     found = run("heads", "--weights", weights, "--data", tiny_cohort)
+    assert "step_ratio_full_size" in found
     assert scheduling(0) == before, "SVT-AV1 makes a thread of root's a real-time one"
     assert found["files"]["exact"]
     assert found["people"] == 2

@@ -140,7 +140,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     drawn, seconds = draw(model, grades, args.seed)
     codes, train_codes = encode(model, people, args.split), encode(model, train, "train")
     files = savings(model, codes, grades)
-    shown = np.stack([model.decode(head)[:, 0].numpy() for head in codes]) + 0.5
+    shown, drawn_shown = (
+        np.stack([model.decode(head)[:, 0].numpy() for head in some]) + 0.5 for some in (codes, drawn)
+    )
     return {
         "split": args.split,
         "seed": args.seed,
@@ -148,6 +150,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seconds_a_head": seconds,
         "bits_a_code": bits(model, codes),
         "files": files,
+        "step_ratio_full_size": float(heads.steps(drawn_shown).mean() / heads.steps(shown).mean()),
         "videos": videos(people + 0.5, shown, files["bytes_a_slice_of_a_head"]),
         **heads.measure(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
         "weights_sha256": model.weights_sha256,
@@ -166,7 +169,10 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  {name}: SSIM {row['ssim_in_as_many_bytes']:.3f} in as many bytes, ours ", end="")
         print(f"{figures['videos']['ssim']:.3f}; as clear in {row['bytes_at_this_ssim']:.1f} bytes")
     least, most = figures["step_ratio_least"], figures["step_ratio_most"]
-    print(f"  steps between levels, draws over people   {figures['step_ratio']:.3f}  ({least:.2f} to {most:.2f})")
+    print(
+        f"  steps between levels, draws over people   {figures['step_ratio']:.3f}  ({least:.2f} to {most:.2f})", end=""
+    )
+    print(f"; at full size {figures['step_ratio_full_size']:.3f}")
     for name in ("coronal", "sagittal", "single levels"):
         by = auc[f"{name} by seed"]
         print(f"  AUC, {name:36} {auc[name]:.3f}  ({min(by):.2f} to {max(by):.2f})")
