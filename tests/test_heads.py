@@ -109,6 +109,20 @@ def naive(stage: OasisVQ, stream: np.random.Generator, level: int, rank: int, pi
     return codes[0]
 
 
+def test_a_slice_is_shown_to_the_levels_beside_it_alone(model: OasisVQ) -> None:
+    stage = model.stages[0]
+    codes = any_codes(model, 1)[0]
+    own = model.preset.split(codes[None])[0]
+    stack = stage.stack(LEVELS)
+    stack.put([0], own[:, None])
+    slices = stage.exact_decode(own)[0]
+    assert slices.any()
+    for i, offset in enumerate(stage.prior.near):
+        for level in range(LEVELS):
+            shown = stack.pictures([level])[0, i]
+            assert torch.equal(shown, slices[0] if level + offset == 0 else torch.zeros_like(slices[0]))
+
+
 def test_a_head_is_that_of_a_naive_sampler_in_any_batch(model: OasisVQ) -> None:
     expected = by_hand(model, seed=4)
     head = model.sample_head(1, seed=4)

@@ -123,6 +123,16 @@ def test_the_background_of_an_enlarged_picture_is_black() -> None:
     assert large.shape == (1, 1, 32, 32)
     assert (large[:, :, :12] == -0.5).all()
     torch.testing.assert_close(large[:, :, 24:], torch.full((1, 1, 8, 32), 0.3))
+    dark = torch.full((1, 1, 8, 8), 1.1 * FOREGROUND - 0.5)
+    torch.testing.assert_close(tokenizer.enlarge(dark, 32), torch.full((1, 1, 32, 32), 1.1 * FOREGROUND - 0.5))
+
+
+def test_an_enlarged_edge_stays_within_the_range_of_greys() -> None:
+    edge = torch.full((1, 1, 8, 8), -0.5)
+    edge[:, :, 4:] = 0.5
+    large = tokenizer.enlarge(edge, 32)
+    assert large.max() == 0.5
+    assert large.min() == -0.5
 
 
 def test_draws_with_seeds_and_grades_of_their_own_are_what_they_are_alone(model: OasisVQ) -> None:
