@@ -7,7 +7,7 @@ import json
 import math
 import runpy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -670,3 +670,14 @@ def test_exchanging_proposals_row_by_row_suits_a_tall_region_better_than_choosin
     chosen = torch.multinomial((-alone * math.log(2)).softmax(1), 1, generator=torch.Generator().manual_seed(0))
     gain = alone.gather(1, chosen)[:, 0] - filtered
     assert gain.mean() > 3 * gain.std() / math.sqrt(n)
+
+
+@pytest.mark.parametrize("of_draws", [sampling.draw_levels, sampling.draw_ranks])
+def test_random_conditions_are_even_and_those_of_seed_and_number(of_draws: Callable[..., Tensor]) -> None:
+    drawn = of_draws(5, 4000, 3)
+    assert drawn.dtype == torch.int64
+    counts = drawn.bincount(minlength=5)
+    assert len(counts) == 5
+    assert counts.min() > 700
+    assert torch.equal(of_draws(5, 10, 3, 20), drawn[20:30])
+    assert not torch.equal(of_draws(5, 100, 4), drawn[:100])
