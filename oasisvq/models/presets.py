@@ -218,14 +218,10 @@ _SMOKE = Preset(
     prior_epochs=3,
 )
 
-# The grid of the original study, and a prior that can be given two levels on either side: it draws single slices and
-# whole heads.
-_BASE = Preset(name="base", prior_neighbours=4)
-
 PRESETS: dict[str, Preset] = {
-    "base": _BASE,
+    "base": Preset(name="base"),
     # The same slices and codes, and a prior that can be given neighbouring levels: it draws whole heads.
-    "heads": Preset(name="heads", prior_neighbours=2),
+    "heads": Preset(name="heads", prior_neighbours=4),
     # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
     # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(
@@ -233,7 +229,7 @@ PRESETS: dict[str, Preset] = {
         size=256,
         codebook_size=64,
         code_dim=8,
-        coarse=_BASE,
+        coarse=Preset(name="base"),
         channels=(32, 96),
         blocks=(0, 3),
         ssim_weight=2.0,
