@@ -13,7 +13,7 @@ import pytest
 from tiny_weights import TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
-from oasisvq.app.links import address, name, of_draw, pack, restore, unpack
+from oasisvq.app.links import address, name, of_draw, pack, redraw, restore, unpack
 from oasisvq.data.codes import read_codes, write_codes
 
 K, SHA = 512, "ab" * 32
@@ -65,6 +65,20 @@ def test_a_link_restores_what_was_drawn_below_an_example(tiny):
     back = restore(tiny, parameters(address("http://x/", tiny, origin, example, example)), {"Head": example}.get)
     np.testing.assert_array_equal(back.original[:2], example[:2])
     assert (back.original[2:] != example[2:]).any()
+
+
+def test_a_link_that_draws_again_names_weights_and_choices(tiny):
+    settings = {"seed": 3, "level": None, "top_k": None, "grade": None, "temperature": 0.9}
+    link = redraw("http://x/generate?old=1", tiny, settings)
+    told = parameters(link)
+    assert told == {
+        "seed": "3",
+        "level": "None",
+        "top_k": "None",
+        "temperature": "0.9",
+        "weights": tiny.info["files"]["vqvae.safetensors"]["sha256"][:12],
+        "prior": tiny.info["files"]["prior.safetensors"]["sha256"][:12],
+    }
 
 
 HOSTILE = {
