@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Most tests are about what all models do alike: the smaller one does it sooner, here and in servers that tests start.
 os.environ.setdefault("OASISVQ_MODEL", "base")
+# Two processes run tests at once (pyproject.toml): threads on top of that would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -293,7 +293,7 @@ def _fails(copy: Path, tests: Sequence[str], chosen: Sequence[str], limit: float
 def _pytest(words: Sequence[str], plugin: Order) -> int:
     import pytest
 
-    quiet = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
+    quiet = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-n", "0"]
     return int(pytest.main([*quiet, *words], plugins=[plugin]))
 
 
