@@ -15,9 +15,8 @@ from oasisvq import OasisVQ, OasisVQError, compress
 from oasisvq.cli import main
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.models import heads, sampling
-from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.training.codes import CodeSet, encode_split
-from oasisvq.training.loop import NEAREST_ALONE, NEIGHBOURS, PriorTask, load_weights, save_weights
+from oasisvq.training.loop import NEAREST_ALONE, NEIGHBOURS, PriorTask
 
 LEVELS = 4
 KNOWING = replace(TINY, levels=LEVELS, prior_neighbours=2)
@@ -292,29 +291,6 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     edge = {k: v[None] for k, v in codes[2].items()}  # the highest of its person
     there = task.add_neighbours(None, edge, torch.tensor([False]), every)[0]
     assert [bool((picture != 0).any()) for picture in there] == [offset < 0 for offset in near]
-
-
-def test_a_prior_begins_with_what_it_learned_of_single_slices(model: OasisVQ, tmp_path: Path) -> None:
-    stage = model.stages[-1]
-    preset = replace(stage.preset, prior_neighbours=4)
-    alone = PixelCNN(replace(preset, prior_neighbours=0)).eval()
-    for weights in alone.parameters():
-        torch.nn.init.normal_(weights, std=0.3)
-    save_weights(alone, tmp_path / "prior_single.safetensors")
-    load_weights(alone, tmp_path / "prior_single.safetensors")  # as rounded
-    task = PriorTask(preset, stage.tokenizer, single=tmp_path / "prior_single.safetensors")
-    began = task.model.eval()
-    codes = torch.randint(preset.codebook_size, (2, *preset.grid))
-    about = (torch.tensor([1, 2]), torch.tensor([0, 1]))
-    pictures = torch.rand(2, preset.prior_pictures, preset.size, preset.size) - 0.5
-    coarse = pictures[:, : alone.pictures] if alone.pictures else None
-    with torch.inference_mode():
-        expected = alone(codes, *about, picture=coarse)
-        torch.testing.assert_close(began(codes, *about, picture=pictures), expected, rtol=1e-4, atol=1e-4)
-    loss = began(codes, *about, picture=pictures).square().sum()
-    loss.backward()
-    learns = [weights.grad.abs().sum() > 0 for name, weights in began.named_parameters() if name == "context.2.weight"]
-    assert learns == [True]
 
 
 def test_what_lies_further_is_shown_with_what_lies_between(model: OasisVQ) -> None:

@@ -133,8 +133,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     with pytest.raises(Killed):
         train(preset, tiny_cohort, out, "fp32")
     monkeypatch.undo()
-    first = "prior_single" if model == "prior" and preset.prior_neighbours else model
-    assert len((out / f"{first}.jsonl").read_text().splitlines()) == 1
+    assert len((out / f"{model}.jsonl").read_text().splitlines()) == 1
 
     if model == "prior":
         monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("the codes are on disk"))

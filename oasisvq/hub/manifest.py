@@ -28,9 +28,7 @@ RATE = "rate.json"
 FAILURES = "failures.json"
 CHOICES = ("strength.json", "top_k.json")  # what was measured to choose a constant
 MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "codes.json", "heads.json", *CHOICES)
-# Training logs, a line an epoch. A prior that is given neighbours first learned without them.
-LOGS = {"vqvae": ("vqvae.jsonl",), "prior": ("prior_single.jsonl", "prior.jsonl")}
-RECORDS = (*MEASURED, *LOGS["vqvae"], *LOGS["prior"])
+RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in PICTURE_FOLDER: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",
     "draws.png": "Eight draws of the prior, seed 0, temperature 1: synthetic, no real person",
@@ -154,21 +152,12 @@ def read_records(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[st
 
 
 def read_history(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The training logs of both models, a line an epoch, numbered from 1; empty where the manifest lists none."""
+    """The training logs of both models, a line an epoch; empty where the manifest lists none."""
     return {
-        model: [
-            json.loads(line) | {"epoch": i}
-            for i, line in enumerate(
-                (
-                    line
-                    for name in names
-                    if name in manifest["files"]
-                    for line in (folder / name).read_text().splitlines()
-                ),
-                1,
-            )
-        ]
-        for model, names in LOGS.items()
+        model: [json.loads(line) for line in (folder / f"{model}.jsonl").read_text().splitlines()]
+        if f"{model}.jsonl" in manifest["files"]
+        else []
+        for model in ("vqvae", "prior")
     }
 
 

@@ -221,7 +221,7 @@ _SMOKE = Preset(
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
     # The same slices and codes, and a prior that can be given neighbouring levels: it draws whole heads.
-    "heads": Preset(name="heads", prior_neighbours=4),
+    "heads": Preset(name="heads", prior_neighbours=2),
     # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
     # channels where pixels are many; no attention, since the picture shows what lies far away.
     "large": Preset(

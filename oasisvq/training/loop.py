@@ -11,7 +11,6 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -182,34 +181,16 @@ class PriorTask:
 
     Conditions are level, grade and appearance, each sometimes hidden, and of the neighbouring slices none, one or both.
     Slices are augmented in no other way: a prior that learns from shifted slices samples shifted slices.
-
-    Args:
-        name: of the files that are written.
-        single: weights of a prior that was not shown neighbours, to begin with.
     """
 
+    name = "prior"
     criterion = "val_nll_bits"
 
-    def __init__(self, preset: Preset, tokenizer: Tokenizer, name: str = "prior", single: Path | None = None) -> None:
-        self.preset, self.tokenizer, self.name = preset, tokenizer, name
+    def __init__(self, preset: Preset, tokenizer: Tokenizer) -> None:
+        self.preset, self.tokenizer = preset, tokenizer
         self.model: nn.Module = PixelCNN(preset)
         self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
-        if single:
-            self.begin_with(single)
-            self.rate /= 2
         self.thresholds = torch.zeros(preset.levels, 0)
-
-    @torch.no_grad()
-    def begin_with(self, single: Path) -> None:
-        """Take over the weights of a prior without neighbours; at first, neighbours change nothing."""
-        learned = load_file(single)
-        for name, own in self.model.state_dict().items():  # shares its memory with the model
-            if name in learned:
-                own.zero_()
-                # The first convolution of the context has fewer pictures there: the coarse one, which comes first.
-                own[tuple(map(slice, learned[name].shape))] = learned[name].float()
-            elif name.startswith("context.2"):
-                own.zero_()
 
     def examples(self, slices: SliceSet, split: str, folder: Path, stamp: str) -> Dataset[Any]:
         """The codes of the slices, and with those of the training people the ranks of brightness."""
@@ -479,20 +460,10 @@ def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") 
 
 
 def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
-    """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`.
-
-    One that can be given neighbouring slices first learns without them, for as many epochs: its samples of single
-    slices are then as good as those of a prior that knows nothing else.
-    """
+    """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`."""
     tokenizer, sha256 = finished(preset, out)
-    saw = f"{describe(data)['fingerprint']} {sha256}"
-    single = None
-    if preset.prior_neighbours:
-        alone = replace(preset, prior_neighbours=0)
-        set_seed(preset.seed)
-        single = fit(PriorTask(alone, tokenizer, "prior_single"), alone, data, saw, out, precision)
     set_seed(preset.seed)
-    return fit(PriorTask(preset, tokenizer, single=single), preset, data, saw, out, precision)
+    return fit(PriorTask(preset, tokenizer), preset, data, f"{describe(data)['fingerprint']} {sha256}", out, precision)
 
 
 def finished(preset: Preset, folder: Path) -> tuple[Tokenizer, str]:
