@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from oasisvq.app.codes import Codes
     from oasisvq.pipeline import OasisVQ
 
-_MODEST = 5  # niceness above that of the server, which must answer visitors
+_MODEST = 7  # niceness above that of the server, which must answer visitors
 _MOST = 8  # requests served together: eight draws take about four times as long as one, and each waits for all
 
 # What a worker does: with a model, for several requests at once.
