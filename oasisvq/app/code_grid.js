@@ -415,6 +415,7 @@ class CodeGrid {
       }
     }
 
+    this.caption(context, whole); // below the outlines, which mark cells
     if (settings.lines) {
       context.fillStyle = "rgba(255, 255, 255, 0.16)";
       for (let c = 1; c < width; c++) context.fillRect(c * across - 1, 0, 2, whole[3]);
@@ -440,7 +441,6 @@ class CodeGrid {
         context.fillText(code, x + across / 2, y + down / 2);
       });
     }
-    this.caption(context, whole);
     if (this.cursor !== null) {
       const cells = settings.tool === "pick" ? [this.cursor] : this.brush(this.cursor);
       const colour = settings.tool === "select" ? SELECTED : "#fff";
