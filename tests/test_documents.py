@@ -43,7 +43,7 @@ def weights(preset: str = "base", history: bool = True, **records: object) -> ob
 @pytest.mark.parametrize("name", BLOCKS)
 def test_weights_without_measurements_are_told_apart_from_bad_ones(name: str) -> None:
     for shown in ([], [weights()], [weights(history=False), weights("large")]):
-        text = BLOCKS[name](shown)
+        text = re.sub("`[^`]*`", "", BLOCKS[name](shown))  # lines of code may say anything
         assert "nan" not in text
         assert "None" not in text
     if name in ("summary", "reconstruction", "draws", "rate", "lesions", "outliers", "anatomy", "heads"):
