@@ -265,7 +265,7 @@ def test_a_small_picture_says_what_sets_it_apart(settings, words):
     assert wording.in_short(settings) == words
 
 
-def test_a_page_says_what_a_slice_begins_with(monkeypatch):
+def test_a_page_says_what_a_slice_begins_with():
     app = open_page("generate")
     app.session_state["level"] = 3
     app.toggle(key="begin").set_value(True).run()
@@ -284,7 +284,8 @@ def test_generated_codes_open_in_the_editor():
     assert app.title[0].value == "Edit codes"
     np.testing.assert_array_equal(mine(app, "editor").indices, drawn.indices)
     grid = json.loads(app.get("bidi_component")[0].proto.json)
-    assert (grid["title"], grid["mark"]) == (f"Drawn slice, level {drawn.settings['level']}, seed 5", "SYNTHETIC")
+    assert grid["title"] == f"Drawn slice, level {drawn.settings['level']}, seed 5"
+    assert grid["marks"] == ["SYNTHETIC", "SYNTHETIC"]
 
 
 def shown_link(app: AppTest) -> dict[str, str]:
@@ -296,8 +297,11 @@ def test_a_link_restores_the_edits_elsewhere():
     state = mine(app, "editor")
     painted = state.indices.copy()
     painted[3, 4:7] = 9
+    marks = [json.loads(app.get("bidi_component")[0].proto.json)["marks"]]
     app.session_state["session_store"]["editor"] = put(state, painted)
     app.run()
+    marks.append(json.loads(app.get("bidi_component")[0].proto.json)["marks"])
+    assert marks == [["RECONSTRUCTION", "RECONSTRUCTION"], ["RECONSTRUCTION", "EDITED CODES"]]
     other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     other.switch_page("pages/edit_codes.py")
     for name, value in shown_link(app).items():

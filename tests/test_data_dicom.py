@@ -124,7 +124,7 @@ def test_a_zip_holds_at_most_so_many_files_and_bytes(monkeypatch):
     monkeypatch.setattr(dicom, "MAX_UNPACKED", sum(map(len, files)))
     assert dicom.read(zipped(files)).voxels.shape[2] == 2
     monkeypatch.setattr(dicom, "MAX_UNPACKED", sum(map(len, files)) - 1)
-    with pytest.raises(OasisVQError, match=r"unpacks to over \d+ MB:"):
+    with pytest.raises(OasisVQError, match="unpacks to over 0 MB:"):
         dicom.read(zipped(files))
     with pytest.raises(OasisVQError, match="3 files in the zip"):
         dicom.read(zipped([b"", b"", b""]))

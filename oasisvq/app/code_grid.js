@@ -41,8 +41,8 @@ class CodeGrid {
   }
 
   // What Python says: data = {epoch, ack, width, height, offset, indices, original, selection, image, before, palette,
-  // order, undo, redo, title, mark, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the first of these
-  // codes among all codes of the slice, which operations count.
+  // order, undo, redo, title, marks, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the
+  // first of these codes among all codes of the slice, which operations count; `marks` are of the slice before and now.
 
   receive(data) {
     if (data.epoch !== this.epoch) {
@@ -243,9 +243,10 @@ class CodeGrid {
   listen() {
     const { picture, palette } = this;
     // A reload would lose the edits: the browser asks first.
-    window.addEventListener("beforeunload", (event) => {
-      if (picture.isConnected && this.data?.undo) event.preventDefault();
-    });
+    window.onbeforeunload = (event) => {
+      const [before, now] = this.data?.marks ?? [];
+      if (picture.isConnected && before !== now) event.preventDefault();
+    };
     picture.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       picture.setPointerCapture(event.pointerId);
@@ -475,13 +476,12 @@ class CodeGrid {
 
   // What the slice is, and that it is no scan.
   caption(context, [, , width, height]) {
-    const edited = this.data.undo || this.pending.length;
     context.font = `bold ${width / 40}px sans-serif`;
     context.textBaseline = "alphabetic";
     context.fillStyle = "#ccc";
     context.strokeStyle = "#000";
     context.lineWidth = width / 150;
-    const mark = edited && !settings.before ? "EDITED" : this.data.mark;
+    const mark = this.data.marks[settings.before ? 0 : 1];
     for (const [text, align, x, y] of [
       [this.data.title, "left", width / 60, width / 28],
       [mark, "right", width * (1 - 1 / 60), height - width / 60],

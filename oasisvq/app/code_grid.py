@@ -16,7 +16,7 @@ from oasisvq.app.component import component, data_url, packed
 from oasisvq.app.editor import Editor
 from oasisvq.app.links import Origin
 from oasisvq.app.models import session_store
-from oasisvq.app.pictures import RECONSTRUCTION, SYNTHETIC, Picture, grey_bytes, webp
+from oasisvq.app.pictures import EDITED, RECONSTRUCTION, SYNTHETIC, Picture, grey_bytes, webp
 
 if TYPE_CHECKING:
     from oasisvq.app.palette import Palette
@@ -169,6 +169,7 @@ def code_grid(
     selection = split(preset, state.selection.astype(np.int64))[layer]
     palette = palettes[layer]
     height, width = grids[0].shape
+    mark = SYNTHETIC if "seed" in (origin() or {}) else RECONSTRUCTION
 
     def caught_up() -> None:  # a callback runs before the page, and even when the user has left it meanwhile
         catch_up(preset)
@@ -187,7 +188,7 @@ def code_grid(
             "height": height,
             "offset": sum(rows * columns for rows, columns in preset.parts[:layer]),
             "title": links.name(origin()),
-            "mark": SYNTHETIC if "seed" in (origin() or {}) else RECONSTRUCTION,
+            "marks": (mark, EDITED if (state.indices != state.original).any() else mark),
             "layer": layer,
             "layers": PARTS[len(palettes)],
             "indices": grids[0].ravel().tolist(),
