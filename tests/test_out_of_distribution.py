@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_weights import TINY, write_weights
+from tiny_weights import CASCADE, TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.data.layout import load_split
 from oasisvq.measure import metrics
 from oasisvq.measure.out_of_distribution import FALSE_ALARMS, MEASURES, calibrate, compare, measure, unlike
+from oasisvq.models.tokenizer import shrink
 
 
 def people(n: int = 400, seed: int = 0) -> dict[str, np.ndarray]:
@@ -81,6 +82,15 @@ def test_measures_are_what_they_say(model: OasisVQ, tiny_cohort: Path) -> None:
         assert measured["code_distance"][i] == pytest.approx(float(nearest), rel=1e-4)
     moved = measure(model, slices.roll(2, 3))
     assert moved["centre_column"] - measured["centre_column"] == pytest.approx(np.full(3, 2 / TINY.size))
+
+
+def test_a_cascade_is_measured_by_its_coarse_stage(tmp_path: Path, tiny_cohort: Path) -> None:
+    cascade = OasisVQ.from_pretrained(write_weights(tmp_path / "cascade", preset=CASCADE), device="cpu")
+    slices = torch.from_numpy(load_split(tiny_cohort, "test", CASCADE.size).slices)[:3, None]
+    found = measure(cascade, slices)
+    assert cascade.coarse is not None
+    for name, values in measure(cascade.coarse, shrink(slices, TINY.size)).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
 def test_a_blank_slice_is_unlike_anything(model: OasisVQ) -> None:

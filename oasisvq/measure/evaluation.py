@@ -56,20 +56,21 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     brain = metrics.brain_codes(greys, preset)
 
     nll = prior_bits(model, indices, held_out)
-    untold = out_of_distribution.measure(model, torch.from_numpy(held_out.slices)[:, None])
-    by_slice = untold | {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    untold = np.concatenate([model.surprise(part).numpy() for part in torch.from_numpy(indices).split(BATCH)])
+    by_slice = {name: [row[name] for row in rows] for name in rows[0]}
+    by_slice |= {"bits_per_code": untold.mean((1, 2)).tolist(), "bits_per_brain_code": _mean_in(brain, untold)}
     figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
     if "validate" in about["people"]:
-        figures["unlike"] = _unlike(model, data, untold, held_out.cases)
+        figures["unlike"] = _unlike(model, data, held_out)
     rivals = {}
     if "train" in about["people"]:
         train = load_for(preset, data, "train")
         rivals = _rivals(preset, _mirrored_codes(model, train), indices)
     for name, bits in {"nll_bits": nll, **rivals}.items():
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
-        on_brain = [b[mask].mean() if mask.any() else math.nan for b, mask in zip(bits, brain, strict=True)]
-        figures |= _summary(f"{name}_per_brain_code", metrics.by_person(on_brain, held_out.cases), suffix="")
-    figures |= _summary("untold_bits_per_code", metrics.by_person(untold["bits_per_code"], held_out.cases), suffix="")
+        on_brain = metrics.by_person(_mean_in(brain, bits), held_out.cases)
+        figures |= _summary(f"{name}_per_brain_code", on_brain, suffix="")
+    figures |= _summary("untold_bits_per_code", metrics.by_person(untold.mean((1, 2)), held_out.cases), suffix="")
     codes, pixels = preset.codes, preset.size**2
     figures["bits_per_pixel"] = preset.plain_bits / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels
@@ -77,6 +78,11 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     figures["data"] = about
     figures["weights_sha256"] = model.weights_sha256
     return figures
+
+
+def _mean_in(masks: np.ndarray, bits: np.ndarray) -> list[float]:
+    """The mean over the codes in the mask of each slice, NaN where there are none: (N, h, w) both -> (N,)."""
+    return [float(b[mask].mean()) if mask.any() else math.nan for b, mask in zip(bits, masks, strict=True)]
 
 
 def _score(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
@@ -114,16 +120,16 @@ def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float,
     return figures
 
 
-def _unlike(model: OasisVQ, data: Path, measured: dict[str, np.ndarray], cases: list[str]) -> dict[str, Any]:
-    """The calibration of `oasisvq.measure.out_of_distribution`, and how often it is wrong about the people measured."""
-    preset = model.preset
-    validation = load_for(preset, data, "validate")
-    calibration = out_of_distribution.calibrate(
-        out_of_distribution.measure(model, torch.from_numpy(validation.slices)[:, None])
+def _unlike(model: OasisVQ, data: Path, held_out: SliceSet) -> dict[str, Any]:
+    """The calibration of `oasisvq.measure.out_of_distribution`, and how often it is wrong about held-out people."""
+    validation = load_for(model.preset, data, "validate")
+    known, measured = (
+        out_of_distribution.measure(model, torch.from_numpy(people.slices)[:, None])
+        for people in (validation, held_out)
     )
-    alarms = metrics.by_person(
-        [verdict.unlike for verdict in out_of_distribution.compare(measured, calibration)], cases
-    )
+    calibration = out_of_distribution.calibrate(known)
+    verdicts = out_of_distribution.compare(measured, calibration)
+    alarms = metrics.by_person([verdict.unlike for verdict in verdicts], held_out.cases)
     return {
         **calibration,
         "people": len(set(validation.cases)),

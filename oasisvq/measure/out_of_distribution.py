@@ -19,6 +19,7 @@ from torch import Tensor
 from oasisvq.data.slices import foreground
 from oasisvq.errors import OasisVQError
 from oasisvq.measure import metrics
+from oasisvq.models.tokenizer import shrink
 from oasisvq.pipeline import Coded, OasisVQ
 
 FALSE_ALARMS = 0.05  # share of validation slices beyond the threshold
@@ -117,7 +118,11 @@ def compare(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[st
 
 
 def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
-    """The measures of MEASURES, (B,) each, of slices (B, 1, S, S) in [-0.5, 0.5]. NaN where a slice holds no brain."""
+    """The measures of MEASURES, (B,) each, of slices (B, 1, S, S) in [-0.5, 0.5]. NaN where a slice holds no brain.
+
+    Those of a cascade are its coarse stage's: finer codes are texture, which hardly changes when a brain is moved or
+    turned, and there are ten of them for each code that would.
+    """
     rows = []
     for part in slices.split(BATCH):
         coded = model.reconstruct(part)
@@ -128,10 +133,15 @@ def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
 
 @torch.inference_mode()
 def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> dict[str, NDArray[np.float64]]:
+    if model.coarse:
+        indices, bits_of_coarse = (model.preset.split(x)[0] for x in (coded.indices, surprise))
+        small = Coded(indices, model.coarse.decode(indices))
+        return _measure(model.coarse, shrink(slices, model.coarse.preset.size), small, bits_of_coarse)
+
     bits = surprise.numpy()
     size, depth = model.preset.size, model.preset.depth
     on_device = slices.to(model.device, torch.float32)
-    seen, indices = model.vqvae.assign(on_device, model.tokenizer.picture_of(on_device))
+    seen, indices = model.vqvae.assign(on_device)
     last = slice(depth - 1, None, depth)  # what is left for a cell's last code, and what that code says of it
     left = seen[:, :, last] - model.vqvae.codebook[indices[:, :, last]]  # (B, h, w, D)
     distance = left.square().sum(3).sqrt().cpu().numpy()
