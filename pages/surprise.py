@@ -7,6 +7,7 @@ import torch
 from oasisvq.app import address, charts, edits, wording
 from oasisvq.app.choose import choose_slice, remarks
 from oasisvq.app.codes import depth, join, split
+from oasisvq.app.expected import Expected
 from oasisvq.app.frame import model_in_frame
 from oasisvq.app.models import compute_slot
 from oasisvq.app.pictures import SYNTHETIC, heat
@@ -70,18 +71,15 @@ mark = more.slider(
 )
 seed = more.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region", help=GLOSSARY["seed"])
 region = (cells > mark) & (cells >= ordinary)
-again = chosen.picture
-if region.any():
-    marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in model.preset.parts[1:])]
-    mask = edits.beneath(model.preset, join(model.preset, marked))
-    with compute_slot(), st.spinner("Drawing the region again …"):
-        filled = model.refill(indices, torch.from_numpy(mask), seed=seed, level=level)
-    again = filled.slices[0, 0].numpy() + 0.5
+marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in model.preset.parts[1:])]
+expected = Expected(indices, torch.from_numpy(edits.beneath(model.preset, join(model.preset, marked))), seed, level)
+again = expected.picture if region.any() else chosen.picture
 
+status = st.empty()
 viewer(
     "Surprise",
     chosen,
-    again,
+    chosen.picture if again is None else again,
     [
         Overlay(
             "unusual",
@@ -93,7 +91,10 @@ viewer(
             heat(cells, limit, region),
         )
     ],
-    ("Slice with a painted lesion" if painted else "Slice", "One draw of what the model expected"),
+    (
+        "Slice with a painted lesion" if painted else "Slice",
+        "Drawing what the model expected …" if again is None else "One draw of what the model expected",
+    ),
     SYNTHETIC,
     over="original",
     first="unusual",
@@ -155,3 +156,8 @@ if lesions:
         }
     )
     st.caption("From `python -m oasisvq benchmark lesions`.")
+
+if again is None:  # last, so that the map is not kept waiting
+    with status, st.spinner("Drawing the region again …"):
+        expected.draw(model)
+    st.rerun()

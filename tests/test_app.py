@@ -432,6 +432,23 @@ def test_surprise_opens_on_a_painted_lesion_and_finds_it():
     assert float(metrics_of(app)["most unusual cell"].split()[0]) < with_lesion / 2
 
 
+def test_what_was_expected_is_drawn_once_and_forgotten_with_the_file(monkeypatch, model):
+    app = open_page("surprise")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    drawn = mine(app, "what was expected")[1]
+    assert drawn.shape == (model.preset.size,) * 2
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "refill", lambda *_, **__: pytest.fail("drawn again, though nothing has changed"))
+        app.run()
+    assert mine(app, "what was expected")[1] is drawn
+    app.number_input(key="seed of the region").set_value(1).run()
+    assert not np.array_equal(mine(app, "what was expected")[1], drawn)
+    button(app, "Forget this file").click().run()
+    assert not app.exception
+    assert "what was expected" not in app.session_state["session_store"]
+
+
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
     rows = {
         size: {"lesions": 9, "auroc_slice": 0.5 + float(size) / 30, "auroc_pixel": 0.8} for size in ("3", "6", "12")
