@@ -84,12 +84,19 @@ def test_measures_are_what_they_say(model: OasisVQ, tiny_cohort: Path) -> None:
     assert moved["centre_column"] - measured["centre_column"] == pytest.approx(np.full(3, 2 / TINY.size))
 
 
-def test_a_cascade_is_measured_by_its_coarse_stage(tmp_path: Path, tiny_cohort: Path) -> None:
+def test_a_cascade_is_measured_by_its_coarse_stage_and_the_ssim_of_both(tmp_path: Path, tiny_cohort: Path) -> None:
     cascade = OasisVQ.from_pretrained(write_weights(tmp_path / "cascade", preset=CASCADE), device="cpu")
     slices = torch.from_numpy(load_split(tiny_cohort, "test", CASCADE.size).slices)[:3, None]
     found = measure(cascade, slices)
     assert cascade.coarse is not None
-    for name, values in measure(cascade.coarse, shrink(slices, TINY.size)).items():
+    again = cascade.reconstruct(slices).slices
+    ssim = [
+        metrics.foreground_ssim(*pair)
+        for pair in zip(slices[:, 0].numpy() + 0.5, again[:, 0].numpy() + 0.5, strict=True)
+    ]
+    wanted = measure(cascade.coarse, shrink(slices, TINY.size)) | {"ssim_foreground": np.array(ssim)}
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 

@@ -60,7 +60,7 @@ def write_weights(folder: Path, seed: int = 0, preset: Preset = TINY) -> Path:
         place = folder if stage is preset else folder / "coarse"
         place.mkdir(exist_ok=True)
         vqvae, prior = VQVAE(stage), PixelCNN(stage)
-        if preset.coarse:  # an empty codebook would show the finer stage one picture alone
+        if preset.prior_pictures:  # an empty codebook would show the prior one picture alone
             vqvae.codebook.normal_(generator=torch.Generator().manual_seed(seed))
         for model, name in ((vqvae, "vqvae"), (prior, "prior")):
             save_file({k: t.half() for k, t in model.state_dict().items()}, place / f"{name}.safetensors")

@@ -56,13 +56,13 @@ def encode(model: OasisVQ, people: np.ndarray, name: str) -> torch.Tensor:
 
 
 def decode(model: OasisVQ, codes: torch.Tensor) -> np.ndarray:
-    """Codes (N, L, h, w) -> pictures (N, L, SIZE, SIZE) in [0, 1]."""
-    return np.stack(
-        [
-            to_model(torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]).numpy() + 0.5, SIZE) + 0.5
-            for head in codes
-        ]
-    )
+    """Codes (N, L, h, w) -> pictures (N, L, S, S) in [0, 1]."""
+    return np.stack([torch.cat([model.decode(part)[:, 0] for part in head.split(BATCH)]) for head in codes]) + 0.5
+
+
+def small(heads: np.ndarray) -> np.ndarray:
+    """Pictures (N, L, S, S) in [0, 1] -> (N, L, SIZE, SIZE)."""
+    return np.stack([to_model(head, SIZE) for head in heads]) + 0.5
 
 
 def savings(model: OasisVQ, codes: torch.Tensor, grades: np.ndarray) -> dict[str, Any]:
@@ -140,9 +140,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     drawn, seconds = draw(model, grades, args.seed)
     codes, train_codes = encode(model, people, args.split), encode(model, train, "train")
     files = savings(model, codes, grades)
-    shown, drawn_shown = (
-        np.stack([model.decode(head)[:, 0].numpy() for head in some]) + 0.5 for some in (codes, drawn)
-    )
+    shown, drawn_shown = decode(model, codes), decode(model, drawn)
+    train_small = np.concatenate(
+        [small(decode(model, head[None])) for head in train_codes]
+    )  # one by one, to save memory
     return {
         "split": args.split,
         "seed": args.seed,
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "files": files,
         "step_ratio_full_size": float(heads.steps(drawn_shown).mean() / heads.steps(shown).mean()),
         "videos": videos(people + 0.5, shown, files["bytes_a_slice_of_a_head"]),
-        **heads.measure(decode(model, drawn), decode(model, codes), decode(model, train_codes), args.seed),
+        **heads.measure(small(drawn_shown), small(shown), train_small, args.seed),
         "weights_sha256": model.weights_sha256,
     }
 

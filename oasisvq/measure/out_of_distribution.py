@@ -120,8 +120,8 @@ def compare(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[st
 def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
     """The measures of MEASURES, (B,) each, of slices (B, 1, S, S) in [-0.5, 0.5]. NaN where a slice holds no brain.
 
-    Those of a cascade are its coarse stage's: finer codes are texture, which hardly changes when a brain is moved or
-    turned, and there are ten of them for each code that would.
+    Those of a cascade are its coarse stage's, but for SSIM, which notices noise: finer codes are texture, which hardly
+    changes when a brain is moved or turned, and there are ten of them for each code that would.
     """
     rows = []
     for part in slices.split(BATCH):
@@ -136,7 +136,8 @@ def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> 
     if model.coarse:
         indices, bits_of_coarse = (model.preset.split(x)[0] for x in (coded.indices, surprise))
         small = Coded(indices, model.coarse.decode(indices))
-        return _measure(model.coarse, shrink(slices, model.coarse.preset.size), small, bits_of_coarse)
+        measured = _measure(model.coarse, shrink(slices, model.coarse.preset.size), small, bits_of_coarse)
+        return measured | {"ssim_foreground": _ssim(slices, coded)}
 
     bits = surprise.numpy()
     size, depth = model.preset.size, model.preset.depth
@@ -146,18 +147,17 @@ def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> 
     left = seen[:, :, last] - model.vqvae.codebook[indices[:, :, last]]  # (B, h, w, D)
     distance = left.square().sum(3).sqrt().cpu().numpy()
 
-    pictures, again = slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5
+    pictures = slices[:, 0].numpy() + 0.5
     cells = metrics.brain_cells(pictures, model.preset.grid)
     codes = metrics.brain_codes(pictures, model.preset)
-    columns: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for i, (picture, other) in enumerate(zip(pictures, again, strict=True)):
+    columns: dict[str, list[float]] = {name: [] for name in MEASURES if name != "ssim_foreground"}
+    for i, picture in enumerate(pictures):
         brain = foreground(picture)
         rows_at, columns_at = np.nonzero(brain)
         values = {
             "bits_per_code": _mean(bits[i]),
             "bits_per_brain_code": _mean(bits[i][codes[i]]),
             "code_distance": _mean(distance[i][cells[i, :, ::depth]]),
-            "ssim_foreground": metrics.foreground_ssim(picture, other),
             "brain_area": float(brain.mean()),
             "brightness": _mean(picture[brain]),
             "centre_row": _mean(rows_at) / size,
@@ -165,7 +165,13 @@ def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> 
         }
         for name, value in values.items():
             columns[name].append(value)
-    return {name: np.array(values) for name, values in columns.items()}
+    return {name: np.array(values) for name, values in columns.items()} | {"ssim_foreground": _ssim(slices, coded)}
+
+
+def _ssim(slices: Tensor, coded: Coded) -> NDArray[np.float64]:
+    """Brain-only SSIM of reconstructions, (B,)."""
+    pairs = zip(slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
+    return np.array([metrics.foreground_ssim(*pair) for pair in pairs])
 
 
 def _deviations(
