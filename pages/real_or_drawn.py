@@ -13,6 +13,7 @@ from oasisvq.data.examples import with_lesion
 
 ROUND, ANSWERS = "round of pictures", "answers"
 MARK = "NOT A SCAN"
+REVIEWED = 160  # pixels a side of each picture after the round
 
 model = model_in_frame()
 
@@ -54,6 +55,13 @@ if number < len(items):
             width="stretch",
             alt=f"Picture {number + 1} of {len(items)}: reconstructed or drawn",
         )
+else:
+    with stage, st.container(horizontal=True, key="review", gap="small"):
+        for i, (item, guess) in enumerate(zip(items, answers, strict=True)):
+            what = "Drawn" if item.drawn else "Reconstructed"
+            with st.container(width=REVIEWED, gap=None):
+                st.image(marked(item.picture, MARK, 2 * REVIEWED), width=REVIEWED, alt=f"Picture {i + 1}: {what}")
+                st.caption(f"{i + 1}. {what}. You were {'right' if guess == item.drawn else 'wrong'}.", help=item.why)
 with told:
     st.progress(len(answers) / len(items), f"Picture {min(number + 1, len(items))} of {len(items)}")
     if number >= len(items):

@@ -68,6 +68,9 @@ def test_guesses_are_counted_and_another_round_begins():
         button(app, "Next").click().run()
     right = len(items) - (not items[0].drawn)
     assert any(f"You got {right} of 10 right" in heading.value for heading in app.subheader)
+    review = [caption.value for caption in app.caption if "You were" in caption.value]
+    assert [text.split(". ")[1] for text in review] == ["Drawn" if item.drawn else "Reconstructed" for item in items]
+    assert [text.endswith("wrong.") for text in review] == [not items[0].drawn, *[False] * 9]
     button(app, "Another round").click().run()
     assert not app.exception
     assert mine(app, "answers") == []
