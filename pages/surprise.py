@@ -75,7 +75,6 @@ marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in
 expected = Expected(indices, torch.from_numpy(edits.beneath(model.preset, join(model.preset, marked))), seed, level)
 again = expected.picture if region.any() else chosen.picture
 
-status = st.empty()
 viewer(
     "Surprise",
     chosen,
@@ -95,7 +94,7 @@ viewer(
         "Slice with a painted lesion" if painted else "Slice",
         "Drawing what the model expected …" if again is None else "One draw of what the model expected",
     ),
-    SYNTHETIC,
+    "" if again is None else SYNTHETIC,
     over="original",
     first="unusual",
 )
@@ -158,6 +157,5 @@ if lesions:
     st.caption("From `python -m oasisvq benchmark lesions`.")
 
 if again is None:  # last, so that the map is not kept waiting
-    with status, st.spinner("Drawing the region again …"):
-        expected.draw(model)
+    expected.draw(model)
     st.rerun()
