@@ -548,6 +548,30 @@ def crowd(weights: Sequence[Weights]) -> str:
     )
 
 
+def aligned(weights: Sequence[Weights]) -> str:
+    found = record("align")
+    if not found:
+        return NONE
+    heads = [row for row in found["rows"] if row["kind"] == "head"]
+    ssim, bits = [row["ssim"] for row in heads], [row["bits"] for row in heads]
+    rows = [
+        [name, f"{found[f'{key}_median']:.{digits}f}{unit}", f"{found[f'{key}_worst']:.{digits}f}{unit}"]
+        for name, key, digits, unit in (
+            ("rotation that is left", "turn", 1, "°"),
+            ("shift of the middle of the levels", "shift", 1, " mm"),
+            ("Dice of the mask, brought back", "back", 3, ""),
+            ("time", "seconds", 1, " s"),
+        )
+    ]
+    return (
+        f"{table(['', 'median', 'worst'], rows)}\n\n"
+        f"Of {found['copies']} changed copies of {len(heads)} heads {found['good_refused']} were refused, of "
+        f"{found['wrong']} wrong inputs {found['wrong_refused']}. The heads themselves: SSIM {min(ssim):.3f} to "
+        f"{max(ssim):.3f} on base, at {min(bits):.2f} to {max(bits):.2f} bits a code. A head of 256 × 256 × 256 voxels "
+        f"in a process of its own: {found['alone_seconds']:.1f} s and {found['alone_gb']:.2f} GB. On {_when(found)}."
+    )
+
+
 def container(weights: Sequence[Weights]) -> str:
     found = record("container")
     if not found:
@@ -646,6 +670,7 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         refill,
         transformer,
         crowd,
+        aligned,
         container,
         streaming,
         fuzz,
