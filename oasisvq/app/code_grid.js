@@ -3,6 +3,7 @@
 // so that a message overtaken by the next one loses nothing; what is on its way is drawn ahead as palette tiles.
 
 const SIDE = 1200; // canvas pixels a side, about: twice what is shown, for sharp lines on dense screens
+const NARROW = 480; // pixels under which the palette has half as many columns, for fingers
 const TILE = 20; // palette canvas pixels a code, with the gap to the next
 const RESEND_MS = 2000;
 const QUICK_MS = 60;
@@ -231,7 +232,7 @@ class CodeGrid {
 
   codeAt(event) {
     const { left, top, width, height } = this.palette.getBoundingClientRect();
-    const { columns } = this.data.palette;
+    const { columns } = this;
     const rows = Math.ceil(this.data.order.length / columns);
     const column = clamp(Math.floor(((event.clientX - left) / width) * columns), columns);
     const row = clamp(Math.floor(((event.clientY - top) / height) * rows), rows);
@@ -277,7 +278,7 @@ class CodeGrid {
     });
     palette.addEventListener("click", (event) => this.choose(this.codeAt(event)));
     palette.addEventListener("keydown", (event) => {
-      const { columns } = this.data.palette;
+      const { columns } = this;
       const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
       if (!step) return;
       event.preventDefault();
@@ -370,7 +371,8 @@ class CodeGrid {
 
   drawPalette() {
     const { order } = this.data;
-    const { columns } = this.data.palette;
+    const columns = this.data.palette.columns / (window.innerWidth < NARROW ? 2 : 1);
+    this.columns = columns;
     this.palette.width = columns * TILE;
     this.palette.height = Math.ceil(order.length / columns) * TILE;
     const context = this.palette.getContext("2d");
