@@ -240,7 +240,7 @@ def main(argv: list[str]) -> None:
         originals[file] = found
         keep({"kind": "head", "name": file.name, **found.fit.figures(), **reconstructed(model, found), **took})
     if args.figure:
-        figure(model, found).save(args.figure, optimize=True)
+        figure(OasisVQ.from_pretrained(), found).save(args.figure, optimize=True)
     for file in args.wrong:
         keep({"kind": "wrong", "name": file.name, **refusal(read(file))})
     keep({"kind": "alone", "name": args.heads[0].name, **alone(read(args.heads[0]))})
