@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # From data to verified weights, measured results and a model card. Run again after an interruption, it goes on.
 #
-# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--coarse DIR]
+# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--coarse DIR] [--start DIR]
 #   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
 #   --out DIR       where the weights go (default runs/PRESET)
-#   --preset NAME   base (default), heads or large: see oasisvq/models/presets.py
+#   --preset NAME   base (default), heads, large or large-heads: see oasisvq/models/presets.py
 #   --smoke         everything small, to see that it works
 #   --coarse DIR    finished weights of the coarse stage of a cascade such as large (default: it is trained first)
+#   --start DIR     weights whose prior this one starts from, as that of large-heads does from large's
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-data="" out="" coarse="" preset=base people=(302 35 17)
+data="" out="" coarse="" start="" preset=base people=(302 35 17)
 while [ $# -gt 0 ]; do
   case $1 in
-    --data | --out | --coarse)
+    --data | --out | --coarse | --start)
       [ $# -ge 2 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
       declare "${1#--}=$(realpath -m "$2")"
       shift 2
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "$here/train_all.sh"
+      sed -n '2,10s/^# \{0,1\}//p' "$here/train_all.sh"
       exit
       ;;
     *)
@@ -62,7 +63,7 @@ elif [ -n "$stage" ]; then
   PYTHON=$python bash "$here/train_all.sh" --preset "$stage" --data "$data" --out "$(realpath -m "$out")/coarse"
 fi
 oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
-oasisvq train prior --preset "$preset" --data "$data" --out "$out"
+oasisvq train prior --preset "$preset" --data "$data" --out "$out" ${start:+--start "$start"}
 oasisvq evaluate --weights "$out" --data "$data" --split test --json "$out/results.json"
 oasisvq package "$out"
 oasisvq verify "$out"

@@ -117,7 +117,7 @@ def train(args: argparse.Namespace) -> Figures:
     from oasisvq.training.loop import train_prior, train_vqvae
 
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
-    weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision)
+    weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision, start=args.start)
     if args.model == "prior" and os.environ.get("RANK", "0") == "0":
         from oasisvq.data.layout import describe
         from oasisvq.hub.manifest import write_manifest
@@ -518,6 +518,7 @@ def _add_training(command: Command) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for weights, logs and checkpoints")
     sub.add_argument("--preset", choices=tuple(PRESETS), default="base")
     sub.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    sub.add_argument("--start", type=Path, metavar="DIR", help="weights to begin with, such as checkpoints/base")
 
     sub = command("package", package, "list what was measured in the manifest, and write the model card")
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")

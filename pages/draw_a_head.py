@@ -12,15 +12,14 @@ from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
 from oasisvq.app.drawing import known_grades
 from oasisvq.app.drawn_head import FIRST, DrawnHead, head_of, scroll
 from oasisvq.app.frame import link, model_in_frame
-from oasisvq.app.models import choices, compute_slot
+from oasisvq.app.models import choices, compute_slot, drawer_of_heads
 from oasisvq.app.planes import planes
 
 EVERY = 0.5  # seconds: how often the page looks at a head that is drawn
 
-model = model_in_frame()
-preset, grades = model.preset, known_grades(model)
-
-if not model.stages[0].prior.near:
+chosen_model = model_in_frame()
+drawer = drawer_of_heads(chosen_model)
+if drawer is None:
     st.info(
         "These weights draw single slices: their prior has not learned how the slices of one head follow each other.",
         icon=":material/stacks:",
@@ -31,6 +30,7 @@ if not model.stages[0].prior.near:
             st.button(f"Draw with {choice.label}", icon=":material/stacks:", type="primary", on_click=use)
     link("Generate", "Draw single slices")
     st.stop()
+model, preset, grades = drawer, drawer.preset, known_grades(drawer)
 
 
 def settings() -> dict:
@@ -140,6 +140,11 @@ beginning = "completed from a slice" if given else "drawn from the middle outwar
 st.caption(
     f"{preset.levels} levels, 1 mm apart, of a head that belongs to nobody, {beginning}, each level given those beside "
     "it. Every picture carries the mark **SYNTHETIC**. Which side is left is not known."
+    + (
+        ""
+        if model is chosen_model
+        else f" Drawn with **{preset.name}**, which has the codes of {chosen_model.preset.name} and knows neighbours."
+    )
     + (
         ""
         if model.prior.near

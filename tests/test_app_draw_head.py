@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -18,12 +19,13 @@ import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_app import _navigation_is_known, button, open_page  # noqa: F401
-from tiny_weights import TINY, write_weights
+from tiny_weights import DATA, TINY, TRAINING, write_weights
 
 from oasisvq.app import models
 from oasisvq.app.drawn_head import DrawnHead, scroll
 from oasisvq.data.frame import as_nifti
 from oasisvq.hub import sources
+from oasisvq.hub.manifest import write_manifest
 
 KNOWING = replace(TINY, name="base", prior_neighbours=2)
 SETTINGS = {"seed": 5, "grade": None}
@@ -210,3 +212,18 @@ def test_weights_that_draw_heads_are_a_click_away(monkeypatch, tmp_path: Path):
     assert not app.exception
     assert app.selectbox(key="model").value == "heads"
     assert head_in(app).total == KNOWING.levels
+
+
+def test_weights_of_the_same_codes_draw_heads_for_those_that_cannot(monkeypatch, tmp_path: Path):
+    heads = write_weights(tmp_path / "heads", preset=replace(KNOWING, name="heads"))
+    base = write_weights(tmp_path / "base", preset=replace(TINY, name="base"))
+    shutil.copy(heads / "vqvae.safetensors", base)
+    write_manifest(base, replace(TINY, name="base"), DATA, TRAINING)
+    monkeypatch.setattr(sources, "BUNDLED", tmp_path)
+    monkeypatch.setenv("OASISVQ_MODEL", "base")
+    st.cache_resource.clear()
+    app = open_head()
+    assert not app.exception
+    assert app.selectbox(key="model").value == ""
+    assert head_in(app).model.preset.name == "heads"
+    assert any("Drawn with **heads**" in caption.value for caption in app.caption)

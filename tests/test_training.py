@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import RandomSampler
 
 from oasisvq.data.layout import load_split
 from oasisvq.errors import OasisVQError
+from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS
 from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE, Quantised
 from oasisvq.training import loop as training
 from oasisvq.training.codes import brightness, encode_split
+from oasisvq.training.reproducibility import instructions
 
 TINY = replace(
     PRESETS["smoke"],
@@ -299,6 +302,36 @@ def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Pat
     written = prior.stat().st_mtime_ns
     training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
     assert prior.stat().st_mtime_ns == written
+
+
+def test_a_prior_starts_where_another_ended_whatever_neighbours_it_is_shown(tmp_path: Path) -> None:
+    fewer = replace(CASCADE, prior_neighbours=0)
+    other, prior = PixelCNN(fewer).eval(), PixelCNN(replace(CASCADE, prior_neighbours=2)).eval()
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    training.save_weights(other, tmp_path / "prior.safetensors")
+    training.load_weights(other, tmp_path / "prior.safetensors")
+    training.start_from(prior, tmp_path / "prior.safetensors")
+    codes, pictures = torch.randint(CASCADE.codebook_size, (2, *CASCADE.grid)), torch.rand(2, 3, 64, 64) - 0.5
+    level, grade = torch.tensor([1, 2]), torch.tensor([0, 1])
+    expected = other(codes, level, grade, picture=pictures[:, :1])
+    torch.testing.assert_close(prior(codes, level, grade, picture=pictures), expected)
+    with pytest.raises(OasisVQError, match="is of other sizes"):
+        training.start_from(PixelCNN(replace(fewer, prior_channels=4)), tmp_path / "prior.safetensors")
+    with pytest.raises(OasisVQError, match="is missing"):
+        training.start_from(prior, tmp_path / "nothing.safetensors")
+
+
+def test_a_run_says_what_it_started_from(finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path) -> None:
+    start, out = finished["one stage"], tmp_path / "out"
+    training.train_vqvae(replace(TINY, vqvae_epochs=1, vqvae_rate=0.0), tiny_cohort, out, "fp32", start)
+    before, after = (load_file(folder / "vqvae.safetensors") for folder in (start, out))
+    torch.testing.assert_close(after["encoder.0.weight"], before["encoder.0.weight"])
+    with safe_open(out / "state" / "vqvae.safetensors", "pt") as file:
+        made = json.loads(file.metadata()["made"])
+    assert made["start"] == digest(start / "vqvae.safetensors")
+    run = {"precision": "fp32", **made}
+    assert "--precision fp32 --start START" in instructions(TINY, {"vqvae": run})["command"]
 
 
 def test_brightness_is_the_mean_of_the_brain_alone() -> None:

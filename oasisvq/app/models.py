@@ -85,6 +85,17 @@ def _choice(name: str, manifest: dict[str, Any]) -> Choice:
     return Choice(label, vqvae, prior, preset.stages[0].prior_neighbours > 0)
 
 
+def drawer_of_heads(model: OasisVQ) -> OasisVQ | None:
+    """A model whose prior can be given neighbouring levels: this one, or one of the same codes, if any."""
+    if model.stages[0].prior.near:
+        return model
+    own = model.info["files"]["vqvae.safetensors"]["sha256"]
+    for name, choice in choices().items():
+        if choice.draws_heads and choice.vqvae == own:
+            return load_model(name)
+    return None
+
+
 @st.cache_resource(show_spinner=False)
 def hub() -> Fetch | None:
     """The download, in the background, of the Hub's weights that this server is configured for; None if none is needed.

@@ -218,29 +218,38 @@ _SMOKE = Preset(
     prior_epochs=3,
 )
 
+# The same slices and codes as base, and a prior that can be given neighbouring levels: it draws whole heads.
+_HEADS = Preset(name="heads", prior_neighbours=2)
+
+# Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
+# channels where pixels are many; no attention, since the picture shows what lies far away.
+_LARGE = Preset(
+    name="large",
+    size=256,
+    codebook_size=64,
+    code_dim=8,
+    coarse=Preset(name="base"),
+    channels=(32, 96),
+    blocks=(0, 3),
+    ssim_weight=2.0,
+    rate_weight=0.095,
+    prior_channels=64,
+    prior_layers=8,
+    prior_heads=0,
+    vqvae_epochs=8,
+    vqvae_batch=16,
+    vqvae_crop=160,
+    prior_epochs=8,
+)
+
 PRESETS: dict[str, Preset] = {
     "base": Preset(name="base"),
-    # The same slices and codes, and a prior that can be given neighbouring levels: it draws whole heads.
-    "heads": Preset(name="heads", prior_neighbours=2),
-    # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
-    # channels where pixels are many; no attention, since the picture shows what lies far away.
-    "large": Preset(
-        name="large",
-        size=256,
-        codebook_size=64,
-        code_dim=8,
-        coarse=Preset(name="base"),
-        channels=(32, 96),
-        blocks=(0, 3),
-        ssim_weight=2.0,
-        rate_weight=0.095,
-        prior_channels=64,
-        prior_layers=8,
-        prior_heads=0,
-        vqvae_epochs=8,
-        vqvae_batch=16,
-        vqvae_crop=160,
-        prior_epochs=8,
+    "heads": _HEADS,
+    "large": _LARGE,
+    # The same slices and codes as large, and priors that can be given neighbouring levels. The finer one starts from
+    # large's: what it knows of single slices it need not learn again.
+    "large-heads": replace(
+        _LARGE, name="large-heads", coarse=_HEADS, prior_neighbours=2, prior_epochs=6, prior_rate=6e-4
     ),
     # Small ones, to see that everything works: one stage, and a cascade.
     "smoke": _SMOKE,

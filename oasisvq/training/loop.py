@@ -320,6 +320,24 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise OasisVQError(f"{path} does not fit this preset: use the preset it was trained with") from error
 
 
+def start_from(model: nn.Module, path: Path) -> None:
+    """Fill a model from the weights of one like it. Pictures that only this one can be given do not count at first.
+
+    Raises OasisVQError when the file is missing or its model is of other sizes.
+    """
+    if not path.is_file():
+        raise OasisVQError(f"{path} is missing: start from a folder of weights")
+    wanted, found = model.state_dict(), load_file(path)
+    for name, tensor in found.items():
+        if name in wanted and tensor.ndim == 4 and tensor.shape[0] == wanted[name].shape[0]:
+            more = wanted[name].shape[1] - tensor.shape[1]
+            found[name] = F.pad(tensor, (0, 0, 0, 0, 0, max(0, more)))
+    try:
+        model.load_state_dict({name: t.float() for name, t in found.items()})
+    except RuntimeError as error:
+        raise OasisVQError(f"{path} is of other sizes than this preset: start from weights of a like one") from error
+
+
 class Checkpoint:
     """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history."""
 
@@ -365,10 +383,11 @@ class Checkpoint:
         return json.loads(metadata["history"])
 
 
-def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: str) -> Path:
+def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: str, start: Path | None = None) -> Path:
     """Train to the end of the schedule, going on from the checkpoint in `out` if there is one.
 
-    `saw` is the fingerprint of what is learned from: a checkpoint of a run on anything else is refused.
+    `saw` is the fingerprint of what is learned from: a checkpoint of a run on anything else is refused. `start` is a
+    folder of weights to begin with, instead of random ones.
 
     After each epoch writes `out/NAME.safetensors` (when the validation figure is the best yet), `out/NAME.jsonl` (a
     line an epoch) and the checkpoint. Returns the path of the weights.
@@ -381,6 +400,10 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
     made = circumstances(accelerator.num_processes, accelerator.device.type)
+    if start:
+        path = start / f"{task.name}.safetensors"
+        start_from(model, path)
+        made["start"] = hashlib.sha256(path.read_bytes()).hexdigest()
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used, made)
     weights = out / f"{task.name}.safetensors"
@@ -445,8 +468,8 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     return weights
 
 
-def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
-    """Train the VQ-VAE on the training people of `data`; see `fit` for what is written to `out`.
+def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto", start: Path | None = None) -> Path:
+    """Train the VQ-VAE on the training people of `data`; see `fit` for `start` and what is written to `out`.
 
     A cascade's coarse stage must be finished, in `out/coarse`.
     """
@@ -456,14 +479,15 @@ def train_vqvae(preset: Preset, data: Path, out: Path, precision: str = "auto") 
     if preset.coarse:
         coarse, sha256 = finished(preset.coarse, out / "coarse")
         saw = f"{saw} {sha256}"
-    return fit(VQVAETask(preset, coarse), preset, data, saw, out, precision)
+    return fit(VQVAETask(preset, coarse), preset, data, saw, out, precision, start)
 
 
-def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto") -> Path:
+def train_prior(preset: Preset, data: Path, out: Path, precision: str = "auto", start: Path | None = None) -> Path:
     """Train the PixelCNN on the codes that `out/vqvae.safetensors` gives to the training people of `data`."""
     tokenizer, sha256 = finished(preset, out)
     set_seed(preset.seed)
-    return fit(PriorTask(preset, tokenizer), preset, data, f"{describe(data)['fingerprint']} {sha256}", out, precision)
+    saw = f"{describe(data)['fingerprint']} {sha256}"
+    return fit(PriorTask(preset, tokenizer), preset, data, saw, out, precision, start)
 
 
 def finished(preset: Preset, folder: Path) -> tuple[Tokenizer, str]:

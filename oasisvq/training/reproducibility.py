@@ -88,7 +88,8 @@ def _sha256(path: Path) -> str:
 def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`training` of a manifest: seed, circumstances, and the command that makes the same weights where they hold again.
 
-    `runs` has, for each model in the order of training, its `precision` and its `circumstances`.
+    `runs` has, for each model in the order of training, its `precision` and its `circumstances`, and as `start` the
+    sha256 of the weights that it began with, if it did.
     """
     commands = []
     for model, run in runs.items():
@@ -96,7 +97,7 @@ def instructions(preset: Preset, runs: Mapping[str, Mapping[str, Any]]) -> dict[
         start = "python" if count == 1 else f"accelerate launch --multi_gpu --num_processes {count}"
         commands.append(
             f"OMP_NUM_THREADS={run['threads']} {start} -m oasisvq train {model} --data DATA --out OUT "
-            f"--preset {preset.name} --precision {run['precision']}"
+            f"--preset {preset.name} --precision {run['precision']}{' --start START' if 'start' in run else ''}"
         )
     together: dict[str, Any] = {}
     for key in dict.fromkeys(key for run in runs.values() for key in run):
