@@ -186,8 +186,14 @@ def unlike(verdict: Unlike) -> str:
             "Bits, codes, brightness, size and position of the brain lie in the range of people outside the training "
             "data."
         )
+    rely = (
+        "It is reconstructed as clearly as usual, but do not rely on what the prior says of it: bits, surprise, "
+        "refills."
+        if verdict.clear
+        else "Do not rely on what the model makes of this slice."
+    )
     return (
-        f"Unlike the training data: {'; '.join(verdict.reasons)}. Do not rely on what the model makes of this slice. "
+        f"Unlike the training data: {'; '.join(verdict.reasons)}. {rely} "
         "This says nothing about the person: another plane, contrast or scanner or a shifted head has the same effect."
     )
 

@@ -65,6 +65,11 @@ class Unlike:
         """Whether the slice is unlike the training data."""
         return self.score > self.threshold
 
+    @property
+    def clear(self) -> bool:
+        """Whether there is a brain in the slice, and its reconstruction is as clear as usual."""
+        return math.isfinite(self.score) and MEASURES["ssim_foreground"][0] not in self.reasons
+
 
 def unlike(model: OasisVQ, slices: Tensor, known: tuple[Coded, Tensor] | None = None) -> list[Unlike]:
     """Compare slices with the people that `calibrate` saw.
