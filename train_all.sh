@@ -58,11 +58,18 @@ preset = PRESETS.get(sys.argv[1])
 print(preset.coarse.name if preset and preset.coarse else '')" "$preset")
 if [ -n "$stage" ] && [ -n "$coarse" ]; then
   mkdir -p "$out/coarse"
-  cp "$coarse"/{vqvae.safetensors,prior.safetensors,manifest.json} "$out/coarse"
+  if ! [ "$coarse" -ef "$out/coarse" ]; then
+    rm -f "$out"/coarse/{vqvae.safetensors,prior.safetensors,manifest.json} # links would be written through
+    cp "$coarse"/{vqvae.safetensors,prior.safetensors,manifest.json} "$out/coarse"
+  fi
 elif [ -n "$stage" ]; then
   PYTHON=$python bash "$here/train_all.sh" --preset "$stage" --data "$data" --out "$(realpath -m "$out")/coarse"
 fi
 oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
+if [ -n "$start" ] && ! cmp -s "$start/vqvae.safetensors" "$out/vqvae.safetensors"; then
+  echo "error: the VQ-VAE of $start is another: its prior knows other codes" >&2
+  exit 1
+fi
 oasisvq train prior --preset "$preset" --data "$data" --out "$out" ${start:+--start "$start"}
 oasisvq evaluate --weights "$out" --data "$data" --split test --json "$out/results.json"
 oasisvq package "$out"

@@ -18,7 +18,8 @@ from oasisvq.app.planes import planes
 EVERY = 0.5  # seconds: how often the page looks at a head that is drawn
 
 chosen_model = model_in_frame()
-drawer = drawer_of_heads(chosen_model)
+with st.spinner("Loading the weights …"):
+    drawer = drawer_of_heads(chosen_model)
 if drawer is None:
     st.info(
         "These weights draw single slices: their prior has not learned how the slices of one head follow each other.",

@@ -449,6 +449,17 @@ def test_what_was_expected_is_drawn_once_and_forgotten_with_the_file(monkeypatch
     assert "what was expected" not in app.session_state["session_store"]
 
 
+def test_a_file_that_is_refused_takes_with_it_what_was_made_from_the_one_before():
+    app = open_page("surprise")
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.file_uploader[0].upload("somebody.png", as_png(list(examples().values())[-1]), "image/png").run()
+    assert "what was expected" in app.session_state["session_store"]
+    app.file_uploader[0].upload("else.png", b"no picture", "image/png").run()
+    assert not app.exception
+    assert any("else.png" in error.value for error in app.error)
+    assert "what was expected" not in app.session_state["session_store"]
+
+
 def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model):
     rows = {
         size: {"lesions": 9, "auroc_slice": 0.5 + float(size) / 30, "auroc_pixel": 0.8} for size in ("3", "6", "12")

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import RandomSampler
 
-from oasisvq.data.layout import load_split
+from oasisvq.data.layout import describe, load_split
 from oasisvq.errors import OasisVQError
 from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import PRESETS
@@ -22,7 +22,7 @@ from oasisvq.models.tokenizer import Tokenizer
 from oasisvq.models.vqvae import VQVAE, Quantised
 from oasisvq.training import loop as training
 from oasisvq.training.codes import brightness, encode_split
-from oasisvq.training.reproducibility import instructions
+from oasisvq.training.reproducibility import trained
 
 TINY = replace(
     PRESETS["smoke"],
@@ -324,14 +324,20 @@ def test_a_prior_starts_where_another_ended_whatever_neighbours_it_is_shown(tmp_
 
 def test_a_run_says_what_it_started_from(finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path) -> None:
     start, out = finished["one stage"], tmp_path / "out"
-    training.train_vqvae(replace(TINY, vqvae_epochs=1, vqvae_rate=0.0), tiny_cohort, out, "fp32", start)
+    preset = replace(TINY, vqvae_epochs=1, vqvae_rate=0.0)
+    training.train_vqvae(preset, tiny_cohort, out, "fp32", start)
     before, after = (load_file(folder / "vqvae.safetensors") for folder in (start, out))
     torch.testing.assert_close(after["encoder.0.weight"], before["encoder.0.weight"])
     with safe_open(out / "state" / "vqvae.safetensors", "pt") as file:
-        made = json.loads(file.metadata()["made"])
-    assert made["start"] == digest(start / "vqvae.safetensors")
-    run = {"precision": "fp32", **made}
-    assert "--precision fp32 --start START" in instructions(TINY, {"vqvae": run})["command"]
+        assert file.metadata()["start"] == digest(start / "vqvae.safetensors")
+    with pytest.raises(OasisVQError, match="of another --start"):
+        training.train_vqvae(preset, tiny_cohort, out, "fp32")
+    first, second = (shutil.copytree(start, tmp_path / name) for name in ("first", "second"))
+    training.train_prior(TINY, tiny_cohort, first, "fp32")
+    training.train_prior(TINY, tiny_cohort, second, "fp32", first)
+    _, _, told = trained(second, describe(tiny_cohort))
+    assert told["command"].endswith("train prior --data DATA --out OUT --preset smoke --precision fp32 --start START")
+    assert told["start"] == digest(first / "prior.safetensors")
 
 
 def test_brightness_is_the_mean_of_the_brain_alone() -> None:

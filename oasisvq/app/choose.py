@@ -210,11 +210,11 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
     try:
         kept = _kept(file.getvalue(), name, on_step)
     except OasisVQError as error:
-        st.session_state.pop(_KEPT, None)
+        _forget()  # the file before: with it goes the button that would forget it
         st.session_state[_REFUSED] = str(error)
     else:
         if kept.unfit:
-            st.session_state.pop(_KEPT, None)
+            _forget()
             st.session_state[_UNFIT] = kept
         else:
             _keep(kept)

@@ -143,7 +143,7 @@ def head_of(
     kept: DrawnHead | None = session_store().get(_HEAD)
     for_all = _first(model.info["files"]["prior.safetensors"]["sha256"])
     is_first = settings == FIRST and not given
-    if kept and not again and kept.settings == settings and _same(kept.given, given):
+    if kept and kept.model is model and not again and kept.settings == settings and _same(kept.given, given):
         if is_first and kept.whole:
             for_all.setdefault(_HEAD, kept)
         return kept

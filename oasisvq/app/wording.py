@@ -187,8 +187,8 @@ def unlike(verdict: Unlike) -> str:
             "data."
         )
     rely = (
-        "It is reconstructed as clearly as usual, but do not rely on what the prior says of it: bits, surprise, "
-        "refills."
+        "The SSIM of its reconstruction is as high as usual, but do not rely on what the prior says of it: bits, "
+        "surprise, refills."
         if verdict.clear
         else "Do not rely on what the model makes of this slice."
     )

@@ -1,7 +1,7 @@
 """Is a slice unlike what a model learned from? A few plain measures, each held against people it was not trained on.
 
 No measure is a diagnosis and none knows disease: a slice is unlike the training data when it is another plane, another
-contrast, moved, noisy, or not a brain at all, and then nothing that the model says about it should be believed.
+contrast, moved, noisy, or not a brain at all, and then nothing that the prior says about it should be believed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Unlike:
 
     @property
     def clear(self) -> bool:
-        """Whether there is a brain in the slice, and its reconstruction is as clear as usual."""
+        """Whether there is a brain in the slice, and the SSIM of its reconstruction is as high as usual."""
         return math.isfinite(self.score) and MEASURES["ssim_foreground"][0] not in self.reasons
 
 
@@ -138,13 +138,15 @@ def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
 
 @torch.inference_mode()
 def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> dict[str, NDArray[np.float64]]:
-    if model.coarse:
-        indices, bits_of_coarse = (model.preset.split(x)[0] for x in (coded.indices, surprise))
-        small = Coded(indices, model.coarse.decode(indices))
-        measured = _measure(model.coarse, shrink(slices, model.coarse.preset.size), small, bits_of_coarse)
-        return measured | {"ssim_foreground": _ssim(slices, coded)}
+    pairs = zip(slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
+    ssim = np.array([metrics.foreground_ssim(*pair) for pair in pairs])
+    stage = model.stages[0]
+    small = shrink(slices, stage.preset.size) if model.coarse else slices
+    return _measure_stage(stage, small, model.preset.split(surprise)[0].numpy()) | {"ssim_foreground": ssim}
 
-    bits = surprise.numpy()
+
+def _measure_stage(model: OasisVQ, slices: Tensor, bits: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+    """All measures but SSIM. `bits` are of the codes, (B, h, w)."""
     size, depth = model.preset.size, model.preset.depth
     on_device = slices.to(model.device, torch.float32)
     seen, indices = model.vqvae.assign(on_device)
@@ -170,13 +172,7 @@ def _measure(model: OasisVQ, slices: Tensor, coded: Coded, surprise: Tensor) -> 
         }
         for name, value in values.items():
             columns[name].append(value)
-    return {name: np.array(values) for name, values in columns.items()} | {"ssim_foreground": _ssim(slices, coded)}
-
-
-def _ssim(slices: Tensor, coded: Coded) -> NDArray[np.float64]:
-    """Brain-only SSIM of reconstructions, (B,)."""
-    pairs = zip(slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
-    return np.array([metrics.foreground_ssim(*pair) for pair in pairs])
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def _deviations(

@@ -335,15 +335,17 @@ def start_from(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict({name: t.float() for name, t in found.items()})
     except RuntimeError as error:
-        raise OasisVQError(f"{path} is of other sizes than this preset: start from weights of a like one") from error
+        raise OasisVQError(
+            f"{path} is of other sizes than this preset, or is given no pictures where this is: start from a like one"
+        ) from error
 
 
 class Checkpoint:
     """Everything a killed run needs to go on, in one safetensors file: weights, optimiser, history."""
 
-    def __init__(self, path: Path, preset: Preset, saw: str, precision: str, made: dict[str, Any]) -> None:
+    def __init__(self, path: Path, preset: Preset, saw: str, start: str, precision: str, made: dict[str, Any]) -> None:
         self.path = path
-        self.identity = {"preset": json.dumps(preset.to_dict()), "saw": saw}
+        self.identity = {"preset": json.dumps(preset.to_dict()), "saw": saw, "start": start}
         self.precision, self.made = precision, made
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
@@ -365,8 +367,9 @@ class Checkpoint:
         with safe_open(self.path, "pt") as file:
             metadata = file.metadata()
         preset = Preset.from_dict(json.loads(metadata["preset"]))  # an older one may lack fields
-        found = {"preset": json.dumps(preset.to_dict()), "saw": metadata["saw"]}
-        for key, what in (("preset", "another preset"), ("saw", "other data, or on another VQ-VAE")):
+        found = {"preset": json.dumps(preset.to_dict()), "saw": metadata["saw"], "start": metadata.get("start", "")}
+        differ = ("preset", "another preset"), ("saw", "other data, or on another VQ-VAE"), ("start", "another --start")
+        for key, what in differ:
             if found[key] != self.identity[key]:
                 raise OasisVQError(f"{self.path} belongs to a run of {what}: choose another --out or delete it")
         state: dict[int, dict[str, Tensor]] = {}
@@ -400,12 +403,13 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), task.rate, weight_decay=preset.weight_decay)
     made = circumstances(accelerator.num_processes, accelerator.device.type)
+    began = ""
     if start:
         path = start / f"{task.name}.safetensors"
         start_from(model, path)
-        made["start"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        began = hashlib.sha256(path.read_bytes()).hexdigest()
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, used, made)
+    checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, began, used, made)
     weights = out / f"{task.name}.safetensors"
     history = checkpoint.load(model, optimiser)
     if task.batch % accelerator.num_processes:

@@ -76,6 +76,7 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
             raise OasisVQError(f"{coarse}: VQ-VAE or prior is not the one of its manifest: train its prior again")
     runs = {  # a run that was begun before circumstances were written down is taken to share those of this process
         model: {"precision": metadata["precision"], **(json.loads(metadata.get("made", "null")) or circumstances())}
+        | ({"start": metadata["start"]} if metadata.get("start") else {})
         for model, metadata in found.items()
     }
     return preset, data, instructions(preset, runs)
