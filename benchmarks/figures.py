@@ -184,7 +184,7 @@ def summary(weights: Sequence[Weights]) -> str:
             "0.5: chance",
         ),
     ]
-    return _by_model(weights, rows)
+    return _by_model([one for one in weights if one.find("results")] or weights, rows)
 
 
 def measured_on(weights: Sequence[Weights]) -> str:
@@ -368,7 +368,7 @@ def heads(weights: Sequence[Weights]) -> str:
             "0 %",
         ),
     ]
-    return _by_model(weights, rows, "At best")
+    return _by_model([one for one in weights if one.preset.prior_neighbours] or weights, rows, "At best")
 
 
 def lesion_kinds(weights: Sequence[Weights]) -> str:

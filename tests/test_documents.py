@@ -63,7 +63,7 @@ def test_weights_without_measurements_are_told_apart_from_bad_ones(name: str) ->
 def test_a_table_has_a_column_for_each_of_the_weights() -> None:
     results = {"ssim_mean": 0.98765, "ssim_ci95": [0.98, 0.99], "codebook_utilisation": 0.5}
     draws = {"auc": {"against_reconstructions": 0.5555, "against_reconstructions_by_seed": [0.5, 0.625, 0.25]}}
-    both = [weights(results=results, draws=draws), weights("large")]
+    both = [weights(results=results, draws=draws), weights("large", results={"people": 20})]
     rows = dict(line.split(" | ", 1) for line in BLOCKS["summary"](both).splitlines() if " | " in line)
     assert rows["| SSIM of reconstructions"] == f"0.988 (0.980 to 0.990) | {NONE} | 1: equal |"
     assert rows["| AUC, samples against reconstructions"].startswith(f"0.56 (0.25 to 0.62) | {NONE} | ")
