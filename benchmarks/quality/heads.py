@@ -141,9 +141,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     codes, train_codes = encode(model, people, args.split), encode(model, train, "train")
     files = savings(model, codes, grades)
     shown, drawn_shown = decode(model, codes), decode(model, drawn)
-    train_small = np.concatenate(
-        [small(decode(model, head[None])) for head in train_codes]
-    )  # one by one, to save memory
+    # One by one: all training people at full size would take gigabytes.
+    train_small = np.concatenate([small(decode(model, head[None])) for head in train_codes])
     return {
         "split": args.split,
         "seed": args.seed,
