@@ -379,15 +379,24 @@ def lesion_kinds(weights: Sequence[Weights]) -> str:
     return table(["deviation map", *(f"{size} px" for size in _SIZES)], rows) if rows else NONE
 
 
+def _trainings(weights: Sequence[Weights]) -> Iterator[tuple[Weights, str, float, list[dict[str, Any]]]]:
+    """Weights, model, slices a second and epochs of each training. Weights may share a model: it was trained once."""
+    seen = set()
+    for one in weights:
+        for model, epochs in one.history.items():
+            sha256 = one.manifest["files"][f"{model}.safetensors"]["sha256"]
+            if sha256 not in seen:
+                seen.add(sha256)
+                seconds = statistics.median(epoch["seconds"] for epoch in epochs)
+                yield one, model, one.manifest["data"]["slices"]["train"] / seconds, epochs
+
+
 def trained(weights: Sequence[Weights]) -> str:
     rows = []
-    for one in weights:
-        how = one.manifest["training"]
-        for model, epochs in one.history.items():
-            minutes = statistics.median(epoch["seconds"] for epoch in epochs) / 60
-            a_second = one.manifest["data"]["slices"]["train"] / 60 / minutes
-            about = [f"{minutes:.1f}", f"{a_second:.0f}", how["precision"], str(how["threads"])]
-            rows.append([one.name, model, str(len(epochs)), *about])
+    for one, model, a_second, epochs in _trainings(weights):
+        how, minutes = one.manifest["training"], one.manifest["data"]["slices"]["train"] / 60 / a_second
+        about = [f"{minutes:.1f}", f"{a_second:.0f}", how["precision"], str(how["threads"])]
+        rows.append([one.name, model, str(len(epochs)), *about])
     head = ["Weights", "Model", "Epochs", "Minutes an epoch", "Slices a second", "Precision"]
     return table([*head, "Threads (VQ-VAE, prior)"], rows)
 
@@ -402,13 +411,10 @@ def scaled(weights: Sequence[Weights]) -> str:
         row("slices", "32 p", lambda slices: f"{slices:,.0f}"),
         row("PNG files, about 12 kB each", "12 kB × 32 p", _bytes, 12e3),
     ]
-    for one in weights:
-        size = one.preset.size
+    for size in dict.fromkeys(one.preset.size for one in weights):
         rows.append(row(f"decoded, {size} × {size}", "4 S² × 32 p", _bytes, 4 * size**2))
-    for one in weights:
-        for model, epochs in one.history.items():
-            v = one.manifest["data"]["slices"]["train"] / statistics.median(epoch["seconds"] for epoch in epochs)
-            rows.append(row(f"one epoch, {one.name}, {model}, v = {v:.0f}", "32 p / v", _time, 1 / v))
+    for one, model, v, _ in _trainings(weights):
+        rows.append(row(f"one epoch, {one.name}, {model}, v = {v:.0f}", "32 p / v", _time, 1 / v))
     return table(["", "formula", *people], rows)
 
 
@@ -510,22 +516,6 @@ def refill(weights: Sequence[Weights]) -> str:
         "jump of grey at the edges",
     ]
     return "\n".join([table(head, rows), *when]) if rows else NONE
-
-
-def transformer(weights: Sequence[Weights]) -> str:
-    found = record("transformer")
-    if not found:
-        return NONE
-    lines = [
-        f"- {row['batch']} at a time, medians of {row['repeats']}: {row['ratio']:.0f} times as many slices a second"
-        for row in found["draws"]
-    ]
-    lines += [
-        f"- {row['name']} after {row['minutes']:.0f} minutes: {row['test_bits_per_code']:.2f} bits a code on the test "
-        f"people ({row['steps']:,} steps)"
-        for row in found["training"]
-    ]
-    return "\n".join([*lines, f"- on {_when(found)}"])
 
 
 def crowd(weights: Sequence[Weights]) -> str:
@@ -668,7 +658,6 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         top_k,
         speed,
         refill,
-        transformer,
         crowd,
         aligned,
         container,

@@ -40,7 +40,6 @@ ELSEWHERE = {
     "streaming": "takes seconds of a whole core; the command is not run",
     "study": "tests/test_study.py",
     "training": "takes seconds of a whole core; the command is not run",
-    "transformer": "tests/test_transformer.py runs its parts; the command is not run",
 }
 
 
