@@ -32,6 +32,7 @@ RECORDS = HOME / "benchmarks" / "records"  # of what is measured of a machine: `
 NONE = "not measured"
 
 _AGAINST = "draws.auc.against"
+_UNTOLD = "untold.auc.against_reconstructions"
 _PEOPLE = "draws.auc.training.against_held_out"
 _COPIES = "draws.copies"
 _MEMBERS = "draws.membership"
@@ -241,6 +242,9 @@ def draws(weights: Sequence[Weights]) -> str:
         (_spread("AUC of a network, training against test people", _PEOPLE), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_PEOPLE}_linear"), "0.5"),
         (_figure("Fréchet distance to test people, over that of training slices", "draws.frechet.ratio", ".2f"), "1"),
+        (_spread("AUC of a network, neither level nor grade told, against reconstructions", _UNTOLD), "0.5"),
+        (_spread("AUC of a linear classifier, the same", f"{_UNTOLD}_linear"), "0.5"),
+        (_figure("Fréchet distance as above, neither told", "untold.frechet.ratio", ".2f"), "1"),
         (
             _figure(
                 "samples nearer to a training slice than 99 % of reconstructions", f"{_COPIES}.share_closer", ".1%"

@@ -24,6 +24,7 @@ from oasisvq.hub.manifest import write_manifest
 from oasisvq.measure import realism
 from oasisvq.measure.evaluation import evaluate
 from oasisvq.models import sampling
+from oasisvq.models.presets import TOP_K
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +108,7 @@ def test_strength(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, mo
     assert told == [1.0, 1.3, 1.6]
     assert [row["strength"] for row in found["rows"]] == [1.0, 1.3, 1.6]
     assert all(len(row["frechet_ratio"]) == 1 and min(row["frechet_ratio"]) > 0 for row in found["rows"])
-    assert found["split"] == "validate"
+    assert (found["split"], found["top_k"]) == ("validate", TOP_K)
     assert before == sampling.APPEARANCE_SCALE
 
 

@@ -26,6 +26,7 @@ from oasisvq.data.slices import to_model
 from oasisvq.measure import realism
 from oasisvq.measure.record import write_record
 from oasisvq.models import sampling
+from oasisvq.models.presets import TOP_K
 
 STRENGTHS = (1.0, 1.3, 1.6)
 
@@ -59,7 +60,7 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
         row: dict[str, Any] = {"strength": strength, "frechet_ratio": [], "brightness_variance_ratio": []}
         for seed in range(seeds):
             with told(strength):
-                drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=None)
+                drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=TOP_K)
             if preset.size != SIZE:
                 drawn = to_model(drawn, SIZE) + np.float32(0.5)
             row["frechet_ratio"].append(realism.frechet_figures(drawn, sources, held_out, train, real, seed)["ratio"])
@@ -72,6 +73,7 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
         "split": "validate",
         "people": len(set(held_out.cases)),
         "count": count,
+        "top_k": TOP_K,
         "rows": rows,
         "weights_sha256": model.weights_sha256,
     }

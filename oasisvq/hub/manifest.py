@@ -26,8 +26,9 @@ COARSE = tuple(f"coarse/{name}" for name in MODELS)
 RESULTS = "results.json"
 RATE = "rate.json"
 FAILURES = "failures.json"
+UNTOLD = "untold.json"  # as draws.json, of draws that are told neither level nor grade
 CHOICES = ("strength.json", "top_k.json")  # what was measured to choose a constant
-MEASURED = (RESULTS, RATE, FAILURES, "draws.json", "lesions.json", "codes.json", "heads.json", *CHOICES)
+MEASURED = (RESULTS, RATE, FAILURES, "draws.json", UNTOLD, "lesions.json", "codes.json", "heads.json", *CHOICES)
 RECORDS = (*MEASURED, "vqvae.jsonl", "prior.jsonl")
 PICTURES = {  # in PICTURE_FOLDER: what the card says under each
     "reconstructions.png": "Colin 27, the MNI152 template, phantom people; what the codes keep of them; the difference",

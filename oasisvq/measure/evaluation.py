@@ -14,7 +14,7 @@ from tqdm import tqdm
 from oasisvq.data.layout import SliceSet, describe, load_for
 from oasisvq.measure import metrics, out_of_distribution
 from oasisvq.models.presets import Preset
-from oasisvq.pipeline import OasisVQ
+from oasisvq.pipeline import Coded, OasisVQ
 
 BATCH = 64
 PERCENTILES = ("ssim", "ssim_foreground", "psnr", "sharpness", "bits_per_code", "bits_per_brain_code")
@@ -61,7 +61,8 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     by_slice |= {"bits_per_code": untold.mean((1, 2)).tolist(), "bits_per_brain_code": _mean_in(brain, untold)}
     figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
     if "validate" in about["people"]:
-        figures["unlike"] = _unlike(model, data, held_out)
+        known = Coded(torch.from_numpy(indices), torch.from_numpy(pictures - np.float32(0.5))[:, None])
+        figures["unlike"] = _unlike(model, data, held_out, (known, torch.from_numpy(untold)))
     rivals = {}
     if "train" in about["people"]:
         train = load_for(preset, data, "train")
@@ -120,14 +121,12 @@ def _by_grade(rows: list[dict[str, float]], data: SliceSet, grades: tuple[float,
     return figures
 
 
-def _unlike(model: OasisVQ, data: Path, held_out: SliceSet) -> dict[str, Any]:
+def _unlike(model: OasisVQ, data: Path, held_out: SliceSet, known: tuple[Coded, Tensor]) -> dict[str, Any]:
     """The calibration of `oasisvq.measure.out_of_distribution`, and how often it is wrong about held-out people."""
     validation = load_for(model.preset, data, "validate")
-    known, measured = (
-        out_of_distribution.measure(model, torch.from_numpy(people.slices)[:, None])
-        for people in (validation, held_out)
-    )
-    calibration = out_of_distribution.calibrate(known)
+    usual = out_of_distribution.measure(model, torch.from_numpy(validation.slices)[:, None])
+    measured = out_of_distribution.measure(model, torch.from_numpy(held_out.slices)[:, None], known)
+    calibration = out_of_distribution.calibrate(usual)
     verdicts = out_of_distribution.compare(measured, calibration)
     alarms = metrics.by_person([verdict.unlike for verdict in verdicts], held_out.cases)
     return {

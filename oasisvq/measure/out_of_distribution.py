@@ -85,8 +85,7 @@ def unlike(model: OasisVQ, slices: Tensor, known: tuple[Coded, Tensor] | None = 
         raise OasisVQError(
             "these weights carry no calibration: `python -m oasisvq evaluate` makes one, given validation people"
         )
-    measured = measure(model, slices) if known is None else _measure(model, slices, *known)
-    return compare(measured, model.info["results"]["unlike"])
+    return compare(measure(model, slices, known), model.info["results"]["unlike"])
 
 
 def calibrated(model: OasisVQ) -> bool:
@@ -122,17 +121,26 @@ def compare(measured: Mapping[str, NDArray[np.float64]], calibration: Mapping[st
     return verdicts
 
 
-def measure(model: OasisVQ, slices: Tensor) -> dict[str, NDArray[np.float64]]:
+def measure(
+    model: OasisVQ, slices: Tensor, known: tuple[Coded, Tensor] | None = None
+) -> dict[str, NDArray[np.float64]]:
     """The measures of MEASURES, (B,) each, of slices (B, 1, S, S) in [-0.5, 0.5]. NaN where a slice holds no brain.
+
+    `known` is as for `unlike`.
 
     Those of a cascade are its coarse stage's, but for SSIM, which notices noise: finer codes are texture, which hardly
     changes when a brain is moved or turned, and there are ten of them for each code that would.
     """
     rows = []
-    for part in slices.split(BATCH):
-        coded = model.reconstruct(part)
-        # Level and grade stay unknown, in calibration as in use: an upload does not tell them.
-        rows.append(_measure(model, part, coded, model.surprise(coded.indices)))
+    for start in range(0, len(slices), BATCH):
+        some = slice(start, start + BATCH)
+        if known is None:
+            coded = model.reconstruct(slices[some])
+            # Level and grade stay unknown, in calibration as in use: an upload does not tell them.
+            surprise = model.surprise(coded.indices)
+        else:
+            coded, surprise = Coded(known[0].indices[some], known[0].slices[some]), known[1][some]
+        rows.append(_measure(model, slices[some], coded, surprise))
     return {name: np.concatenate([row[name] for row in rows]) for name in MEASURES}
 
 
