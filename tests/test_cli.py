@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert f"{results['ssim_mean']:.4g}" in (out / "README.md").read_text()
     assert run("verify", out) == 0
     assert sources.describe(sources.resolve(out))["results"] == results
+    second = shutil.copytree(out, tmp_path / "second", ignore=shutil.ignore_patterns("prior*"))
+    assert run("train", "prior", *common, "--out", second, "--start", out) == 0
+    made = json.loads((second / "manifest.json").read_text())["training"]
+    assert made["command"].endswith("--start START")
+    assert made["start"] == after["files"]["prior.safetensors"]["sha256"]
 
 
 def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):

@@ -9,11 +9,20 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "train_all.sh"
 
 
-def train_all(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+# Stands in for Python: says what it is asked to run, and its VQ-VAE learns the word "codes".
+RECORDER = """#!/bin/bash
+[ "$1" = -c ] && exit
+shift 2
+echo "$*"
+[ "$1 $2" != "train vqvae" ] || { mkdir -p "${@: -1}" && printf codes > "${@: -1}/vqvae.safetensors"; }
+"""
+
+
+def train_all(*words: str, cwd: Path, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", SCRIPT, *words],
         cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+        env={"PATH": "/usr/bin:/bin", "PYTHON": python},
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,3 +49,25 @@ def test_stops_at_the_first_failure_and_means_the_callers_folder(tmp_path: Path)
     assert str(tmp_path / "slices") in told.stderr
     assert "missing" not in told.stderr  # what `package` would say, had the script gone on
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("codes", ["codes", "other codes"])
+def test_a_prior_starts_from_one_of_the_same_codes_alone(codes: str, tmp_path: Path) -> None:
+    python, start, out = tmp_path / "python", tmp_path / "start", tmp_path / "out"
+    python.write_text(RECORDER)
+    python.chmod(0o700)
+    start.mkdir()
+    (start / "vqvae.safetensors").write_text(codes)
+    words = ("--preset", "heads", "--data", "slices", "--out", "out", "--start", "start")
+    told = train_all(*words, cwd=tmp_path, python=str(python))
+    ran = told.stdout.splitlines()
+    common = f"--preset heads --data {tmp_path / 'slices'} --out {out}"
+    assert ran[0] == f"train vqvae {common}"
+    if codes == "codes":
+        assert told.returncode == 0
+        assert ran[1] == f"train prior {common} --start {start}"
+        assert [line.split()[0] for line in ran[2:]] == ["evaluate", "package", "verify"]
+    else:
+        assert told.returncode == 1
+        assert len(ran) == 1
+        assert "its prior knows other codes" in told.stderr
