@@ -33,6 +33,7 @@ NONE = "not measured"
 
 _AGAINST = "draws.auc.against"
 _UNTOLD = "untold.auc.against_reconstructions"
+_FULL_SIZE = "draws.auc_full_size.against_reconstructions"
 _PEOPLE = "draws.auc.training.against_held_out"
 _COPIES = "draws.copies"
 _MEMBERS = "draws.membership"
@@ -69,7 +70,7 @@ class Weights(NamedTuple):
 
     def spread(self, path: str) -> str:
         """The mean over seeds, and the least and the most of them."""
-        value, by_seed = self.find(path), self.find(f"{path}_by_seed")
+        value, by_seed = self.find(path), self.find(f"{path}_by_seed") or self.find(f"{path} by seed")
         if value is None or not by_seed:
             return NONE
         return f"{value:.2f} ({min(by_seed):.2f} to {max(by_seed):.2f})"
@@ -155,6 +156,53 @@ def _codec_in_as_few_bytes(weights: Weights) -> str:
     return f"{small[0].ssim:.3f}, {small[0].label.split(',')[0]}" if small else "no codec is that small"
 
 
+def _video(one: Weights, weights: Sequence[Weights]) -> str:
+    """The smallest video as clear as the reconstructions; it hangs on the VQ-VAE alone, which weights may share."""
+    own = _sha256(one, "vqvae.safetensors")
+    for other in weights:
+        codecs = other.find("heads.videos.codecs")
+        if codecs and _sha256(other, "vqvae.safetensors") == own:
+            name, least = min(codecs.items(), key=lambda item: item[1]["bytes_at_this_ssim"])
+            return f"{least['bytes_at_this_ssim']:.0f}, {name.split(' (')[0]}"
+    return NONE
+
+
+# Whom the weights learned from
+
+
+def _coarse_members(one: Weights, weights: Sequence[Weights]) -> tuple[str, float] | None:
+    """Of a cascade: by which weights its coarse prior ships alone too, and the AUC that was measured with them."""
+    own = _sha256(one, "coarse/prior.safetensors")
+    for other in weights:
+        found = other.find(f"{_MEMBERS}.auc_people")
+        if own and found is not None and _sha256(other, "prior.safetensors") == own:
+            return other.name, found
+    return None
+
+
+def _told_most(one: Weights, weights: Sequence[Weights]) -> str:
+    own, coarse = one.find(f"{_MEMBERS}.auc_people"), _coarse_members(one, weights)
+    if coarse and (own is None or coarse[1] > own):
+        return f"{coarse[1]:.2f}, the coarse prior, which is that of {coarse[0]}"
+    return one.text(f"{_MEMBERS}.auc_people", ".2f")
+
+
+def _coarse_told(one: Weights, weights: Sequence[Weights]) -> str:
+    if one.preset.coarse is None:
+        return "one prior alone"
+    coarse = _coarse_members(one, weights)
+    return f"{coarse[1]:.2f}, that of {coarse[0]}" if coarse else NONE
+
+
+def _nearest(one: Weights) -> str:
+    own, people = (one.find(f"{_COPIES}.{whose}_median") for whose in ("draws", "held_out"))
+    return f"{own:.3f} and {people:.3f}" if own is not None else NONE
+
+
+def _sha256(one: Weights, file: str) -> str | None:
+    return (one.manifest["files"].get(file) or {}).get("sha256")
+
+
 # Blocks
 
 
@@ -166,9 +214,17 @@ def summary(weights: Sequence[Weights]) -> str:
         (_figure("the same, brain only", "results.ssim_foreground_mean", ".3f"), "1: equal"),
         (("bytes of a slice as a file", lambda one: f"{own.bytes:.0f}" if (own := _ours(one)) else NONE), ""),
         (("SSIM of the best image codec in no more bytes", _codec_in_as_few_bytes), "JPEG, JPEG 2000, WebP, AVIF"),
+        (
+            ("bytes of the best video codec at the same SSIM, the levels as frames", lambda one: _video(one, weights)),
+            "AV1, HEVC",
+        ),
         (_figure("bits a code, PixelCNN, level and grade told", "results.nll_bits_per_code", ".2f"), ""),
         (_figure("bits a code, from left and upper neighbour", "results.table_bits_per_code", ".2f"), ""),
-        (_spread("AUC, samples against reconstructions", f"{_AGAINST}_reconstructions"), "0.5: cannot be told apart"),
+        (("codes to choose from at a position of a sample", _choice), ""),
+        (
+            _spread("AUC at 80 × 80, samples against reconstructions", f"{_AGAINST}_reconstructions"),
+            "0.5: cannot be told apart",
+        ),
         (_spread("the same, linear classifier", f"{_AGAINST}_reconstructions_linear"), "0.5: cannot be told apart"),
         (_spread("AUC, training against test people", _PEOPLE), "how much real people differ"),
         (
@@ -176,12 +232,24 @@ def summary(weights: Sequence[Weights]) -> str:
             "1: as close",
         ),
         (
-            _figure("samples nearer to a training slice than 99 % of test slices", f"{_COPIES}.share_closer", ".1%"),
+            _figure(
+                "samples nearer to a training slice than 99 % of test people's reconstructions",
+                f"{_COPIES}.share_closer",
+                ".1%",
+            ),
             "1 %: no copies",
         ),
-        (_figure("AUC of a guess who was trained on", f"{_MEMBERS}.auc_people", ".2f"), "0.5: cannot be told"),
+        (("distance to the nearest training slice, samples and reconstructions", _nearest), "equal"),
         (
-            _figure("painted lesions, area under the ROC curve", f"{_LESIONS}.at_6_and_more.auroc_slice", ".2f"),
+            ("AUC of a guess who was trained on, by the stage that tells most", lambda one: _told_most(one, weights)),
+            "0.5: cannot be told",
+        ),
+        (
+            _figure(
+                "lesions of 6 to 12 of 80 pixels, painted in, level told: area under the ROC curve",
+                f"{_LESIONS}.at_6_and_more.auroc_slice",
+                ".2f",
+            ),
             "0.5: chance",
         ),
     ]
@@ -237,8 +305,13 @@ def draws(weights: Sequence[Weights]) -> str:
         (("codes to choose from at a position", _choice), ""),
         (_spread("AUC of a network, samples against reconstructions", f"{_AGAINST}_reconstructions"), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_AGAINST}_reconstructions_linear"), "0.5"),
-        (_spread("AUC of a network, the same at full size", "draws.auc_full_size.against_reconstructions"), "0.5"),
+        (_spread("AUC of a network, the same at full size", _FULL_SIZE), "0.5"),
+        (
+            _spread("AUC of a linear classifier at full size", "draws.auc_full_size.against_reconstructions_linear"),
+            "0.5",
+        ),
         (_spread("AUC of a network, samples against test slices", f"{_AGAINST}_held_out"), "0.5"),
+        (_spread("AUC of a linear classifier, the same", f"{_AGAINST}_held_out_linear"), "0.5"),
         (_spread("AUC of a network, training against test people", _PEOPLE), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_PEOPLE}_linear"), "0.5"),
         (_figure("Fréchet distance to test people, over that of training slices", "draws.frechet.ratio", ".2f"), "1"),
@@ -259,6 +332,7 @@ def draws(weights: Sequence[Weights]) -> str:
         (_figure("bits per code of training people", f"{_MEMBERS}.train_bits_per_code", ".2f"), "next row"),
         (_figure("bits per code of test people", f"{_MEMBERS}.held_out_bits_per_code", ".2f"), ""),
         (_figure("AUC of a guess by bits who was trained on", f"{_MEMBERS}.auc_people", ".2f"), "0.5"),
+        (("the same by the coarse prior alone", lambda one: _coarse_told(one, weights)), "0.5"),
         (_figure("the same, from one slice", f"{_MEMBERS}.auc_slices", ".2f"), "0.5"),
     ]
     return _by_model(weights, rows, "At best")
@@ -361,9 +435,9 @@ def heads(weights: Sequence[Weights]) -> str:
         (_figure("the same at the model's own size", "heads.step_ratio_full_size", ".2f"), "1"),
         (_figure("the same where it is least", "heads.step_ratio_least", ".2f"), "1"),
         (_figure("the same where it is most", "heads.step_ratio_most", ".2f"), "1"),
-        (_figure("AUC of a network on coronal cuts, against reconstructions", "heads.auc.coronal", ".2f"), "0.5"),
-        (_figure("AUC of a network on sagittal cuts, the same", "heads.auc.sagittal", ".2f"), "0.5"),
-        (_figure("AUC of a network on single levels, the same", "heads.auc.single levels", ".2f"), "0.5"),
+        (_spread("AUC of a network on coronal cuts, against reconstructions", "heads.auc.coronal"), "0.5"),
+        (_spread("AUC of a network on sagittal cuts, the same", "heads.auc.sagittal"), "0.5"),
+        (_spread("AUC of a network on single levels, the same", "heads.auc.single levels"), "0.5"),
         (_figure("brain area, ratio as above, by head", "heads.anatomy.brain area.ratio", ".1f"), "1"),
         (_figure("ventricle share, the same", "heads.anatomy.ventricle share.ratio", ".1f"), "1"),
         (_figure("left-right symmetry, the same", "heads.anatomy.left-right symmetry.ratio", ".1f"), "1"),
@@ -399,7 +473,7 @@ def trained(weights: Sequence[Weights]) -> str:
     rows = []
     for one, model, a_second, epochs in _trainings(weights):
         how, minutes = one.manifest["training"], one.manifest["data"]["slices"]["train"] / 60 / a_second
-        about = [f"{minutes:.1f}", f"{a_second:.0f}", how["precision"], str(how["threads"])]
+        about = [f"{minutes:.1f}", f"{a_second:.1f}", how["precision"], str(how["threads"])]
         rows.append([one.name, model, str(len(epochs)), *about])
     head = ["Weights", "Model", "Epochs", "Minutes an epoch", "Slices a second", "Precision"]
     return table([*head, "Threads (VQ-VAE, prior)"], rows)
@@ -418,7 +492,7 @@ def scaled(weights: Sequence[Weights]) -> str:
     for size in dict.fromkeys(one.preset.size for one in weights):
         rows.append(row(f"decoded, {size} × {size}", "4 S² × 32 p", _bytes, 4 * size**2))
     for one, model, v, _ in _trainings(weights):
-        rows.append(row(f"one epoch, {one.name}, {model}, v = {v:.0f}", "32 p / v", _time, 1 / v))
+        rows.append(row(f"one epoch, {one.name}, {model}, v = {v:.1f}", "32 p / v", _time, 1 / v))
     return table(["", "formula", *people], rows)
 
 
@@ -464,22 +538,31 @@ def speed(weights: Sequence[Weights]) -> str:
 
     def samples(batch: int) -> Callable[[dict[str, Any]], str]:
         def text(found: dict[str, Any]) -> str:
-            rows = [row for row in found["rows"] if row["batch"] == batch]
-            whole = next((row for row in rows if "draw_s" in row), None)
-            naive = next(
-                (f", {row['naive_over_cached']:.0f} times faster than naively" for row in rows if "naive_s" in row), ""
+            rows = [row for row in found["rows"] if row["batch"] == batch and "draw_s" in row]
+            return (
+                "; ".join(
+                    f"{row['draw_s']:.2f} s, {row['draw_over_forward']:.1f} times one forward pass" for row in rows
+                )
+                or NONE
             )
-            if whole is None:
-                return NONE
-            return f"{whole['draw_s']:.2f} s; {whole['draw_over_forward']:.1f} times one forward pass{naive}"
 
         return text
+
+    def naively(found: dict[str, Any]) -> str:
+        rows = [row for row in found["rows"] if "naive_s" in row]
+        return "; ".join(
+            f"{row['batch']}: {row['cached_s']:.2f} s against {row['naive_s']:,.0f} s, "
+            f"{row['naive_over_cached']:,.0f} times as fast"
+            for row in rows
+        )
 
     for one in weights:
         command = f"sampler --weights checkpoints/{one.name} --batch 1 16 --threads 2"
         for batch in (1, 16):
-            what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, decoded"
+            what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, all stages, decoded"
             add(f"sampler-{one.name}", what, command, samples(batch), one)
+        what = f"grids of {_codes(one.preset).split(' and ')[-1]} codes by {one.name}'s last prior, cached and naively"
+        add(f"sampler-{one.name}", what, command, naively, one)
 
     def training(found: dict[str, Any]) -> str:
         return "; ".join(
@@ -522,6 +605,9 @@ def refill(weights: Sequence[Weights]) -> str:
     return "\n".join([table(head, rows), *when]) if rows else NONE
 
 
+_WAITS = {"draw": "a sample", "stroke": "a stroke's picture", "upload": "an upload's page", "head": "a whole head"}
+
+
 def crowd(weights: Sequence[Weights]) -> str:
     found = record("crowd")
     if not found:
@@ -533,7 +619,12 @@ def crowd(weights: Sequence[Weights]) -> str:
     )
     times = ", ".join(
         f"{word} {found[f'{key}_median_s']:.2g} s (95th percentile {found[f'{key}_p95_s']:.2g} s)"
-        for key, word in {"draw": "a sample", "stroke": "a stroke's picture", "upload": "an upload's page"}.items()
+        for key, word in {
+            "draw": "a sample",
+            "stroke": "a stroke's picture",
+            "upload": "an upload's page",
+            "head": "a whole head",
+        }.items()
         if f"{key}_median_s" in found
     )
     return (
@@ -639,7 +730,7 @@ def survivors(weights: Sequence[Weights]) -> str:
 def study(weights: Sequence[Weights]) -> str:
     rows = json.loads((HOME / "benchmarks" / "quality" / "study.json").read_text(encoding="utf-8"))["rows"]
     ours = next(row["utilisation"] for row in rows if row["name"] == "base preset")
-    theirs = [row["utilisation"] for row in rows if row["group"] == "quantiser" and not row["name"].startswith("FSQ")]
+    theirs = [row["utilisation"] for row in rows if row["group"] == "quantiser"]
     return (
         f"Our codebook, whose unused codes are restarted, has {ours:.0%} of its codes in use by then, those of "
         f"`vector-quantize-pytorch` {min(theirs):.0%} to {max(theirs):.0%}."

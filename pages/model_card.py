@@ -18,7 +18,9 @@ st.markdown(f"**{data['name']}.** {data['description']}")
 st.table(
     {"Split": list(data["people"]), "People": list(data["people"].values()), "Slices": list(data["slices"].values())}
 )
-st.caption(f"Split by person: nobody is in two of them. Fingerprint of the set: `{data['fingerprint']}`")
+st.caption(
+    f"Split by person, as far as the description tells people apart. Fingerprint of the set: `{data['fingerprint']}`"
+)
 
 st.header("By whom, and under which terms")
 versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import LEVELS
@@ -83,12 +84,19 @@ def test_codes(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None
     assert sum(stage["share"]) == pytest.approx(1, abs=0.01)
 
 
-def test_lesions(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+def test_lesions(run: Callable[..., Any], folder: Path, tiny_cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesions = importlib.import_module("benchmarks.quality.lesions")
     found = run("lesions", "--weights", folder, "--data", tiny_cohort, "--count", 1)
     assert found["least_change"] == 0.15
     by_kind = found["scores"]["unusual"]["by_kind_and_size"]
     assert list(by_kind) == ["bright", "dark", "displaced", "missing"]
-    assert all(0 <= row["auroc_slice"] <= 1 for sizes in by_kind.values() for row in sizes.values() if row["lesions"])
+
+    def told(_model: Any, slices: Any, _levels: Any, name: str) -> dict[str, Any]:
+        return dict.fromkeys(("bits", "unusual"), np.full((len(slices), 8, 8), float(name == "lesions")))
+
+    monkeypatch.setattr(lesions, "maps", told)
+    found = run("lesions", "--weights", folder, "--data", tiny_cohort, "--count", 1)["scores"]["unusual"]
+    assert found["at_6_and_more"]["auroc_slice"] == 1  # all lesions score higher than all that is untouched
 
 
 def test_refill(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:

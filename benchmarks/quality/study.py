@@ -28,9 +28,11 @@ from oasisvq.data.layout import SliceSet, load_for
 from oasisvq.data.slices import FOREGROUND
 from oasisvq.files import write_atomically
 from oasisvq.measure import metrics
+from oasisvq.measure.record import circumstances
 from oasisvq.models.presets import PRESETS, Preset
 from oasisvq.models.vqvae import Quantised
 from oasisvq.training.loop import VQVAETask, learning_rate, mixed_precision
+from oasisvq.training.reproducibility import MEASURED
 
 # Every third slice of the validation people: all people, all parts of the head.
 STRIDE = 3
@@ -216,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     figures = {"steps": args.steps, "people": len(set(sets[1].cases)), "data": args.data.name, "rows": []}
     if args.out.is_file():
         old = json.loads(args.out.read_text())
-        if {k: v for k, v in old.items() if k != "rows"} != {k: v for k, v in figures.items() if k != "rows"}:
+        if any(old.get(key) != figures[key] for key in ("steps", "people", "data")):
             parser.exit(2, f"error: {args.out} belongs to a study of other data or steps: choose another --out\n")
         figures = old
     done = {row["name"] for row in figures["rows"]}
@@ -230,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         row = {"group": variant.group, "name": variant.name, **measure(model, sets[1], codes), "seconds": seconds}
         figures["rows"].append(row)
         figures["rows"].sort(key=lambda row: [variant.name for variant in VARIANTS].index(row["name"]))
+        figures[MEASURED] = circumstances()
         write_atomically(args.out, (json.dumps(figures, indent=2) + "\n").encode())
         write_atomically(args.out.with_suffix(".md"), table(figures).encode())
         print(

@@ -100,12 +100,13 @@ def _slug(name: str) -> str:
 def _strength(record: Mapping[str, Any]) -> str:
     """How strongly samples are told their brightness, and the measurement that chose it."""
     ratios = ", ".join(
-        f"{statistics.mean(row['frechet_ratio']):.2f} at {row['strength']:g}" for row in record.get("rows", ())
+        f"{statistics.mean(row['brightness_variance_ratio']):.2f} at {row['strength']:g}"
+        for row in record.get("rows", ())
     )
     told = f"* Each sample is told a brightness, {APPEARANCE_SCALE:g} times as strongly as the prior was in training"
     if not ratios:
         return f"{told}; what that is worth was not measured with these weights."
-    return f"{told}, as {record['people']} validation people chose: their Fréchet ratio is {ratios}."
+    return f"{told}: the variance of their brightness is then nearest to that of training slices (ratio {ratios})."
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:
@@ -146,8 +147,9 @@ slices = model.sample(4, seed=0).slices
 |---|---|---|
 {amounts}
 
-No person is in two splits. The codebook and the prior learned from the training people only; the epoch to keep was
-picked on the validation people. Fingerprint of the slices (sha256 over names, sizes and bytes): `{fingerprint}`.
+No person is in two splits, as far as the description tells people apart. The codebook and the prior learned from the
+training people only; the epoch to keep was picked on the validation people. Fingerprint of the slices
+(sha256 over names, sizes and bytes): `{fingerprint}`.
 
 ## Measured
 
