@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
-from tiny_weights import TINY, write_weights
+import torch
+from tiny_weights import CASCADE, TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
 from oasisvq.app.links import address, name, of_draw, pack, redraw, restore, unpack
@@ -180,6 +181,21 @@ def test_rows_of_an_example_are_counted_down_the_grid(tmp_path):
     np.testing.assert_array_equal(restore(model, link, {"Head": example}.get).original[:3], example[:3])
     with pytest.raises(OasisVQError, match="more rows than there are"):
         restore(model, link | {"rows": "4"}, {"Head": example}.get)
+
+
+def test_rows_of_an_example_are_those_of_the_coarse_stage(tmp_path):
+    """Below them all finer codes are drawn too."""
+    model = OasisVQ.from_pretrained(write_weights(tmp_path / "weights", preset=CASCADE))
+    rows = CASCADE.coarse.grid[0]
+    assert rows < CASCADE.parts[-1][0]
+    example = model.sample(1, seed=8).indices[0].numpy()
+    link = parameters(address("http://x/", model, of_draw(PLAIN, "Head", rows - 1), example, example))
+    restored = restore(model, link, {"Head": example}.get).original
+    coarse, kept = (model.preset.split(torch.from_numpy(codes)[None])[0] for codes in (restored, example))
+    assert torch.equal(coarse[:, : rows - 1], kept[:, : rows - 1])
+    for wrong in (rows, CASCADE.parts[-1][0] - 1):
+        with pytest.raises(OasisVQError, match="more rows than there are"):
+            restore(model, link | {"rows": str(wrong)}, {"Head": example}.get)
 
 
 def test_cells_that_never_end_are_not_unpacked():
