@@ -700,13 +700,14 @@ def mutants(weights: Sequence[Weights]) -> str:
     if not found:
         return NONE
     rows = [[f"`oasisvq/{name}.py`", NONE, "", ""] for name in MUTATED if name not in found["modules"]]
-    for name, row in reversed(found["modules"].items()):
+    keys = "mutants", "caught_at_first", "caught"
+    drawn = {f"`oasisvq/{name}.py`": row for name, row in found["modules"].items()}
+    drawn["all that were drawn"] = {key: sum(row[key] for row in drawn.values()) for key in keys}
+    for label, row in drawn.items():
         low, high = binomtest(row["caught_at_first"], row["mutants"]).proportion_ci(method="wilson")
         first = f"{row['caught_at_first']} ({low:.0%} to {high:.0%})".replace("%", " %")
         now = f"{row['caught']} ({row['caught'] / row['mutants']:.0%})".replace("%", " %")
-        rows.insert(0, [f"`oasisvq/{name}.py`", str(row["mutants"]), first, now])
-    keys = "mutants", "caught_at_first", "caught"
-    rows.append(["all that were drawn", *(str(sum(row[key] for row in found["modules"].values())) for key in keys)])
+        rows.append([label, str(row["mutants"]), first, now])
     lines = table(["Module", "mutants", "caught at first", "caught now"], rows)
     return f"{lines}\n\nOn {_when(found)}."
 
