@@ -695,6 +695,16 @@ def fuzz(weights: Sequence[Weights]) -> str:
     return f"Inputs without a finding: {told}. On {_when(found)}."
 
 
+def same_bytes(weights: Sequence[Weights]) -> str:
+    found = record("same_bytes")
+    if not found:
+        return NONE
+    return (
+        f"All {len(found['sha256'])} files came out with the same sha256, also when the training had been killed after "
+        f"{found['killed_after_seconds']:.0f} s. On {_when(found)}."
+    )
+
+
 def mutants(weights: Sequence[Weights]) -> str:
     found = record("mutants")
     if not found:
@@ -759,6 +769,7 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         container,
         streaming,
         fuzz,
+        same_bytes,
         mutants,
         survivors,
         study,

@@ -39,9 +39,7 @@ ELSEWHERE = {
     "mutants": "tests/test_mutants.py",
     "sampler": "tests/test_sampling.py",
     "screenshots": "needs a browser and minutes; the command is not run",
-    "streaming": "takes seconds of a whole core; the command is not run",
     "study": "tests/test_study.py",
-    "training": "takes seconds of a whole core; the command is not run",
 }
 
 
@@ -225,6 +223,23 @@ def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         same.main(words)
     assert started == ["first", "second", "killed", "killed"]
     assert "prior.safetensors" in json.loads((tmp_path / "same.json").read_text())["sha256"]
+
+
+@pytest.mark.slow
+def test_streaming(run: Callable[..., Any]) -> None:
+    found = run("streaming", "--slices", 40, "--race", 32, "--size", 16)
+    [row] = found["rows"]
+    assert row["in_memory_would_be_mib"] == 40 * 16 * 16 * 4 / 2**20
+    assert min(found["slices_per_second"].values()) > 0
+
+
+@pytest.mark.slow
+def test_training(run: Callable[..., Any]) -> None:
+    found = run("training", "--batch", 1, "--rounds", 1)
+    for row in found["rows"]:
+        at_best = max(row["monai_slices_per_second"], row["monai_channels_last_slices_per_second"])
+        assert row["ours_over_monai"] == pytest.approx(row["ours_slices_per_second"] / at_best)
+        assert row["ours_gflop_per_slice"] == pytest.approx(row["monai_gflop_per_slice"], rel=0.1)
 
 
 def test_no_command_is_forgotten() -> None:
