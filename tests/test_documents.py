@@ -11,7 +11,7 @@ import pytest
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
 from oasisvq.hub.card import model_card
-from oasisvq.hub.manifest import MEASURED, read_manifest
+from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest
 from oasisvq.models.presets import PRESETS, TOP_K
 from oasisvq.models.sampling import APPEARANCE_SCALE
 
@@ -25,6 +25,27 @@ DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 def test_text_and_json_agree(path: Path) -> None:
     text = path.read_text()
     assert FIGURES["filled"](text, FIGURES["shipped"]()) == text, "run `python -m oasisvq benchmark figures`"
+
+
+def test_who_was_trained_on_is_told_by_the_stage_that_tells_most() -> None:
+    """A cascade ships the prior of its coarse stage, which others can ask by itself."""
+    alone, cascade = weights(), weights("large")
+    files = {"prior.safetensors": {"sha256": "fine"}, "coarse/prior.safetensors": alone.manifest["files"][MODELS[1]]}
+    cascade = cascade._replace(manifest=cascade.manifest | {"files": files})
+    for coarse, said in ((0.9, "0.90, the coarse prior, which is that of base"), (0.6, "0.70")):
+        both = [
+            one._replace(records=one.records | {"draws": {"membership": {"auc_people": auc}}})
+            for one, auc in ((alone, coarse), (cascade, 0.7))
+        ]
+        [row] = [line for line in BLOCKS["summary"](both).splitlines() if "by the stage that tells most" in line]
+        assert row.split(" | ")[1:3] == [f"{coarse:.2f}", said]
+
+
+def test_videos_are_those_of_whoever_shares_the_vqvae() -> None:
+    codecs = {"AV1 (slow)": {"bytes_at_this_ssim": 116.1}, "HEVC": {"bytes_at_this_ssim": 214.5}}
+    both = [weights(), weights("heads", heads={"videos": {"codecs": codecs}})]
+    [row] = [line for line in BLOCKS["summary"](both).splitlines() if "video codec" in line]
+    assert row.split(" | ")[1:3] == ["116, AV1", "116, AV1"]
 
 
 def test_what_the_readme_says_of_alignment_is_so() -> None:

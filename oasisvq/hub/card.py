@@ -79,6 +79,7 @@ def model_card(folder: Path) -> str:
         fingerprint=data["fingerprint"],
         results=_MEASURED.format(**results, rows="\n".join(rows)) if rows else "Nothing has been measured yet.",
         strength=_strength(records["strength"] or {}),
+        members=_members(records["draws"] or {}, cascade=bool(preset.get("coarse"))),
         command=training["command"],
         pictures="\n\n".join(f"![{PICTURES[path.split('/')[-1]]}]({path})" for path in pictures_in(folder)),
         details=", ".join(f"{key} {training[key]}" for key in CIRCUMSTANCES if key in training),
@@ -107,6 +108,15 @@ def _strength(record: Mapping[str, Any]) -> str:
     if not ratios:
         return f"{told}; what that is worth was not measured with these weights."
     return f"{told}: the variance of their brightness is then nearest to that of training slices (ratio {ratios})."
+
+
+def _members(record: Mapping[str, Any], cascade: bool) -> str:
+    """Whether the weights tell whom they learned from."""
+    told = "* Whether somebody was among the training people can be guessed from how few bits their codes cost"
+    if "membership" not in record:
+        return f"{told}; how well was not measured with these weights."
+    more = "; by the coarse prior alone it may be guessed better" if cascade else ""
+    return f"{told}: AUC {record['membership']['auc_people']:.2f} (0.5: chance, 1: always){more}."
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:
@@ -166,6 +176,7 @@ nor for any decision about a person.
 * A reconstruction shows what the codebook can say: small findings may vanish, and tissue may be invented.
 * Draws are synthetic. They resemble the training people, with their age range, scanner and sequence, and nobody else.
 {strength}
+{members}
 * Slices are expected skull-stripped, axial, in atlas orientation. Left and right of a slice are not claimed.
 
 ## How they were made
