@@ -465,7 +465,13 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
         size: {"lesions": 9, "auroc_slice": 0.5 + float(size) / 30, "auroc_pixel": 0.8} for size in ("3", "6", "12")
     }
     score = {"by_size": rows, "untouched_percentiles": {"5": 11.5, "95": 17.25}}
-    lesions = {"people": 7, "slices": 224, "scores": {"bits": score, "unusual": score}}
+    lesions = {
+        "people": 7,
+        "slices": 224,
+        "per_case": 64,
+        "least_change": 0.15,
+        "scores": {"bits": score, "unusual": score},
+    }
     monkeypatch.setitem(model.info, "lesions", lesions)
     ranks = [1 + rank / 50 for rank in range(101)]
     monkeypatch.setitem(model.info, "results", model.info["results"] | {"percentiles": {"bits_per_code": ranks}})
@@ -477,6 +483,7 @@ def test_surprise_shows_what_was_measured_on_painted_lesions(monkeypatch, model)
     assert "1.10 to 2.90" in told
     assert "held-out slices, level given: 11.5 to 17.2" in told
     assert list(app.table[0].value["Bits per code"]) == ["0.60", "0.70", "0.90"]
+    assert any("less than 15 % of the grey range" in text.value for text in app.markdown)
     app.segmented_control(key="map").set_value("Bits per code").run()
     assert not app.exception
     assert metrics_of(app)["most unusual cell"].endswith(" bits per code")
