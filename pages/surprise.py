@@ -142,8 +142,8 @@ with st.expander("More: the two maps"):
 if lesions:
     st.header("How well it finds painted lesions")
     st.markdown(
-        "Discs of bright, dark, displaced or missing tissue, of each kind and size "
-        f"{lesions['per_case']}, were painted into slices of {lesions['people']} held-out people. The table gives the "
+        "Discs of bright, dark, displaced or missing tissue were painted into slices of "
+        f"{lesions['people']} held-out people, {lesions['per_case']} of each kind and size. The table gives the "
         f"probability that such a slice scores higher than one of the {lesions['slices']:,} without (area under the "
         "ROC curve; 0.5 is chance, 1 is perfect). The level was told; lesions that change their pixels by less than "
         f"{100 * lesions['least_change']:.0f} % of the grey range, and real ones, were not tried."
