@@ -9,6 +9,7 @@ that disagrees with the JSON is an error.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import statistics
@@ -518,6 +519,20 @@ def record(name: str, weights: Weights | None = None) -> dict[str, Any] | None:
     return found
 
 
+def _of_record(name: str) -> Callable[[Callable[[dict[str, Any]], str]], Callable[[Sequence[Weights]], str]]:
+    """A block that is made of one record of a machine."""
+
+    def wrap(text: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Weights]], str]:
+        @functools.wraps(text)
+        def block(_: Sequence[Weights]) -> str:
+            found = record(name)
+            return text(found) if found else NONE
+
+        return block
+
+    return wrap
+
+
 def _when(found: dict[str, Any]) -> str:
     """Under what circumstances a record was measured."""
     about = found[MEASURED_ON]
@@ -608,10 +623,8 @@ def refill(weights: Sequence[Weights]) -> str:
 _WAITS = {"draw": "a sample", "stroke": "a stroke's picture", "upload": "an upload's page", "head": "a whole head"}
 
 
-def crowd(weights: Sequence[Weights]) -> str:
-    found = record("crowd")
-    if not found:
-        return NONE
+@_of_record("crowd")
+def crowd(found: dict[str, Any]) -> str:
     went = (
         f", and {max(found['memory_mb'])} MB when {found['came_and_went']} more had come and gone"
         if "memory_mb" in found
@@ -633,10 +646,8 @@ def crowd(weights: Sequence[Weights]) -> str:
     )
 
 
-def aligned(weights: Sequence[Weights]) -> str:
-    found = record("align")
-    if not found:
-        return NONE
+@_of_record("align")
+def aligned(found: dict[str, Any]) -> str:
     heads = [row for row in found["rows"] if row["kind"] == "head"]
     ssim, bits = [row["ssim"] for row in heads], [row["bits"] for row in heads]
     rows = [
@@ -657,10 +668,8 @@ def aligned(weights: Sequence[Weights]) -> str:
     )
 
 
-def container(weights: Sequence[Weights]) -> str:
-    found = record("container")
-    if not found:
-        return NONE
+@_of_record("container")
+def container(found: dict[str, Any]) -> str:
     return (
         f"{found['packages_mb'] / 1000:.2f} GB of packages beside {found['source_mb']:.0f} MB of source, up "
         f"{found['start_seconds']:.1f} s after its start, and with weights "
@@ -668,10 +677,8 @@ def container(weights: Sequence[Weights]) -> str:
     )
 
 
-def streaming(weights: Sequence[Weights]) -> str:
-    found = record("streaming")
-    if not found:
-        return NONE
+@_of_record("streaming")
+def streaming(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{row['slices']:,}",
@@ -687,28 +694,22 @@ def streaming(weights: Sequence[Weights]) -> str:
     return f"{table(head, rows)}\n\nSlices a second: {speeds}. On {_when(found)}."
 
 
-def fuzz(weights: Sequence[Weights]) -> str:
-    found = record("fuzz")
-    if not found:
-        return NONE
+@_of_record("fuzz")
+def fuzz(found: dict[str, Any]) -> str:
     told = ", ".join(f"{name} {row['inputs']:,}" for name, row in found["readers"].items())
     return f"Inputs without a finding: {told}. On {_when(found)}."
 
 
-def same_bytes(weights: Sequence[Weights]) -> str:
-    found = record("same_bytes")
-    if not found:
-        return NONE
+@_of_record("same_bytes")
+def same_bytes(found: dict[str, Any]) -> str:
     return (
         f"All {len(found['sha256'])} files came out with the same sha256, also when the training had been killed after "
         f"{found['killed_after_seconds']:.0f} s. On {_when(found)}."
     )
 
 
-def mutants(weights: Sequence[Weights]) -> str:
-    found = record("mutants")
-    if not found:
-        return NONE
+@_of_record("mutants")
+def mutants(found: dict[str, Any]) -> str:
     rows = [[f"`oasisvq/{name}.py`", NONE, "", ""] for name in MUTATED if name not in found["modules"]]
     keys = "mutants", "caught_at_first", "caught"
     drawn = {f"`oasisvq/{name}.py`": row for name, row in found["modules"].items()}
@@ -722,10 +723,8 @@ def mutants(weights: Sequence[Weights]) -> str:
     return f"{lines}\n\nOn {_when(found)}."
 
 
-def survivors(weights: Sequence[Weights]) -> str:
-    found = record("mutants")
-    if not found:
-        return NONE
+@_of_record("mutants")
+def survivors(found: dict[str, Any]) -> str:
     rows = [
         [
             f"`{name}`",
