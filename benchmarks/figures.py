@@ -574,9 +574,11 @@ def speed(weights: Sequence[Weights]) -> str:
     for one in weights:
         command = f"sampler --weights checkpoints/{one.name} --batch 1 16 --threads 2"
         for batch in (1, 16):
-            what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, all stages, decoded"
+            what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, decoded"
             add(f"sampler-{one.name}", what, command, samples(batch), one)
-        what = f"grids of {_codes(one.preset).split(' and ')[-1]} codes by {one.name}'s last prior, cached and naively"
+        what = (
+            f"grids of {_codes(one.preset).split(' and ')[-1]} codes by {one.name}'s finest prior, cached against naive"
+        )
         add(f"sampler-{one.name}", what, command, naively, one)
 
     def training(found: dict[str, Any]) -> str:
@@ -632,12 +634,7 @@ def crowd(found: dict[str, Any]) -> str:
     )
     times = ", ".join(
         f"{word} {found[f'{key}_median_s']:.2g} s (95th percentile {found[f'{key}_p95_s']:.2g} s)"
-        for key, word in {
-            "draw": "a sample",
-            "stroke": "a stroke's picture",
-            "upload": "an upload's page",
-            "head": "a whole head",
-        }.items()
+        for key, word in _WAITS.items()
         if f"{key}_median_s" in found
     )
     return (
@@ -689,7 +686,8 @@ def streaming(found: dict[str, Any]) -> str:
         for row in found["rows"]
     ]
     imports = found["rows"][0]["imports_mib"]
-    head = ["slices", "the process at its peak", f"beyond its {imports:.0f} MiB of imports", "the slices themselves"]
+    slices = f"the slices themselves, {found['size']} × {found['size']}"
+    head = ["slices", "the process at its peak", f"beyond its {imports:.0f} MiB of imports", slices]
     speeds = ", ".join(f"{name} {value:,.0f}" for name, value in found["slices_per_second"].items())
     return f"{table(head, rows)}\n\nSlices a second: {speeds}. On {_when(found)}."
 

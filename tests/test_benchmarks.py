@@ -229,8 +229,8 @@ def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_streaming(run: Callable[..., Any]) -> None:
     found = run("streaming", "--slices", 40, "--race", 32, "--size", 16)
     [row] = found["rows"]
-    assert row["in_memory_would_be_mib"] == 40 * 16 * 16 * 4 / 2**20
-    assert min(found["slices_per_second"].values()) > 0
+    assert row["slices"] == 40
+    assert set(found["slices_per_second"]) == {"decoding", "loading", "training"}
 
 
 @pytest.mark.slow

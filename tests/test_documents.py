@@ -206,6 +206,7 @@ MACHINE = {
     },
     "container": {"packages_mb": 1750.0, "source_mb": 32.0, "start_seconds": 0.6, "first_page_with_model_seconds": 2.6},
     "streaming": {
+        "size": 16,
         "rows": [
             {"slices": 10000, "imports_mib": 248.0, "decoding_peak_mib": 10.0, "loading_peak_mib": 8.0}
             | {"in_memory_would_be_mib": 244.1}

@@ -230,9 +230,9 @@ def main(arguments: list[str] | None = None) -> None:
         seconds = time.monotonic() - started
         codes = replace(preset, **variant.changes).codebook_size
         row = {"group": variant.group, "name": variant.name, **measure(model, sets[1], codes), "seconds": seconds}
+        row[MEASURED] = circumstances()
         figures["rows"].append(row)
         figures["rows"].sort(key=lambda row: [variant.name for variant in VARIANTS].index(row["name"]))
-        figures[MEASURED] = circumstances()
         write_atomically(args.out, (json.dumps(figures, indent=2) + "\n").encode())
         write_atomically(args.out.with_suffix(".md"), table(figures).encode())
         print(

@@ -1,12 +1,11 @@
-"""Training speed: slices a second beside MONAI's VQ-VAE of about equal arithmetic, and the share of the machine's peak.
+"""Training speed: slices a second beside MONAI's VQ-VAE of about equal arithmetic.
 
     python -m oasisvq benchmark training [--batch 32] [--rounds 5] [--json FILE]
 
 All take the same steps (forward, L1 and commitment loss, backward, AdamW) on the same random slices in one process and
 by turns, so that a noisy machine slows all. Ours runs channels-last, as in training; MONAI's in either memory format,
-and the faster of the two counts. The peak is the best of several large matrix products in the same precision.
-Arithmetic is counted by PyTorch's own counter. A training does more in each step (augmentation, SSIM in the loss,
-loading): what it reaches stands in its log, and docs/training.md has it. Needs MONAI.
+and the faster of the two counts. Arithmetic is counted by PyTorch's own counter. A training does more in each step
+(augmentation, SSIM in the loss, loading): what it reaches stands in its log, and docs/training.md has it. Needs MONAI.
 """
 
 from __future__ import annotations
@@ -90,18 +89,6 @@ def stepper(model: Ours | Peer, slices: Tensor, dtype: torch.dtype) -> Callable[
     return step
 
 
-def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """The best of ten matrix products, in floating-point operations a second."""
-    side = 2048
-    a = torch.randn(side, side, device=device).to(dtype)
-
-    def product() -> float:
-        return float((a @ a)[0, 0])
-
-    product()
-    return 2 * side**3 / min(seconds(product) for _ in range(10))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for each precision."""
     parser = new_parser(__name__, __doc__)
@@ -123,7 +110,6 @@ def main(arguments: list[str] | None = None) -> None:
     }
     rows = []
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        top = peak(dtype, device)
         steps = {key: stepper(model, slices, dtype) for key, model in models.items()}
         for step in steps.values():  # warm-up
             step()
@@ -131,14 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
         for _ in range(args.rounds):
             for key, step in steps.items():
                 times[key].append(seconds(step))
-        row: dict[str, Any] = {"precision": name, "peak_gflops": top / 1e9}
+        row: dict[str, Any] = {"precision": name}
         for key, model in models.items():
-            middle = statistics.median(times[key])
-            work = flops(model, slices)
             row |= {
-                f"{key}_slices_per_second": args.batch / middle,
-                f"{key}_gflop_per_slice": work / args.batch / 1e9,
-                f"{key}_share_of_peak": work / middle / top,
+                f"{key}_slices_per_second": args.batch / statistics.median(times[key]),
+                f"{key}_gflop_per_slice": flops(model, slices) / args.batch / 1e9,
             }
         theirs = max(row[f"{key}_slices_per_second"] for key in models if key != "ours")
         row["ours_over_monai"] = row["ours_slices_per_second"] / theirs

@@ -1,4 +1,4 @@
-"""Memory and speed of the loader as a set grows: from ten thousand slices to a million, without a million pictures.
+"""Memory and speed of the loader as a set grows, without so many pictures.
 
     python -m oasisvq benchmark streaming [--slices 10000 100000 1000000] [--json FILE]
 
@@ -135,7 +135,7 @@ def race(root: Path) -> dict[str, Any]:
         optimiser.zero_grad()
         times.append(time.perf_counter() - started)
     figures["training"] = 32 / statistics.median(times[2:])
-    return figures | {"threads": torch.get_num_threads()}
+    return figures
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -165,4 +165,4 @@ def main(arguments: list[str] | None = None) -> None:
     if args.json:
         from oasisvq.measure.record import write_record
 
-        write_record(args.json, {"rows": rows, "slices_per_second": speeds})
+        write_record(args.json, {"size": args.size, "rows": rows, "slices_per_second": speeds})

@@ -107,7 +107,7 @@ def _strength(record: Mapping[str, Any]) -> str:
     told = f"* Each sample is told a brightness, {APPEARANCE_SCALE:g} times as strongly as the prior was in training"
     if not ratios:
         return f"{told}; what that is worth was not measured with these weights."
-    return f"{told}: the variance of their brightness is then nearest to that of training slices (ratio {ratios})."
+    return f"{told}. The variance of brightness, over that of training slices, is {ratios}."
 
 
 def _members(record: Mapping[str, Any], cascade: bool) -> str:
@@ -115,8 +115,13 @@ def _members(record: Mapping[str, Any], cascade: bool) -> str:
     told = "* Whether somebody was among the training people can be guessed from how few bits their codes cost"
     if "membership" not in record:
         return f"{told}; how well was not measured with these weights."
-    more = "; by the coarse prior alone it may be guessed better" if cascade else ""
-    return f"{told}: AUC {record['membership']['auc_people']:.2f} (0.5: chance, 1: always){more}."
+    area = _figure("auc_people", record["membership"])
+    more = (
+        " by all codes. Those of the coarse stage alone tell more: see the weights that ship its prior"
+        if cascade
+        else ""
+    )
+    return f"{told}: AUC {area}, where 0.5 is chance,{more}."
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:
