@@ -576,9 +576,8 @@ def speed(weights: Sequence[Weights]) -> str:
         for batch in (1, 16):
             what = f"{batch} sample{'s' if batch > 1 else ''} of {one.name}, decoded"
             add(f"sampler-{one.name}", what, command, samples(batch), one)
-        what = (
-            f"grids of {_codes(one.preset).split(' and ')[-1]} codes by {one.name}'s finest prior, cached against naive"
-        )
+        finest = _codes(one.preset).split(" and ")[-1]
+        what = f"{finest} codes by {one.name}'s finest prior, cached against naive, by batch"
         add(f"sampler-{one.name}", what, command, naively, one)
 
     def training(found: dict[str, Any]) -> str:

@@ -115,13 +115,10 @@ def _members(record: Mapping[str, Any], cascade: bool) -> str:
     told = "* Whether somebody was among the training people can be guessed from how few bits their codes cost"
     if "membership" not in record:
         return f"{told}; how well was not measured with these weights."
-    area = _figure("auc_people", record["membership"])
-    more = (
-        " by all codes. Those of the coarse stage alone tell more: see the weights that ship its prior"
-        if cascade
-        else ""
-    )
-    return f"{told}: AUC {area}, where 0.5 is chance,{more}."
+    found = record["membership"]
+    low, high = found["auc_people_ci95"]
+    more = " Codes of the coarse stage alone may tell more than all together." if cascade else ""
+    return f"{told}: AUC {found['auc_people']:.2f} ({low:.2f} to {high:.2f}), where 0.5 is chance.{more}"
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:
