@@ -130,6 +130,7 @@ def test_the_scale_moves_appearance_away_from_unknown_in_training_as_in_eval_mod
     )
     assert torch.equal(scaled, again)
     torch.testing.assert_close(scaled[-1], unknown[-1])
+    torch.testing.assert_close(unknown, F.silu(prior.level(zero) + prior.grade(zero) + prior.look(zero + 16)))
     assert not torch.allclose(scaled, plain)
     table = prior.look.weight
     table.copy_(table[-1] + scale * (table - table[-1]))
