@@ -32,8 +32,8 @@ def model(folder: Path) -> OasisVQ:
     loaded = OasisVQ.from_pretrained(folder, device="cpu")
     torch.manual_seed(0)
     for stage in loaded.stages:
-        for weights in stage.prior.parameters():  # an untrained prior is nearly flat: sharpen it
-            weights.mul_(2)
+        for weights in stage.prior.parameters():  # an untrained prior is nearly flat, and knows no level or grade
+            torch.nn.init.normal_(weights, std=0.2)
     return loaded
 
 

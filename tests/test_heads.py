@@ -218,12 +218,13 @@ def test_surprise_of_a_stack_is_each_slice_given_its_neighbours(model: OasisVQ) 
     torch.testing.assert_close(model.preset.split(bits)[0][2], expected[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_of_a_head_holds_its_codes_exactly(model: OasisVQ) -> None:
+def test_a_file_of_a_head_holds_its_codes_exactly(model: OasisVQ, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = model.sample_head(seed=6).indices[0]
     whole = compress.compress_head(model, codes)
     found, lowest = compress.decompress_head(model, "head.ovq", whole)
     assert torch.equal(found, codes)
     assert lowest == 0
+    monkeypatch.setattr(compress, "_safe_shift", lambda _tables: 5)  # as where a logit lies on a border
     part = compress.compress_head(model, codes[1:3], lowest=1, grade=1)
     found, lowest = compress.decompress_head(model, "part.ovq", part)
     assert torch.equal(found, codes[1:3])
