@@ -218,6 +218,18 @@ def test_surprise_of_a_stack_is_each_slice_given_its_neighbours(model: OasisVQ) 
     torch.testing.assert_close(model.preset.split(bits)[0][2], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_how_bright_a_head_is_given_slices_show(model: OasisVQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[torch.Tensor] = []
+    sample = heads.sample
+    monkeypatch.setattr(heads, "sample", lambda *a, **k: told.append(k["appearance"]) or sample(*a, **k))
+    codes = model.sample_head(seed=6).indices[0]
+    assert all((ranks < 2 * TINY.prior_ranks).all() for ranks in told)
+    told.clear()
+    model.sample_head(seed=6, given={1: codes[1]})
+    assert told
+    assert all((ranks == 2 * TINY.prior_ranks).all() for ranks in told)
+
+
 def test_a_file_of_a_head_holds_its_codes_exactly(model: OasisVQ, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = model.sample_head(seed=6).indices[0]
     whole = compress.compress_head(model, codes)

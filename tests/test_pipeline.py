@@ -147,6 +147,8 @@ def test_draws_with_seeds_and_grades_of_their_own_are_what_they_are_alone(model:
         model.sample(2, seed=[0, -1])
     with pytest.raises(OasisVQError, match="grade 7"):
         model.sample(2, grade=[0.5, 7])
+    with pytest.raises(OasisVQError, match="1 draws need one seed"):
+        model.sample(1, seed=[0, 1], level=1)
     with pytest.raises(OasisVQError, match="3 draws need one seed"):
         model.sample(3, seed=[0, 1])
 
