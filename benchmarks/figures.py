@@ -685,9 +685,9 @@ def streaming(found: dict[str, Any]) -> str:
         for row in found["rows"]
     ]
     imports = found["rows"][0]["imports_mib"]
-    slices = f"the slices themselves, {found['size']} × {found['size']}"
-    head = ["slices", "the process at its peak", f"beyond its {imports:.0f} MiB of imports", slices]
-    speeds = ", ".join(f"{name} {value:,.0f}" for name, value in found["slices_per_second"].items())
+    head = ["slices", "the process at its peak", f"beyond its {imports:.0f} MiB of imports", "the slices themselves"]
+    kinds = "decoding", "loading", "training"
+    speeds = ", ".join(f"{name} {found['slices_per_second'][name]:,.0f}" for name in kinds)
     return f"{table(head, rows)}\n\nSlices a second: {speeds}. On {_when(found)}."
 
 
