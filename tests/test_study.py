@@ -24,7 +24,7 @@ def test_a_study_measures_a_change_once(tiny_cohort: Path, tmp_path: Path, capsy
     figures = json.loads(out.read_text())
     assert figures["people"] == 2
     assert [row["name"] for row in figures["rows"]] == [NAME]
-    assert figures["rows"][0]["measured"]["commit"]
+    assert figures["rows"][0]["measured"]["date"]
     assert f"| {NAME} |" in out.with_suffix(".md").read_text()
     assert cli.main(words) == 0
     assert NAME not in capsys.readouterr().out
