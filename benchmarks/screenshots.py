@@ -24,6 +24,7 @@ from oasisvq.app.pictures import animated
 from oasisvq.files import HOME, write_atomically
 
 WIDTH = 960  # pixels, of the animation
+FRAMES = 49  # of a slice that is drawn
 DRAW = "generate?seed=7&level=17"
 SHOTS = {
     "reconstruct": "reconstruct",
@@ -78,7 +79,7 @@ def drawing(tab: Any, address: str) -> Iterator[Frame]:
     tab.goto(f"{address}/{DRAW}")
     tab.locator(".player").wait_for(timeout=60_000)
     settle(tab)
-    for share in np.linspace(0, 1, 49):
+    for share in np.linspace(0, 1, FRAMES):
         draw_to(tab, float(share))
         yield shot(tab), 1500 if share == 1 else 110
 

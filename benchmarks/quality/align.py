@@ -48,6 +48,7 @@ from oasisvq.measure import metrics
 from oasisvq.measure.record import write_record
 
 AXES = ("RAS", "LPS", "LAS", "PIR", "ASL", "SRP", "IPL", "PSR")
+ALONE = 256  # voxels a side of the head whose seconds and memory are measured
 MIDDLE = np.array([0.0, 0.0, LEVELS / 2, 1.0])  # of the levels, in the frame
 Volume = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -174,11 +175,11 @@ def refusal(volume: Volume) -> dict[str, Any]:
 
 
 def alone(volume: Volume) -> dict[str, float]:
-    """A head of 256 voxels a side in a process of its own: seconds, and gigabytes at most."""
+    """A head of ALONE voxels a side in a process of its own: seconds, and gigabytes at most."""
     voxels, affine = volume
-    grid = sitk.Image(256, 256, 256, sitk.sitkUInt8)
+    grid = sitk.Image(ALONE, ALONE, ALONE, sitk.sitkUInt8)
     middle = (affine @ np.append(np.array(voxels.shape) / 2, 1))[:3]
-    grid.SetOrigin((middle - 128).tolist())
+    grid.SetOrigin((middle - ALONE / 2).tolist())
     place = np.eye(4)
     place[:3, 3] = grid.GetOrigin()
     large = sitk.GetArrayFromImage(sitk.Resample(as_image(voxels, affine), grid)).T

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._parser import new_parser
+from oasisvq import OasisVQ
 from oasisvq.app.guard import THEME
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
@@ -230,4 +231,5 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in figures.items():
         print(f"{name:24}{value:8.3f}" if isinstance(value, float) else f"{name:24}{value:8}")
     if args.json:
-        write_record(args.json, figures)
+        served = OasisVQ.from_pretrained(device="cpu").weights_sha256
+        write_record(args.json, figures | {"weights_sha256": served})

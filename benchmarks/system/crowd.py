@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -37,6 +38,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks._parser import new_parser
 from benchmarks.system.app import free_port, running
+from oasisvq import OasisVQ
 from oasisvq.app.gallery import EIGHT, levels_apart
 from oasisvq.files import HOME
 from oasisvq.measure.record import write_record
@@ -278,14 +280,8 @@ async def come_and_go(host: str, pid: int, count: int, at_once: int = 4) -> list
     return held
 
 
-def draws(seeds: range) -> list[np.ndarray]:
+def draws(model: OasisVQ, seeds: range) -> list[np.ndarray]:
     """What each seed gives in this process, alone: codes (h, w) of the first part, which the editor opens on."""
-    import torch
-
-    from oasisvq import OasisVQ
-
-    torch.set_num_threads(1)  # as the app
-    model = OasisVQ.from_pretrained(device="cpu")
     return [model.preset.split(model.sample(1, seed=seed, level=LEVEL).indices)[0][0].numpy() for seed in seeds]
 
 
@@ -296,11 +292,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--come-and-go", type=int, default=0, metavar="N", help="then so many who look in and leave")
     options = parser.parse_args(arguments)
 
+    torch.set_num_threads(1)  # as the app
+    model = OasisVQ.from_pretrained(device="cpu")
     figures: dict[str, Any] = {"visitors": options.visitors, "cores": len(os.sched_getaffinity(0))}
     seconds: dict[str, list[float]] = {"draw": [], "stroke": [], "upload": [], "head": []}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        expected = draws(range(options.visitors))
+        expected = draws(model, range(options.visitors))
         with app(log) as (host, process):
 
             async def crowd() -> list[BaseException | None]:
@@ -324,6 +322,6 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):<20} {f'{value:.3g}' if isinstance(value, float) else value}")
     if options.json:
-        write_record(options.json, figures)
+        write_record(options.json, figures | {"weights_sha256": model.weights_sha256})
     if errors or figures["tracebacks_in_log"]:
         raise SystemExit("error: not all went well")
