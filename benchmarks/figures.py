@@ -40,6 +40,7 @@ _COPIES = "draws.copies"
 _MEMBERS = "draws.membership"
 _LESIONS = "lesions.scores.unusual"
 _SIZES = ("3", "4", "6", "9", "12")  # pixels across
+_CONSTANTS = ("nearness", "least", "smoothing")  # of the deviation map
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -414,6 +415,15 @@ def lesions(weights: Sequence[Weights]) -> str:
     return table(["", *(f"{size} px" for size in _SIZES), "6 px and more"], rows) if rows else NONE
 
 
+def deviation(weights: Sequence[Weights]) -> str:
+    rows = [
+        [one.name, *(f"{row[name]:g}" for name in _CONSTANTS), f"{row['auroc_slice']:.3f}", f"{row['auroc_pixel']:.3f}"]
+        for one in weights
+        for row in one.find("deviation.rows") or []
+    ]
+    return table(["", *(f"`{name.upper()}`" for name in _CONSTANTS), "by slice", "by pixel"], rows) if rows else NONE
+
+
 def heads(weights: Sequence[Weights]) -> str:
     rows: list[tuple[Row, str]] = [
         (_figure("bits per code, no neighbour known", "heads.bits_a_code.alone", ".2f"), ""),
@@ -754,6 +764,7 @@ BLOCKS: dict[str, Callable[[Sequence[Weights]], str]] = {
         outliers,
         lesions,
         lesion_kinds,
+        deviation,
         strength,
         top_k,
         speed,

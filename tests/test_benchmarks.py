@@ -22,7 +22,7 @@ from tiny_weights import DATA, TINY, TRAINING, forget_the_hub, write_weights
 from oasisvq import OasisVQ, cli
 from oasisvq.errors import OasisVQError
 from oasisvq.hub.manifest import write_manifest
-from oasisvq.measure import realism
+from oasisvq.measure import atypical, realism
 from oasisvq.measure.evaluation import evaluate
 from oasisvq.models import sampling
 from oasisvq.models.presets import TOP_K
@@ -130,6 +130,18 @@ def test_top_k(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monke
     assert drawn == [row["top_k"] for row in found["rows"]] == [None, 2]
     assert all(row["frechet_ratio"] > 0 and row["nearest_ratio"] > 0 for row in found["rows"])
     assert all(set(row["anatomy_ratio"]) == set(realism.MEASURES) for row in found["rows"])
+
+
+def test_deviation(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
+    usual = {name: getattr(atypical, name.upper()) for name in ("nearness", "least", "smoothing")}
+    found = run("deviation", "--weights", folder, "--data", tiny_cohort, "--count", 1)
+    assert found["split"] == "validate"
+    tried = [{name: row[name] for name in usual} for row in found["rows"]]
+    assert tried[0] == usual
+    changed = [[name for name in usual if row[name] != usual[name]] for row in tried[1:]]
+    assert changed == [[name] for name in usual for _ in range(2)]
+    assert len({row["auroc_slice"] for row in found["rows"]}) > 1  # constants are heard
+    assert usual == {name: getattr(atypical, name.upper()) for name in usual}
 
 
 @pytest.mark.slow
