@@ -14,6 +14,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,33 +131,44 @@ def _ours(weights: Weights) -> Point | None:
     return own and Point(f"**{weights.name}**", own["bytes"], own["ssim"], own["ssim_foreground"])
 
 
-def _codecs(weights: Weights) -> Iterator[Point]:
+def _codecs(weights: Weights) -> Iterator[list[Point]]:
+    """What was measured of each codec, smallest files first."""
     for key, how in (("codecs", "a file a slice"), ("together", "the slices of a person in one picture")):
         for codec, points in (weights.find(f"rate.sizes.{weights.preset.size}.{key}") or {}).items():
-            for one in points:
-                yield Point(f"{codec}, {how}", one["bytes"], one["ssim"], one["ssim_foreground"])
+            found = [Point(f"{codec}, {how}", one["bytes"], one["ssim"], one["ssim_foreground"]) for one in points]
+            yield sorted(found, key=lambda point: point.bytes)
 
 
-def _rivals(weights: Weights) -> list[Point]:
-    """The clearest codec in no more bytes than ours, and the smallest that is as clear over the brain; where any is."""
-    own, points = _ours(weights), list(_codecs(weights))
-    if own is None:
-        return []
-    small = [point for point in points if point.bytes <= own.bytes]
-    clear = [point for point in points if point.brain >= own.brain]
-    return [
-        *([max(small, key=lambda point: point.ssim)] if small else []),
-        *([min(clear, key=lambda point: point.bytes)] if clear else []),
-    ]
+def _at(points: Sequence[Point], field: str, value: float) -> Point | None:
+    """Where a codec has this value of a field, on straight lines between what was measured of it."""
+    for one, two in pairwise(points):
+        low, high = getattr(one, field), getattr(two, field)
+        if low <= value <= high:
+            share = (value - low) / (high - low) if high > low else 0.0
+            size, ssim, brain = (x + share * (y - x) for x, y in zip(one[1:], two[1:], strict=True))
+            return Point(one.label, size, ssim, brain)
+    return None
+
+
+def _clearest(weights: Weights) -> Point | None:
+    """The codec of the highest SSIM in as many bytes as ours; None where all need more."""
+    own = _ours(weights)
+    as_small = [_at(points, "bytes", own.bytes) for points in _codecs(weights)] if own else []
+    return max((point for point in as_small if point), key=lambda point: point.ssim, default=None)
+
+
+def _smallest(weights: Weights) -> Point | None:
+    """The codec that is as clear over the brain as ours in the fewest bytes; None where none gets so clear."""
+    own = _ours(weights)
+    as_clear = [_at(points, "brain", own.brain) for points in _codecs(weights)] if own else []
+    return min((point for point in as_clear if point), key=lambda point: point.bytes, default=None)
 
 
 def _codec_in_as_few_bytes(weights: Weights) -> str:
-    own = _ours(weights)
-    if own is None:
+    if _ours(weights) is None:
         return NONE
-    small = [point for point in _rivals(weights) if point.bytes <= own.bytes]
-    searched = "" if weights.find("rate.manners") else ", its settings not searched"
-    return f"{small[0].ssim:.3f}, {small[0].label.split(',')[0]}{searched}" if small else "no codec is that small"
+    best = _clearest(weights)
+    return f"{best.ssim:.3f}, {best.label.split(',')[0]}" if best else "no codec is that small"
 
 
 def _video(one: Weights, weights: Sequence[Weights]) -> str:
@@ -216,7 +228,7 @@ def summary(weights: Sequence[Weights]) -> str:
         (_figure("SSIM of reconstructions", "results.ssim_mean", ".3f"), "1: equal"),
         (_figure("the same, brain only", "results.ssim_foreground_mean", ".3f"), "1: equal"),
         (("bytes of a slice as a file", lambda one: f"{own.bytes:.0f}" if (own := _ours(one)) else NONE), ""),
-        (("SSIM of the best image codec in no more bytes", _codec_in_as_few_bytes), "JPEG, JPEG 2000, WebP, AVIF"),
+        (("SSIM of the best image codec in as many bytes", _codec_in_as_few_bytes), "JPEG, JPEG 2000, WebP, AVIF"),
         (
             ("bytes of the best video codec at the same SSIM, the levels as frames", lambda one: _video(one, weights)),
             "AV1, HEVC",
@@ -297,7 +309,7 @@ def rate(weights: Sequence[Weights]) -> str:
     rows = [
         [point.label, f"{point.bytes:.0f}", f"{point.ssim:.3f}", f"{point.brain:.3f}"]
         for one in weights
-        for point in [_ours(one), *_rivals(one)]
+        for point in (_ours(one), _clearest(one), _smallest(one))
         if point
     ]
     return table(["", "bytes a slice", "SSIM", "brain only"], rows) if rows else NONE

@@ -11,7 +11,8 @@ import pytest
 from oasisvq.errors import OasisVQError
 from oasisvq.hub import sources
 from oasisvq.hub.card import model_card
-from oasisvq.hub.manifest import MEASURED, MODELS, read_manifest
+from oasisvq.hub.manifest import MANIFEST, MEASURED, MODELS, read_manifest
+from oasisvq.measure import atypical
 from oasisvq.models.presets import PRESETS, TOP_K
 from oasisvq.models.sampling import APPEARANCE_SCALE
 
@@ -101,12 +102,19 @@ def test_the_codecs_shown_are_the_clearest_as_small_and_the_smallest_as_clear() 
         return {"bytes": size, "ssim": ssim, "ssim_foreground": brain}
 
     codecs = {
-        "WebP": [point(90, 0.7, 0.6), point(100, 0.8, 0.7), point(300, 0.97, 0.95)],
-        "JPEG": [point(250, 0.9, 0.93)],
+        "WebP": [point(300, 0.96, 0.95), point(90, 0.7, 0.6), point(100, 0.8, 0.7)],
+        "JPEG": [point(240, 0.9, 0.90), point(260, 0.92, 0.94)],
+        "AVIF": [point(100, 0.6, 0.5), point(120, 0.7, 0.6)],
     }
     size = {"codecs": codecs, "together": {}, "models": {"base": {"prior": point(110, 0.96, 0.92)}}}
     text = BLOCKS["rate"]([weights(rate={"sizes": {"80": size}})])
-    assert [line.split(" | ")[1] for line in text.splitlines()[2:]] == ["110", "100", "250"]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    assert rows[1:] == [
+        ["WebP, a file a slice", "110", "0.808", "0.712"],  # a twentieth of the way from 100 to 300 bytes
+        ["JPEG, a file a slice", "250", "0.910", "0.920"],
+    ]
+    size["codecs"] = {"JPEG": codecs["JPEG"]}
+    assert "no codec is that small" in BLOCKS["summary"]([weights(rate={"sizes": {"80": size}})])
 
 
 def test_an_unknown_block_is_an_error() -> None:
@@ -184,6 +192,18 @@ def test_top_k_is_the_most_at_which_no_measure_of_anatomy_is_far_from_validation
             assert max(good) == TOP_K
 
 
+def test_no_other_constant_of_the_deviation_map_finds_lesions_better() -> None:
+    records = [found for one in FIGURES["shipped"]() if (found := one.records["deviation"])]
+    assert records
+    for found in records:
+        assert found["split"] == "validate"
+        used, *others = found["rows"]
+        constants = {name: used[name] for name in ("nearness", "least", "smoothing")}
+        assert constants == {name: getattr(atypical, name.upper()) for name in constants}
+        for score in ("auroc_slice", "auroc_pixel"):
+            assert used[score] > max(row[score] for row in others) - 0.002
+
+
 MEASURED_ON = {
     "date": "2026-01-02",
     "processor": "a processor",
@@ -239,8 +259,12 @@ def test_what_was_measured_of_a_machine_stands_beside_the_circumstances(
 
 
 def test_records_say_their_circumstances() -> None:
-    for path in (ROOT / "benchmarks" / "records").glob("*.json"):
-        told = json.loads(path.read_text())["measured"]
+    records = [*(ROOT / "benchmarks" / "records").glob("*.json"), *sources.BUNDLED.glob("*/*.json")]
+    study = json.loads((ROOT / "benchmarks" / "quality" / "study.json").read_text())["rows"]
+    found = [(path, json.loads(path.read_text())) for path in records if path.name != MANIFEST]
+    assert len(found) > 30
+    for path, record in [*found, *(("study", row) for row in study)]:
+        told = record["measured"]
         assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", told["date"]), path
         assert all(told[key] for key in ("processor", "threads", "commit")), path
         assert not told["commit"].endswith("-dirty"), path
