@@ -21,6 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.iter_markers("browser")) and not any(item.iter_markers("slow")):
             item.add_marker(pytest.mark.fast)
+    # Files with long tests first: of two processes, none should be left with one when the other has nothing more to do.
+    long = {item.path for item in items if not item.get_closest_marker("fast")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

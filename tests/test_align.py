@@ -27,6 +27,8 @@ from oasisvq.data.frame import (
 from oasisvq.data.slices import normalise
 from oasisvq.errors import OasisVQError
 
+pytestmark = pytest.mark.slow
+
 TRUTH = np.linalg.inv(FRAME_TO_MNI)
 MIDDLE = np.array([0, 0, 16, 1.0])
 ATLAS = canvas(176, lowest=-80)  # slices of a whole head in the frame

@@ -1,6 +1,7 @@
 """A whole head in the app: in the frame, its planes, and as it lies; what does not fit shows nothing unasked."""
 
 import numpy as np
+import pytest
 from heads import head
 from scans import nifti
 from test_app import open_page
@@ -8,6 +9,8 @@ from test_app_reconstruct import captions
 
 from oasisvq.app.head import FRAME, MASK
 from oasisvq.data.frame import LEVELS
+
+pytestmark = pytest.mark.slow
 
 
 def opened(volume: tuple[np.ndarray, np.ndarray], name: str):

@@ -38,7 +38,7 @@ from oasisvq.training import loop as training
 
 pytestmark = pytest.mark.slow
 
-KILLS = {"training and packaging": 25, "publishing": 25}
+KILLS = 10
 SMALL = replace(TINY, vqvae_epochs=2, prior_epochs=2)
 
 # Children are forked from a server that has imported everything and computed nothing: they start in no time.
@@ -130,7 +130,7 @@ def test_killed_while_training_or_packaging(tiny_cohort: Path, tmp_path: Path) -
     seconds(train_and_package, tiny_cohort, tmp_path / "warm")
     longest = seconds(train_and_package, tiny_cohort, whole)
     rng = random.Random(0)
-    for _ in range(KILLS["training and packaging"]):
+    for _ in range(KILLS):
         process = start(train_and_package, tiny_cohort, out)
         process.join(rng.uniform(0, 0.6 * longest))
         finished = process.exitcode == 0
@@ -152,7 +152,7 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
         hub.repos[REPO] = Repository()
         longest = seconds(publish_to, old, hub.url)
         rng = random.Random(0)
-        for _ in range(KILLS["publishing"]):
+        for _ in range(KILLS):
             process = start(publish_to, new, hub.url)
             process.join(rng.uniform(0, longest))
             process.kill()

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
+from oasisvq.measure import membership as measured
 from oasisvq.measure.membership import membership
+
+
+@pytest.fixture(autouse=True)
+def _fewer_bootstraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "BOOTSTRAPS", 300)
 
 
 def test_areas_are_those_of_people_and_of_slices() -> None:

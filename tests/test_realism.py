@@ -11,7 +11,7 @@ from tiny_weights import forget_the_hub, write_weights
 from benchmarks.quality import draws
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.errors import OasisVQError
-from oasisvq.measure import realism
+from oasisvq.measure import membership, realism
 
 ROWS, COLUMNS = np.mgrid[:80, :80] - 39.5
 
@@ -167,11 +167,13 @@ def test_figures_report_planted_copies_and_needs_two_people() -> None:
         realism.measure(drawn, sources % 8, alone, alone.slices + 0.5, train, train.slices + 0.5)
 
 
+@pytest.mark.slow
 def test_command_writes_its_table_figures_and_sheet_and_repeats_them(
     tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forget_the_hub(monkeypatch, tmp_path)
     monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
+    monkeypatch.setattr(membership, "BOOTSTRAPS", 20)
     folder = write_weights(tmp_path / "tiny")
     written = []
     for name in ("one", "two"):

@@ -490,6 +490,7 @@ def total_variation(drawn: Tensor, expected: Tensor, codes: int) -> float:
     return 0.5 * float((shares - expected).abs().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "strength", "coarse"), [(1, 0.45, False), (2, 0.35, False), (1, 0.55, True)])
 def test_refill_follows_the_distribution_given_all_the_rest(depth: int, strength: float, coarse: bool) -> None:
     codes, n = 3, 3000

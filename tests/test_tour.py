@@ -10,6 +10,8 @@ from oasisvq.app.frame import PAGES
 from oasisvq.app.quiz import EACH, make_round, why_drawn, why_real
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line, term
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_step_of_the_tour_is_an_address_of_a_page():
     known = {page.title: page.keys for page in PAGES}

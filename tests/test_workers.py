@@ -32,7 +32,7 @@ def pool(monkeypatch):
 
 
 def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_killed(pool, monkeypatch):
-    model = models.load_model()
+    model = models.load_model("base")
     [here] = draw(model, [SETTINGS])
     asked = []
     monkeypatch.setattr(workers, "draw", lambda *_: asked.append("here") or [here])
@@ -56,7 +56,7 @@ def test_who_waits_at_the_same_time_is_drawn_together_and_gets_what_they_would_a
     sizes = []
     submit = pool.pool.submit
     monkeypatch.setattr(pool.pool, "submit", lambda f, *a: sizes.append(len(a[3])) or submit(f, *a))
-    kinds = [SETTINGS | {"seed": seed, "level": seed + 5, "grade": 0.5 if seed % 2 else None} for seed in range(10)]
+    kinds = [SETTINGS | {"seed": seed, "level": seed + 5, "grade": 0.5 if seed % 2 else None} for seed in range(6)]
     kinds += [SETTINGS | {"temperature": 0.8}, SETTINGS | {"level": None}, SETTINGS | {"seed": -1}]
     with ThreadPoolExecutor(len(kinds)) as visitors:
         waiting = [visitors.submit(workers.draw_apart, model, settings) for settings in kinds]
