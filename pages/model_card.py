@@ -65,8 +65,9 @@ if rate and str(preset["size"]) in rate["sizes"]:
         alt="SSIM against bytes a slice: image codecs as lines, the codes of these weights as points",
     )
     st.caption(
-        "The same slices through image codecs at their settings, and as codes: stored plainly, and under the prior. "
-        "Further up and to the left is better. From `python -m oasisvq benchmark rate`."
+        "The same slices through image codecs at their best settings (dotted: all slices of a person in one picture), "
+        "and as codes: stored plainly (circles) and under the prior (stars). Further up and to the left is better. "
+        "From `python -m oasisvq benchmark rate`."
     )
 
 st.header("Draws and copies")

@@ -204,19 +204,20 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
             for name, points in found[where].items():
                 told = f"{name}{note}"
                 look = {"mode": "lines", "line": {"color": CODECS[name], "dash": dash, "width": 2}}
-                _add_rate(figure, column, key, points, told, [p["setting"] for p in points], look)
+                settings = [p["setting"] for p in points]
+                _add_rate(figure, column, key, points, told, settings, look, in_legend=where == "codecs")
         for name, model in found["models"].items():
             both = [model["prior"], model["fixed"]]
             marker = {"color": OURS, "size": 11, "symbol": ["star", "circle-open"]}
             look = {"mode": "lines+markers", "marker": marker, "line": {"color": OURS, "dash": "dash", "width": 1}}
             settings = ["a file under the prior", "codes of fixed length"]
             _add_rate(figure, column, key, both, f"oasisvq, {name}", settings, look)
-    figure.update_xaxes(type="log", title="bytes a slice", tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000])
+    figure.update_xaxes(type="log", title="bytes a slice", tickvals=[50, 100, 300, 1000, 3000, 10000, 30000])
     figure.update_yaxes(range=[0.5, 1.005], tickformat=".1f")
     figure.update_layout(
         height=440,
-        margin={"l": 32, "r": 8, "t": 28, "b": 0},
-        legend={"orientation": "h", "y": -0.2},
+        margin={"l": 32, "r": 8, "t": 28, "b": 48},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     return figure
 
@@ -229,6 +230,7 @@ def _add_rate(
     name: str,
     settings: Sequence[str],
     look: dict[str, Any],
+    in_legend: bool = True,
 ) -> None:
     figure.add_scatter(
         x=[p["bytes"] for p in points],
@@ -236,8 +238,8 @@ def _add_rate(
         customdata=[(setting, *p[f"{key}_ci95"]) for setting, p in zip(settings, points, strict=True)],
         hovertemplate="%{customdata[0]}: %{x:.0f} bytes, %{y:.3f} (%{customdata[1]:.3f} to %{customdata[2]:.3f})",
         name=name,
-        legendgroup=name,
-        showlegend=column == 1,
+        legendgroup=name.partition(",")[0] if not in_legend else name,
+        showlegend=in_legend and column == 1,
         row=1,
         col=column,
         **look,
