@@ -183,7 +183,7 @@ def measure(model: nn.Module, held_out: SliceSet, codes: int) -> dict[str, float
 
 def table(figures: dict[str, Any]) -> str:
     """The rows as Markdown."""
-    heads = ("SSIM", "brain only", "sharpness", "PSNR (dB)", "utilisation", "bits a brain code, histogram", "seconds")
+    heads = ("SSIM", "brain only", "sharpness", "PSNR (dB)", "utilisation", "bits a brain code, histogram")
     lines = [
         f"One change of the base preset at a time, {figures['steps']} steps of 32 slices, seed 0, judged on a third "
         f"of the slices of {figures['people']} validation people.",
@@ -200,7 +200,6 @@ def table(figures: dict[str, Any]) -> str:
         cells = (
             *(row["group"], row["name"], f"{row['ssim']:.4f}", f"{row['ssim_brain']:.4f}", f"{row['sharpness']:.2f}"),
             *(f"{row['psnr']:.2f}", f"{row['utilisation']:.0%}", f"{row['entropy_bits_brain']:.2f}"),
-            f"{row['seconds']:.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
