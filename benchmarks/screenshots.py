@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: no browser at {CHROMIUM}: apt-get install chromium\n")
     from playwright.sync_api import sync_playwright
 
+    args.out.mkdir(parents=True, exist_ok=True)
     with (
         sync_playwright() as playwright,
         tempfile.TemporaryDirectory() as folder,

@@ -93,8 +93,8 @@ def test_screenshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screenshots = importlib.import_module("benchmarks.screenshots")
     monkeypatch.setattr(screenshots, "SHOTS", {"generate": screenshots.DRAW})
     monkeypatch.setattr(screenshots, "FRAMES", 3)
-    assert cli.main(["benchmark", "screenshots", "--out", str(tmp_path)]) == 0
-    assert Image.open(tmp_path / "generate.webp").size == (1440, 900)
-    moving = Image.open(tmp_path / "demo.webp")
+    assert cli.main(["benchmark", "screenshots", "--out", str(tmp_path / "new")]) == 0
+    assert Image.open(tmp_path / "new" / "generate.webp").size == (1440, 900)
+    moving = Image.open(tmp_path / "new" / "demo.webp")
     assert moving.width == screenshots.WIDTH
     assert moving.n_frames > 5
