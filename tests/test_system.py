@@ -10,7 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from heads import head, with_skull
+from heads import head
 from PIL import Image
 from tiny_weights import TINY, write_weights
 
@@ -18,6 +18,7 @@ from benchmarks.system.app import CHROMIUM
 from oasisvq import cli
 from oasisvq.app import models
 from oasisvq.data.frame import LEVELS
+from oasisvq.models.presets import PRESETS
 
 needs_chromium = pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"no browser at {CHROMIUM}")
 
@@ -38,7 +39,7 @@ def test_align(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(align, "wrong", lambda *_: [])
     monkeypatch.setattr(align, "ALONE", 200)
     file = tmp_path / "head.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(*with_skull(head((2, 2, 2)))), file)
+    nibabel.save(nibabel.Nifti1Image(*head()), file)
     weights = write_weights(tmp_path / "weights", preset=replace(TINY, size=80, levels=LEVELS))
     figure = tmp_path / "head.png"
     words = ["--weights", weights, "--copies", 1, "--figure", figure]
@@ -54,7 +55,8 @@ def test_align(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_streaming(tmp_path: Path) -> None:
+def test_streaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "base", replace(TINY, size=80))
     words = ["--slices", 64, "--race", 64, "--folder", tmp_path]
     found = run(tmp_path / "streaming.json", "streaming", *words)
     (row,) = found["rows"]
