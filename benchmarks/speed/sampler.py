@@ -1,7 +1,7 @@
 """Speed of the cached sampler beside one parallel forward pass (the floor: every product once) and naive drawing.
 
     python -m oasisvq benchmark sampler --weights base --batch 1 16 --threads 2 --json sampler.json
-    python -m oasisvq benchmark sampler --batch 1 --grid 10 20 40 64 --threads 2 --figure docs/sampler.svg
+    python -m oasisvq benchmark sampler --batch 1 --grid 10 20 40 64 --threads 2 --figure sampler.svg --json grid.json
 
 Ratios come from one process: forward pass, draw and naive step take turns, and medians are compared. A naive draw
 repeats the same step, a full forward pass and one pick, once a position; its time is extrapolated from the median step.
