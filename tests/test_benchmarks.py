@@ -27,6 +27,8 @@ from oasisvq.measure.evaluation import evaluate
 from oasisvq.models import sampling
 from oasisvq.models.presets import TOP_K
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 # Run in other files.
@@ -144,7 +146,6 @@ def test_deviation(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> 
     assert usual == {name: getattr(atypical, name.upper()) for name in usual}
 
 
-@pytest.mark.slow
 def test_failures(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:
     found = run("failures", "--weights", folder, "--data", tiny_cohort)
     assert {"unchanged", "mirrored", "rotated by 5 degrees", "phantom people"} <= set(found["foreign"])
@@ -238,7 +239,6 @@ def test_same_bytes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "prior.safetensors" in json.loads((tmp_path / "same.json").read_text())["sha256"]
 
 
-@pytest.mark.slow
 def test_training(run: Callable[..., Any]) -> None:
     found = run("training", "--batch", 1, "--rounds", 1)
     for row in found["rows"]:

@@ -8,6 +8,8 @@ import pytest
 
 from oasisvq.errors import OasisVQError
 
+pytestmark = pytest.mark.slow
+
 LIBRARY = '''"""A small library."""
 
 from __future__ import annotations
@@ -56,7 +58,6 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_only_what_no_test_holds_survives(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mutants = importlib.import_module("benchmarks.system.mutants")
     monkeypatch.setattr(mutants, "SPARE", 1)  # some of these loops never end

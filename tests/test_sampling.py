@@ -177,7 +177,7 @@ def test_skipping_rows_and_exchanging_pasts_leave_the_logits_exact(depth: int, c
         (10, 10, 1, 1, 0),
         (5, 7, 3, 1, 0),
         (5, 7, 16, 1, 0),
-        (20, 20, 3, 1, 0),
+        pytest.param(20, 20, 3, 1, 0, marks=pytest.mark.slow),
         (5, 7, 3, 2, 0),
         (5, 7, 1, 1, 1),
         (5, 7, 16, 1, 1),
@@ -603,6 +603,7 @@ def test_wrong_settings_say_what_is_right(prior: PixelCNN, wrong: dict, message:
         sample(prior, **({"n": 2} | wrong))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "sides", "grids"),
     [

@@ -15,6 +15,8 @@ from oasisvq.app.studio import TRIES, Studio
 from oasisvq.measure.usage import FEWEST, places, usage
 from oasisvq.models.presets import Preset
 
+pytestmark = pytest.mark.slow
+
 CASCADE = Preset(name="cascade", size=32, depth=2, codebook_size=64, channels=(4,), blocks=(1,), coarse=TINY)
 
 

@@ -24,6 +24,8 @@ from oasisvq.training import loop as training
 from oasisvq.training.codes import brightness, encode_split
 from oasisvq.training.reproducibility import trained
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(
     PRESETS["smoke"],
     size=32,
