@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
 
 from benchmarks._parser import new_parser
+from benchmarks.quality.rate import at
 from benchmarks.system.mutants import MODULES as MUTATED
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
@@ -131,37 +132,30 @@ def _ours(weights: Weights) -> Point | None:
     return own and Point(f"**{weights.name}**", own["bytes"], own["ssim"], own["ssim_foreground"])
 
 
-def _codecs(weights: Weights) -> Iterator[list[Point]]:
-    """What was measured of each codec, smallest files first."""
+def _rivals(weights: Weights, where: str, value: float) -> Iterator[Point]:
+    """Every setting of every codec, and what lies between two of them where a figure has a value."""
     for key, how in (("codecs", "a file a slice"), ("together", "the slices of a person in one picture")):
         for codec, points in (weights.find(f"rate.sizes.{weights.preset.size}.{key}") or {}).items():
-            found = [Point(f"{codec}, {how}", one["bytes"], one["ssim"], one["ssim_foreground"]) for one in points]
-            yield sorted(found, key=lambda point: point.bytes)
-
-
-def _at(points: Sequence[Point], field: str, value: float) -> Point | None:
-    """Where a codec has this value of a field, on straight lines between what was measured of it."""
-    for one, two in pairwise(points):
-        low, high = getattr(one, field), getattr(two, field)
-        if low <= value <= high:
-            share = (value - low) / (high - low) if high > low else 0.0
-            size, ssim, brain = (x + share * (y - x) for x, y in zip(one[1:], two[1:], strict=True))
-            return Point(one.label, size, ssim, brain)
-    return None
+            between = {name: at(points, where, value, name) for name in ("bytes", "ssim", "ssim_foreground")}
+            for one in (*points, between | {where: value}):
+                if not math.isnan(one["ssim"]):
+                    yield Point(f"{codec}, {how}", one["bytes"], one["ssim"], one["ssim_foreground"])
 
 
 def _clearest(weights: Weights) -> Point | None:
-    """The codec of the highest SSIM in as many bytes as ours; None where all need more."""
+    """The codec of the highest SSIM in no more bytes than ours; None where all need more."""
     own = _ours(weights)
-    as_small = [_at(points, "bytes", own.bytes) for points in _codecs(weights)] if own else []
-    return max((point for point in as_small if point), key=lambda point: point.ssim, default=None)
+    small = [point for point in _rivals(weights, "bytes", own.bytes) if point.bytes <= own.bytes] if own else []
+    return max(small, key=lambda point: point.ssim, default=None)
 
 
 def _smallest(weights: Weights) -> Point | None:
     """The codec that is as clear over the brain as ours in the fewest bytes; None where none gets so clear."""
     own = _ours(weights)
-    as_clear = [_at(points, "brain", own.brain) for points in _codecs(weights)] if own else []
-    return min((point for point in as_clear if point), key=lambda point: point.bytes, default=None)
+    clear = (
+        [point for point in _rivals(weights, "ssim_foreground", own.brain) if point.brain >= own.brain] if own else []
+    )
+    return min(clear, key=lambda point: point.bytes, default=None)
 
 
 def _codec_in_as_few_bytes(weights: Weights) -> str:

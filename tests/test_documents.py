@@ -113,6 +113,9 @@ def test_the_codecs_shown_are_the_clearest_as_small_and_the_smallest_as_clear() 
         ["WebP, a file a slice", "110", "0.808", "0.712"],  # a twentieth of the way from 100 to 300 bytes
         ["JPEG, a file a slice", "250", "0.910", "0.920"],
     ]
+    size["codecs"] = {"JPEG": [point(50, 0.9, 0.94), point(80, 0.92, 0.95)]}  # smaller and clearer throughout
+    rows = BLOCKS["rate"]([weights(rate={"sizes": {"80": size}})]).splitlines()[3:]
+    assert rows == [f"| JPEG, a file a slice | {row} |" for row in ("80 | 0.920 | 0.950", "50 | 0.900 | 0.940")]
     size["codecs"] = {"JPEG": codecs["JPEG"]}
     assert "no codec is that small" in BLOCKS["summary"]([weights(rate={"sizes": {"80": size}})])
 

@@ -36,8 +36,6 @@ from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
 
-pytestmark = pytest.mark.slow
-
 
 def edit_manifest(folder: Path, **changes) -> None:
     path = folder / "manifest.json"

@@ -237,10 +237,10 @@ def point(data: SliceSet, sizes: np.ndarray, again: np.ndarray) -> dict[str, Any
     return found
 
 
-def at(points: Iterable[dict[str, Any]], bytes_: float, key: str) -> float:
-    """A codec's figure at a size, on straight lines between its points; NaN outside its range."""
-    ordered = sorted(points, key=lambda p: p["bytes"])
-    return float(np.interp(bytes_, [p["bytes"] for p in ordered], [p[key] for p in ordered], left=np.nan, right=np.nan))
+def at(points: Iterable[dict[str, Any]], where: str, value: float, key: str) -> float:
+    """A codec's figure where another has a value, on straight lines between its points; NaN outside its range."""
+    ordered = sorted(points, key=lambda p: p[where])
+    return float(np.interp(value, [p[where] for p in ordered], [p[key] for p in ordered], left=np.nan, right=np.nan))
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -265,7 +265,7 @@ def table(figures: dict[str, Any]) -> str:
             lines += [f"  {name:22}{mine['ssim']:8.4f}{mine['ssim_foreground']:8.4f}"]
             for where, suffix in (("codecs", ""), ("together", ", person whole")):
                 for rival, points in found[where].items():
-                    there = [at(points, mine["bytes"], key) for key in CLARITY]
+                    there = [at(points, "bytes", mine["bytes"], key) for key in CLARITY]
                     told = "not so small" if math.isnan(there[0]) else f"{there[0]:8.4f}{there[1]:8.4f}"
                     lines += [f"  {rival + suffix:22}{told:>16}"]
     return "\n".join(lines)
