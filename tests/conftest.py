@@ -1,6 +1,9 @@
 """A tiny cohort in the PNG layout, made of ellipses: enough to train on, in no time."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Most tests are about what all models do alike: the smaller one does it sooner, here and in servers that tests start.
@@ -26,6 +29,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
+@contextlib.contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """Hold a lock on a file or folder, of this kind of `fcntl.flock`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has the descriptor too
+        os.close(descriptor)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone`, as it measures time, runs while the other processes wait."""
+    here = Path(__file__)
+    with contextlib.ExitStack() as queue, contextlib.ExitStack() as turn:
+        queue.enter_context(locked(here.parent, fcntl.LOCK_EX))  # who waits to be alone is not overtaken
+        turn.enter_context(locked(here, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH))
+        queue.close()
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort")
@@ -45,3 +71,10 @@ def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 name = f"case_{number:03}_slice_{level}.nii.png"
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name)
     return root
+
+
+@pytest.fixture
+def upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For heads that lie nearly as the reference does: one start of their registration instead of the best of many."""
+    monkeypatch.setattr("oasisvq.data.align._TURNS", ((0.0,),) * 3)
+    monkeypatch.setattr("oasisvq.data.align._SHIFTS", (0.0,))

@@ -113,6 +113,7 @@ def test_a_phone_shows_all_of_a_page(phone, server, title):
     assert serious(phone) == {}
 
 
+@pytest.mark.alone
 def test_warm_page_change_is_quick(tab):
     medians = []
     for _ in range(3):  # the best of three: other work on the machine only adds
