@@ -36,6 +36,8 @@ from oasisvq.models.pixelcnn import PixelCNN
 from oasisvq.models.presets import Preset
 from oasisvq.models.vqvae import VQVAE
 
+pytestmark = pytest.mark.slow
+
 
 def edit_manifest(folder: Path, **changes) -> None:
     path = folder / "manifest.json"
@@ -509,7 +511,6 @@ def test_a_private_repository_opens_to_a_token_alone(hub, folder, monkeypatch):
     assert sources.resolve(REPO).source == "hub"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("revision", [None, "0" * 40])
 def test_a_hub_that_never_answers_is_given_up_in_time(bundled, monkeypatch, revision):
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -51,8 +51,8 @@ MODULES = {  # under oasisvq/, and the tests that belong to it: files in tests/,
     "data/dicom": ["data_dicom", "data_scan"],
     "data/nifti": ["data_nifti", "data_scan"],
 }
-TESTS = "not slow and not browser"
-WITHOUT = "benchmark or hub_that or hub_is_down or dead_hub"  # what measures time, or waits for it to pass
+# What measures time, waits for it to pass, or takes longer than all other tests of its module.
+WITHOUT = "benchmark or hub_that or hub_is_down or dead_hub or brightness_of_samples or other_arithmetic"
 SPARE = 10  # seconds of processor time beyond twice what all tests of a module take
 SERVERS = {"hub"}  # fixtures whose tests wait for a server
 MEMORY = 12 << 30  # bytes of address space
@@ -251,7 +251,7 @@ def _unchanged(copy: Path, path: Path, tests: Sequence[str]) -> tuple[dict[str, 
 
     def run() -> int:
         order = Order()
-        words = ["--cov=oasisvq", "--cov-context=test", "--cov-report=", "-m", TESTS, "-k", f"not ({WITHOUT})"]
+        words = ["--cov=oasisvq", "--cov-context=test", "--cov-report=", "-k", f"not ({WITHOUT})"]
         status = _pytest([*words, *tests], order)
         libraries = [
             name for name, one in sys.modules.items() if "site-packages" in (getattr(one, "__file__", "") or "")
