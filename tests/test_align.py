@@ -140,6 +140,7 @@ def test_a_stripped_brain_is_taken_at_its_word() -> None:
     assert not mask[ndimage.binary_dilation(voxels > 0, iterations=1) == 0].any()
 
 
+@pytest.mark.usefixtures("upright")
 def test_a_volume_that_lies_in_the_frame_is_cut_and_nothing_else() -> None:
     """As OASIS-1's volumes are: the outline of the levels, moved by whole voxels, numbers of another unit."""
     voxels, affine = template()
@@ -187,6 +188,7 @@ def upper_half(volume: Volume) -> Volume:
     return half, affine
 
 
+@pytest.mark.usefixtures("upright")
 @pytest.mark.parametrize(("spoilt", "said"), [(without_contrast, "not that of a T1"), (upper_half, ".")])
 def test_what_does_not_fit_is_refused_with_its_figures(spoilt, said: str) -> None:
     with pytest.raises(BadFit, match=said) as caught:
@@ -255,6 +257,7 @@ def test_vessels_with_a_contrast_agent_do_not_leave_the_tissue_grey() -> None:
     assert made[tissue].std() > 0.75 * plain[tissue].std()
 
 
+@pytest.mark.usefixtures("upright")
 def test_the_order_of_the_axes_changes_nothing_but_the_order() -> None:
     """Left and right are those of the header: a mark on the right of the person is on the right of the level."""
     voxels, affine = head()

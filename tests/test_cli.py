@@ -444,6 +444,7 @@ def scans(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_align_writes_levels_and_goes_on_after_a_refusal(scans, tmp_path, capsys):
     files, out, figures = (scans / "labels.nii.gz", scans / "head.nii.gz"), tmp_path / "out", tmp_path / "figures.json"
     assert run("align", *files, "--out", out, "--json", figures) == 0
@@ -473,6 +474,7 @@ def test_align_writes_levels_and_goes_on_after_a_refusal(scans, tmp_path, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_heads_are_read_as_levels_and_their_levels_told(bundled, pictures, scans, tmp_path):
     out = tmp_path / "codes.npz"
     assert run("encode", scans / "head.nii.gz", pictures[0], "--out", out) == 0
@@ -484,6 +486,7 @@ def test_heads_are_read_as_levels_and_their_levels_told(bundled, pictures, scans
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_a_folder_of_dicom_files_is_one_head(brain_folder, tmp_path, capsys):
     """Read, put in order and judged; it is no brain to this eye, and that is what is said."""
     assert run("align", brain_folder, "--out", tmp_path / "out", "--json", tmp_path / "figures.json") == 2

@@ -138,6 +138,7 @@ def source(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_prepare_splits_by_person_keeps_grades_and_names_what_it_refused(source, tmp_path):
     out = prepare_volumes(source, tmp_path / "out", workers=1)
     with (out / "subjects.csv").open() as lines:

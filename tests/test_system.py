@@ -32,6 +32,7 @@ def run(out: Path, name: str, *words: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_align(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     align = importlib.import_module("benchmarks.quality.align")
     *_, one_slice = align.nothing(np.random.default_rng(0))
