@@ -354,6 +354,8 @@ def top_k(weights: Sequence[Weights]) -> str:
         [
             name,
             str(row["top_k"] or "all"),
+            _mean(row["auc"]),
+            _mean(row["auc_linear"]),
             *(f"{ratio:.2f}" for ratio in row["anatomy_ratio"].values()),
             f"{row['frechet_ratio']:.2f}",
             f"{row['nearest_ratio']:.2f}",
@@ -362,7 +364,9 @@ def top_k(weights: Sequence[Weights]) -> str:
     ]
     if not rows:
         return NONE
-    return table(["", "codes", *measured[0][1]["anatomy_ratio"], "Fréchet ratio", "nearest training slice"], rows)
+    measures = measured[0][1]["anatomy_ratio"]
+    head = ["", "codes", "AUC of a network", "AUC, linear", *measures, "Fréchet ratio", "nearest training slice"]
+    return table(head, rows)
 
 
 def strength(weights: Sequence[Weights]) -> str:

@@ -123,6 +123,7 @@ def test_strength(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, mo
 
 def test_top_k(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realism, "FRECHET_SPLITS", 1)
+    monkeypatch.setattr(realism, "CLASSIFIER_SEEDS", 1)
     top_k = importlib.import_module("benchmarks.quality.top_k")
     drawn, draw = [], top_k.draw
     monkeypatch.setattr(top_k, "draw", lambda *a, **b: drawn.append(b["top_k"]) or draw(*a, **b))
@@ -132,6 +133,7 @@ def test_top_k(run: Callable[..., Any], tiny_cohort: Path, tmp_path: Path, monke
     assert drawn == [row["top_k"] for row in found["rows"]] == [None, 2]
     assert all(row["frechet_ratio"] > 0 and row["nearest_ratio"] > 0 for row in found["rows"])
     assert all(set(row["anatomy_ratio"]) == set(realism.MEASURES) for row in found["rows"])
+    assert all(0 <= area <= 1 for row in found["rows"] for area in (*row["auc"], *row["auc_linear"]))
 
 
 def test_deviation(run: Callable[..., Any], folder: Path, tiny_cohort: Path) -> None:

@@ -1,11 +1,11 @@
 """How many codes a sample may choose from at a position: the choice of TOP_K.
 
-    python -m oasisvq benchmark top_k --weights checkpoints/large --data DIR --json checkpoints/large/top_k.json
+    python -m oasisvq benchmark top_k --weights checkpoints/base --data DIR --json checkpoints/base/top_k.json
 
 Draws as `benchmark draws` makes them, at the levels and grades of the validation people, from the likeliest codes alone
-and from all. For each number of codes: how far each measure of anatomy lies from the validation people, over the
-distance of their halves; the Fréchet distance over that of as many training slices; and the distance to the nearest
-training slice, over that of the validation people's reconstructions, both medians.
+and from all. For each number of codes: how well fresh classifiers tell draws from the people's reconstructions; how far
+each measure of anatomy lies from the people, over the distance of their halves; the Fréchet distance over that of as
+many training slices; and the distance to the nearest training slice, over that of the reconstructions, both medians.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from oasisvq.measure import realism
 from oasisvq.measure.evaluation import reconstruct
 from oasisvq.measure.record import write_record
 
-NUMBERS = (None, 100, 70, 50)
+NUMBERS = (None, 200, 150, 100, 70)
 
 
 def run(weights: str | None, data: Path, count: int, seed: int) -> dict[str, Any]:
@@ -41,16 +41,20 @@ def run(weights: str | None, data: Path, count: int, seed: int) -> dict[str, Any
         drawn = _judged(drawn)
         anatomy = realism.anatomy_figures({"draws": drawn}, sources, real, people, seed)
         frechet = realism.frechet_figures(drawn, sources, held_out, train, train.slices + 0.5, seed)
+        areas = realism.auc_figures(drawn, {"reconstructions": again}, people, seed)
         rows.append(
             {
                 "top_k": top_k,
+                "auc": areas["against_reconstructions_by_seed"],
+                "auc_linear": areas["against_reconstructions_linear_by_seed"],
                 "anatomy_ratio": {name: one["draws_ratio"] for name, one in anatomy.items()},
                 "frechet_ratio": frechet["ratio"],
                 "nearest_ratio": float(np.median(realism.nearest_distance(drawn, train.slices + 0.5)) / nearest),
             }
         )
         ratios = ", ".join(f"{name} {ratio}" for name, ratio in rows[-1]["anatomy_ratio"].items())
-        print(f"{top_k or 'all'} codes: Fréchet {frechet['ratio']:.2f}; {ratios}", flush=True)
+        area = areas["against_reconstructions"]
+        print(f"{top_k or 'all'} codes: AUC {area:.3f}; Fréchet {frechet['ratio']:.2f}; {ratios}", flush=True)
     return {
         "split": "validate",
         "people": len(set(held_out.cases)),
@@ -69,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__name__, __doc__)
     parser.add_argument("--weights", metavar="DIR|REPO", help="folder, bundled name or Hub repository")
     parser.add_argument("--data", type=Path, required=True, help="slices in the PNG layout, with train and validate")
-    parser.add_argument("--count", type=int, default=320, help="draws for each number of codes (default 320)")
+    parser.add_argument("--count", type=int, default=640, help="draws for each number of codes (default 640)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     figures = run(args.weights, args.data, args.count, args.seed)
