@@ -6,16 +6,15 @@ import torch
 
 from oasisvq.app import address, charts, edits, wording
 from oasisvq.app.choose import choose_slice, remarks
-from oasisvq.app.codes import depth, join, split
+from oasisvq.app.codes import join
 from oasisvq.app.expected import Expected
 from oasisvq.app.frame import model_in_frame
-from oasisvq.app.models import compute_slot
 from oasisvq.app.pictures import SYNTHETIC, heat
+from oasisvq.app.surprise_map import surprise_map
 from oasisvq.app.terms import GLOSSARY, Figure, in_one_line
 from oasisvq.app.viewer import Overlay, viewer
 from oasisvq.data.examples import with_lesion
 from oasisvq.data.slices import CANVAS
-from oasisvq.measure.atypical import unusual
 
 BITS, DEVIATIONS = "Bits per code", "Deviation from what was expected"
 MEASURES = {BITS: ("bits per code", charts.BITS_LIMIT), DEVIATIONS: ("standard deviations", 8.0)}
@@ -49,14 +48,8 @@ more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
 measure = more.segmented_control("Map", list(MEASURES), required=True, key="map", persist_state="session")
 address.tell({"map": (measure, DEVIATIONS)})
-with compute_slot():
-    indices = model.encode(chosen.tensor)
-    bits = model.surprise(indices, level=level)[0].numpy()
-    # Of a cascade its coarse stage is shown, which holds the anatomy.
-    first = split(model.preset, bits)[0]
-    cells = first.reshape(len(first), -1, depth(first)).mean(2)
-    if measure == DEVIATIONS:
-        cells = unusual(model, chosen.tensor, level)[0].numpy()[:, :: depth(first)]
+found = surprise_map(model, chosen.tensor, level, measure == DEVIATIONS)
+bits, cells = found.bits, found.cells
 
 label, limit = MEASURES[measure]
 ordinary = float(np.quantile(cells, 1 - MOST))
@@ -71,8 +64,10 @@ mark = more.slider(
 )
 seed = more.number_input("Seed", 0, 2**31 - 1, 0, key="seed of the region", help=GLOSSARY["seed"])
 region = (cells > mark) & (cells >= ordinary)
-marked = [np.repeat(region, depth(first), 1), *(np.zeros(grid, bool) for grid in model.preset.parts[1:])]
-expected = Expected(indices, torch.from_numpy(edits.beneath(model.preset, join(model.preset, marked))), seed, level)
+coarse, *finer = model.preset.stages
+marked = [np.repeat(region, coarse.depth, 1), *(np.zeros(stage.grid, bool) for stage in finer)]
+again_here = torch.from_numpy(edits.beneath(model.preset, join(model.preset, marked)))
+expected = Expected(found.indices, again_here, seed, level)
 again = expected.picture if region.any() else chosen.picture
 
 viewer(

@@ -440,13 +440,14 @@ def test_what_was_expected_is_drawn_once_and_forgotten_with_the_file(monkeypatch
     assert drawn.shape == (model.preset.size,) * 2
     with monkeypatch.context() as patch:
         patch.setattr(model, "refill", lambda *_, **__: pytest.fail("drawn again, though nothing has changed"))
+        patch.setattr(model, "surprise", lambda *_, **__: pytest.fail("scored again, though nothing has changed"))
         app.run()
     assert mine(app, "what was expected")[1] is drawn
     app.number_input(key="seed of the region").set_value(1).run()
     assert not np.array_equal(mine(app, "what was expected")[1], drawn)
     button(app, "Forget this file").click().run()
     assert not app.exception
-    assert "what was expected" not in app.session_state["session_store"]
+    assert not app.session_state["session_store"].keys() & {"what was expected", "map of surprise"}
 
 
 def test_a_file_that_is_refused_takes_with_it_what_was_made_from_the_one_before():

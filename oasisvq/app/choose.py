@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from oasisvq.app import address, code_grid, drawn_head, expected
+from oasisvq.app import address, code_grid, drawn_head, expected, surprise_map
 from oasisvq.app.gallery import GALLERY
 from oasisvq.app.head import Head, bring_into_frame, progress, show_head
 from oasisvq.app.models import session_store, upload_slot
@@ -196,6 +196,7 @@ def _forget() -> None:
     code_grid.forget_private()
     drawn_head.forget_private()
     expected.forget_private()
+    surprise_map.forget_private()
     if kept := {key: one for key, one in session_store().pop(GALLERY, {}).items() if one.origin is not None}:
         session_store()[GALLERY] = kept
 
