@@ -16,7 +16,7 @@ from oasisvq.app.player import Strip, player
 from oasisvq.app.terms import GLOSSARY
 from oasisvq.models.presets import TOP_K
 
-TOP_KS = [5, 10, 20, 50, TOP_K, 100, None]
+TOP_KS = [5, 10, 20, 50, 70, 100, TOP_K, None]  # links may ask for 70, an earlier default
 TEMPERATURES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
 KIND = "kind of strip"
 KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperatures", "grade": "CDR", "seen": "Yours"}
