@@ -374,13 +374,14 @@ def strength(weights: Sequence[Weights]) -> str:
         [
             one.name,
             f"{row['strength']:g}",
+            str(one.find("strength.top_k") or "all"),
             _mean(row["frechet_ratio"]),
             _mean(row["brightness_variance_ratio"]),
         ]
         for one in weights
         for row in one.find("strength.rows") or []
     ]
-    head = ["", "strength", "Fréchet ratio", "variance of brightness, over that of training slices"]
+    head = ["", "strength", "codes", "Fréchet ratio", "variance of brightness, over that of training slices"]
     return table(head, rows) if rows else NONE
 
 
