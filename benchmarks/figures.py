@@ -227,8 +227,8 @@ def summary(weights: Sequence[Weights]) -> str:
             ("bytes of the best video codec at the same SSIM, the levels as frames", lambda one: _video(one, weights)),
             "AV1, HEVC",
         ),
-        (_figure("bits a code, PixelCNN, level and grade told", "results.nll_bits_per_code", ".2f"), ""),
-        (_figure("bits a code, from left and upper neighbour", "results.table_bits_per_code", ".2f"), ""),
+        (_figure("bits per code, PixelCNN, given level and grade", "results.nll_bits_per_code", ".2f"), ""),
+        (_figure("bits per code, from left and upper neighbour", "results.table_bits_per_code", ".2f"), ""),
         (("codes to choose from at a position of a sample", _choice), ""),
         (
             _spread("AUC at 80 × 80, samples against reconstructions", f"{_AGAINST}_reconstructions"),
@@ -250,12 +250,12 @@ def summary(weights: Sequence[Weights]) -> str:
         ),
         (("distance to the nearest training slice, samples and reconstructions", _nearest), "equal"),
         (
-            ("AUC of a guess who was trained on, by the stage that tells most", lambda one: _told_most(one, weights)),
+            ("AUC of membership inference, by the stage that reveals most", lambda one: _told_most(one, weights)),
             "0.5: cannot be told",
         ),
         (
             _figure(
-                "lesions of 6 to 12 of 80 pixels, painted in, level told: area under the ROC curve",
+                "painted lesions of 6 to 12 of 80 pixels (19 to 38 mm), given the level: area under the ROC curve",
                 f"{_LESIONS}.at_6_and_more.auroc_slice",
                 ".2f",
             ),
@@ -282,14 +282,14 @@ def reconstruction(weights: Sequence[Weights]) -> str:
         _figure("SSIM, brain only", "results.ssim_foreground_mean", ".3f"),
         _figure("PSNR, dB", "results.psnr_mean", ".1f"),
         _figure("sharpness, reconstruction over original", "results.sharpness_mean", ".2f"),
-        _figure("bits per code under the prior, level and grade told", "results.nll_bits_per_code", ".2f"),
-        _figure("the same, neither told", "results.untold_bits_per_code", ".2f"),
+        _figure("bits per code under the prior, given level and grade", "results.nll_bits_per_code", ".2f"),
+        _figure("the same, given neither", "results.untold_bits_per_code", ".2f"),
         _figure("from left and upper neighbour", "results.table_bits_per_code", ".2f"),
         _figure("from the code histogram", "results.histogram_bits_per_code", ".2f"),
         _figure("bits per brain code under the prior", "results.nll_bits_per_brain_code", ".2f"),
         _figure("the same from left and upper neighbour", "results.table_bits_per_brain_code", ".2f"),
-        _figure("bytes a slice, under the prior", "results.bytes_per_slice_prior", ".0f"),
-        _figure("bits a pixel, codes written plainly", "results.bits_per_pixel", ".4f"),
+        _figure("bytes per slice, under the prior", "results.bytes_per_slice_prior", ".0f"),
+        _figure("bits per pixel, codes written plainly", "results.bits_per_pixel", ".4f"),
         _figure("share of the codebook in use", "results.codebook_utilisation", ".1%"),
         _figure("codes on the background, away from the outline", "results.background_codes", "d"),
         _figure("codes along the outline", "results.outline_codes", "d"),
@@ -306,7 +306,7 @@ def rate(weights: Sequence[Weights]) -> str:
         for point in (_ours(one), _clearest(one), _smallest(one))
         if point
     ]
-    return table(["", "bytes a slice", "SSIM", "brain only"], rows) if rows else NONE
+    return table(["", "bytes per slice", "SSIM", "brain only"], rows) if rows else NONE
 
 
 def draws(weights: Sequence[Weights]) -> str:
@@ -321,9 +321,9 @@ def draws(weights: Sequence[Weights]) -> str:
         (_spread("AUC of a network, training against test people", _PEOPLE), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_PEOPLE}_linear"), "0.5"),
         (_figure("Fréchet distance to test people, over that of training slices", "draws.frechet.ratio", ".2f"), "1"),
-        (_spread("AUC of a network, neither level nor grade told, against reconstructions", _UNTOLD), "0.5"),
+        (_spread("AUC of a network, samples given neither level nor grade, against reconstructions", _UNTOLD), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_UNTOLD}_linear"), "0.5"),
-        (_figure("Fréchet distance as above, neither told", "untold.frechet.ratio", ".2f"), "1"),
+        (_figure("Fréchet distance as above, given neither", "untold.frechet.ratio", ".2f"), "1"),
         (
             _figure(
                 "samples nearer to a training slice than 99 % of reconstructions", f"{_COPIES}.share_closer", ".1%"
@@ -337,7 +337,7 @@ def draws(weights: Sequence[Weights]) -> str:
         (_figure("the same of test people's reconstructions", f"{_COPIES}.held_out_median", ".3f"), ""),
         (_figure("bits per code of training people", f"{_MEMBERS}.train_bits_per_code", ".2f"), "next row"),
         (_figure("bits per code of test people", f"{_MEMBERS}.held_out_bits_per_code", ".2f"), ""),
-        (_figure("AUC of a guess by bits who was trained on", f"{_MEMBERS}.auc_people", ".2f"), "0.5"),
+        (_figure("AUC of membership inference from bits", f"{_MEMBERS}.auc_people", ".2f"), "0.5"),
         (("the same by the coarse prior alone", lambda one: _coarse_told(one, weights)), "0.5"),
         (_figure("the same, from one slice", f"{_MEMBERS}.auc_slices", ".2f"), "0.5"),
     ]

@@ -39,6 +39,7 @@ Figures = dict[str, Any]
 Command = Callable[..., argparse.ArgumentParser]
 
 TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+SHIPPED = "folder or bundled weights (default: $OASISVQ_MODEL, else large)"
 AGAIN = "nothing is half-written; run the same command again"
 DRAWS_A_FILE = 2048  # so that a million draws need not fit in memory; `decode` reads files of this size
 
@@ -524,7 +525,7 @@ def _add_training(command: Command) -> None:
     sub.add_argument("folder", type=Path, metavar="DIR", help="the --out of train")
 
     sub = command("verify", verify, "check weights against their manifest, and results against a fresh evaluation")
-    sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
+    sub.add_argument("folder", nargs="?", metavar="DIR|NAME", help=SHIPPED)
     sub.add_argument("--data", type=Path, metavar="DIR", help="measure again on these slices: is results.json true?")
 
     sub = command("evaluate", evaluate, "measure reconstruction and prior on people")
@@ -593,7 +594,7 @@ def _add_slices(command: Command) -> None:
 def _add_sharing(command: Command) -> None:
     sub = command("publish", publish, "upload weights and model card, or the app, to the Hugging Face Hub")
     sub.add_argument("repo", metavar="REPO", help="owner/name")
-    sub.add_argument("--weights", metavar="DIR|NAME", help="folder or bundled weights (default: base)")
+    sub.add_argument("--weights", metavar="DIR|NAME", help=SHIPPED)
     sub.add_argument("--private", action="store_true", help="if the repository is made now")
     sub.add_argument("--space", action="store_true", help="the app, as a Space of the docker kind, instead of weights")
 

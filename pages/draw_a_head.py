@@ -139,7 +139,7 @@ else:
 st.fragment(show, run_every=EVERY if was_running else None)(head)
 beginning = "completed from a slice" if given else "drawn from the middle outwards"
 st.caption(
-    f"{preset.levels} levels, 1 mm apart, of a head that belongs to nobody, {beginning}, each level given those beside "
+    f"{preset.levels} neighbouring slices, 1 mm apart, of no real person, {beginning}, each level given those beside "
     "it. Every picture carries the mark **SYNTHETIC**. Which side is left is not known."
     + (
         ""

@@ -151,10 +151,11 @@ def measured() -> None:
         "**How real are drawn slices?** Given one of them and one reconstruction of a person outside the training "
         f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they "
         f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
-        f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for slices of people outside "
-        f"the training data (root mean square difference of grey, 0 to 1); {100 * near['share_closer']:.1f} % of the "
-        "drawn slices are nearer to one than 99 % of those are. Training slices do not come with the weights; where "
-        "you have them, `python -m oasisvq sample --near DIR` measures a single slice."
+        f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for reconstructions of "
+        "people outside the training data (root mean square difference of grey, 0 to 1); "
+        f"{100 * near['share_closer']:.1f} % of the drawn slices lie closer than the closest 1 % of those, and copies "
+        "would push this far up. Training slices do not come with the weights; where you have them, "
+        "`python -m oasisvq sample --near DIR` measures a single slice."
     )
 
 

@@ -1,4 +1,4 @@
-"""Home: a slice is drawn as one arrives, and what is behind it in three sentences."""
+"""Home: a slice grows code by code, and what is behind it in three sentences."""
 
 import secrets
 
@@ -37,8 +37,9 @@ with stage:
     )
 with told, st.container(key="sentences"):
     st.html(
-        f"<p>This slice belongs to nobody: a model is drawing it. Each cell of the grid is a {term('code')} for a "
-        f"small patch, from a {term('codebook')} of {preset.stages[0].codebook_size} that the model learned.</p>"
+        f"<p>This slice is of no real person: a model drew it, as you see here. Each cell of the grid is a "
+        f"{term('code')} for a small patch, from a {term('codebook')} of {preset.stages[0].codebook_size} that the "
+        "model learned.</p>"
         f"<p>The {term('prior')} draws the codes one by one, each to fit those before it. It learned how from "
         f"{info['data']['slices'].get('train', 0):,} slices of {info['data']['people'].get('train', 0):,} people.</p>"
         f"<p>The {term('decoder')} turns the codes into a slice. Scans can be turned into codes, too: then compared, "

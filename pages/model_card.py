@@ -77,9 +77,9 @@ if draws:
         st.columns(3),
         (
             (
-                "Draws nearer than any usual slice",
+                "Suspiciously close draws",
                 f"{copies['share_closer']:.1%}",
-                "to a training slice than the closest 1 % of held-out slices; copies would push it far above 1 %",
+                "closer to a training slice than the closest 1 % of held-out reconstructions; copies would push it up",
             ),
             (
                 "Nearest training slice, draws",
@@ -89,7 +89,7 @@ if draws:
             (
                 "Nearest training slice, held-out people",
                 f"{copies['held_out_median']:.4f}",
-                "the same for slices of people that the model never saw",
+                "the same for reconstructions of people that the model never saw",
             ),
         ),
         strict=True,

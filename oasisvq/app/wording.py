@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DISCLAIMER = "Research and teaching only, not for diagnosis."
 
 SHORT = """
-These weights turn an axial, skull-stripped T1 slice into codes and back, and draw new slices that belong to nobody.
+These weights turn an axial, skull-stripped T1 slice into codes and back, and draw new slices of no particular person.
 They are made to show what such models keep, lose and invent.
 """.strip()
 
@@ -47,8 +47,8 @@ MORE_RECONSTRUCT = r"""
   codes $z_i$ with the PixelCNN as its model.
 - **Like the training data** compares a few plain measures (bits and distance to the codebook over the brain, SSIM;
   area, brightness and position of the brain) with those of people whom the weights were not trained on. The score is
-  the largest deviation, in units of the usual range; the threshold is the score that one in twenty of their slices
-  exceeds.
+  the largest deviation, in units of the usual range; the threshold is the score that one in twenty slices of the
+  validation people exceeds. Of other people more do: the Model card says how many.
 """
 
 UNUSUAL = """
@@ -70,8 +70,9 @@ LIMITS = """
   else is turned into the nearest thing that it knows.
 - A reconstruction is a picture made from codes. A small finding may vanish in it, and detail may appear that was never
   there.
-- Drawn slices belong to nobody, yet a model can repeat parts of what it was trained on. Do not present them as
-  patients.
+- Drawn slices are of no particular person, yet a model can repeat parts of what it was trained on. Do not present
+  them as patients.
+- Whether somebody was among the training people can be guessed from the weights.
 - Left and right are named only where the header of an uploaded file gives them. Drawn slices have no known side.
 - Intervals are over people of one data set. Other scanners, age groups or ways of preparation were not measured.
 """
@@ -93,8 +94,8 @@ examples are Colin 27 (one man, free for any use with his notice), a template an
 
 COPIES = """
 A model that learned its training slices by heart would draw them again. Therefore every drawn slice is compared with
-every training slice, mirrored ones too, and so are slices of people outside the training data, who cannot have been
-copied.
+every training slice, mirrored ones too, and so are reconstructions of people outside the training data, who cannot
+have been copied.
 """
 
 TRAIN = """

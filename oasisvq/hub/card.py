@@ -21,8 +21,8 @@ RECONSTRUCTION = {
 CODES = {
     "bits_per_pixel": "Bits per pixel, codes written plainly",
     "bits_per_pixel_prior": "Bits per pixel, under the prior",
-    "nll_bits_per_code": "Bits per code, under the prior, level and grade told",
-    "untold_bits_per_code": "Bits per code, under the prior, neither told",
+    "nll_bits_per_code": "Bits per code, under the prior, given level and grade",
+    "untold_bits_per_code": "Bits per code, under the prior, given neither",
     "table_bits_per_code": "Bits per code, from the left and upper neighbour alone",
     "codebook_utilisation": "Share of the codebook in use",
     "perplexity": "Perplexity of the codes",
@@ -99,12 +99,12 @@ def _slug(name: str) -> str:
 
 
 def _strength(record: Mapping[str, Any]) -> str:
-    """How strongly samples are told their brightness, and the measurement that chose it."""
+    """How strongly samples are conditioned on brightness, and the measurement that chose it."""
     ratios = ", ".join(
         f"{statistics.mean(row['brightness_variance_ratio']):.2f} at {row['strength']:g}"
         for row in record.get("rows", ())
     )
-    told = f"* Each sample is told a brightness, {APPEARANCE_SCALE:g} times as strongly as the prior was in training"
+    told = f"* Each sample is conditioned on a brightness, with {APPEARANCE_SCALE:g} times the strength of training"
     if not ratios:
         return f"{told}; what that is worth was not measured with these weights."
     return f"{told}. The variance of brightness, over that of training slices, is {ratios}."
