@@ -60,6 +60,16 @@ def test_a_link_restores_a_draw_and_its_edits(tiny):
     assert parameters(again) == parameters(link)
 
 
+def test_a_draw_from_all_codes_is_restored_from_all_codes(tiny, monkeypatch):
+    asked, sample = [], tiny.sample
+    monkeypatch.setattr(tiny, "sample", lambda *a, **b: asked.append(b) or sample(*a, **b))
+    for top_k in (None, 5):
+        origin = of_draw(PLAIN | {"top_k": top_k})
+        codes = sample(3, seed=3, temperature=0.9, level=5, top_k=top_k).indices[2].numpy()
+        restore(tiny, parameters(address("http://x/", tiny, origin, codes, codes)), {}.get)
+    assert [settings["top_k"] for settings in asked] == [None, 5]
+
+
 def test_a_link_restores_what_was_drawn_below_an_example(tiny):
     example = tiny.sample(1, seed=8).indices[0].numpy()
     origin = of_draw(PLAIN | {"draw": 0}, "Head", 2)

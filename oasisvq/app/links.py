@@ -10,7 +10,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
@@ -93,7 +93,8 @@ def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[s
     if example is None and "example" in origin:
         raise OasisVQError("it names an example that is not here: open one from the list")
     if "seed" in origin:
-        settings = {name: _number(origin, name, kind) for name, kind in _SETTINGS.items() if name in origin}
+        settings: dict[str, Any] = {"top_k": None}  # left out of an origin, it means all codes
+        settings |= {name: _number(origin, name, kind) for name, kind in _SETTINGS.items() if name in origin}
         start = {"seed": _number(origin, "seed", int), "first": _number(origin, "draw", int)}
         given = mask = None
         if example is not None:
