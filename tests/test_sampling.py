@@ -587,6 +587,7 @@ def test_a_picture_that_is_missing_or_not_asked_for_is_named(prior: PixelCNN, fi
     [
         ({"n": 0}, "at least 1"),
         ({"temperature": 0.0}, "top_k=1"),
+        ({"temperature": 1e-40}, "top_k=1"),
         ({"temperature": math.nan}, "temperature"),
         ({"top_k": 12}, "from 1 to 11"),
         ({"seed": -1}, "negative"),

@@ -37,6 +37,9 @@ LARGEST_DEVIATION = 32.0
 # Of all uniform numbers: below the sum of probabilities, which rounding may leave under 1.
 LARGEST = 1 - 2**-40
 
+# Logits over it must stay finite, or no code would be drawn at all.
+LEAST_TEMPERATURE = 1e-4
+
 # Logits held at a time when grids are scored: 128 MiB.
 LOGITS = 2**25
 
@@ -749,7 +752,9 @@ def _check_grids(prior: PixelCNN, indices: Tensor, mask: Tensor) -> tuple[Tensor
 
 
 def _check_settings(prior: PixelCNN, temperature: float, top_k: int | None) -> None:
-    if not 0 < temperature < math.inf:
-        raise OasisVQError(f"temperature {temperature} must be above 0; for the likeliest code everywhere use top_k=1")
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise OasisVQError(
+            f"temperature {temperature} must be {LEAST_TEMPERATURE} or more; for the likeliest codes alone use top_k=1"
+        )
     if top_k is not None and not 1 <= top_k <= prior.codebook_size:
         raise OasisVQError(f"top_k {top_k} must be from 1 to {prior.codebook_size}")
