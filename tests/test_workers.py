@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,22 @@ def test_draws_go_before_the_bits_of_others_codes_and_bits_are_those_of_the_mode
     assert found == pytest.approx([expected] * 2)
     workers.stop()
     assert workers.bits_apart(model, here.indices) == pytest.approx(expected)
+
+
+class Out(Exception):
+    """What no job is known to raise."""
+
+
+def test_whatever_a_job_raises_its_requests_are_answered():
+    pool = workers._Workers(1)
+    broken = Future()
+    broken.set_exception(Out())
+    pool.pool.submit = lambda *_: broken
+    request = workers._Request(workers._bits, (), "base", {}, None, Future())
+    with ThreadPoolExecutor(1) as visitor:
+        assert visitor.submit(pool.ask, request).result(10) is None
+    assert pool._free == 1
+    pool.pool.shutdown()
 
 
 SERVER = """

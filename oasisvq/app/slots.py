@@ -18,18 +18,19 @@ def processors() -> int:
 
 
 class Slots:
-    """A semaphore with two queues, the urgent one served first, and a way to yield a slot to those who are urgent."""
+    """A semaphore with queues, the urgent one served first, and a way to yield a slot to those who are urgent."""
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._urgent: deque[threading.Event] = deque()
+        self._yielded: deque[threading.Event] = deque()  # those who gave way, and go on before others begin
         self._others: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
         """How many wait for a slot."""
-        return len(self._urgent) + len(self._others)
+        return len(self._urgent) + len(self._yielded) + len(self._others)
 
     @contextmanager
     def slot(self, urgent: bool = False) -> Iterator[Callable[[], None]]:
@@ -37,30 +38,29 @@ class Slots:
 
         Urgent is what a visitor watches and what takes a moment: the rest waits for it.
         """
-        self._acquire(urgent)
+        self._acquire(self._urgent if urgent else self._others)
         try:
             yield self._give_way
         finally:
             self._release()
 
-    def _acquire(self, urgent: bool) -> None:
+    def _acquire(self, queue: deque[threading.Event]) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
             called = threading.Event()
-            (self._urgent if urgent else self._others).append(called)
+            queue.append(called)
         called.wait()
 
     def _release(self) -> None:
         with self._lock:
-            if queue := self._urgent or self._others:
+            if queue := self._urgent or self._yielded or self._others:
                 queue.popleft().set()
             else:
                 self._free += 1
 
     def _give_way(self) -> None:
-        # Between the two nobody else can take the slot, unless an urgent computation waited for it.
         while self._urgent:
             self._release()
-            self._acquire(True)
+            self._acquire(self._yielded)

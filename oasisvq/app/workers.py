@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oasisvq.app.drawing import Drawn, Upper, draw
@@ -87,7 +87,7 @@ class _Workers:
             results = task.result()
         except BrokenProcessPool as error:
             broken = error
-        except (OasisVQError, RuntimeError, CancelledError):
+        except (Exception, CancelledError):
             pass  # what is wrong with one request is found again where it is served alone
         for request, one in zip(together, results or [None] * len(together), strict=True):
             if broken:
@@ -148,10 +148,18 @@ def _apart(job: _Job, model: OasisVQ, kind: tuple[object, ...], asked: Any) -> A
 def _do(job: _Job, name: str, files: Mapping[str, Any], asked: Sequence[Any]) -> Sequence[Any] | None:
     """In a worker. None where it does not find the weights that were asked for."""
     try:
+        if load_model(name).info["files"] != files:
+            _look_again(repr(files))
         model = load_model(name)
     except OasisVQError:
         return None
     return job(model, asked) if model.info["files"] == files else None
+
+
+@cache
+def _look_again(_files: str) -> None:
+    """Once for each set of files: the server may have fetched others since this worker loaded its own."""
+    load_model.clear()
 
 
 def _draw(model: OasisVQ, asked: Sequence[tuple[dict[str, Any], Upper | None]]) -> list[Drawn]:
