@@ -620,6 +620,39 @@ def test_the_urgent_are_let_in_on_the_way():
     assert order == ["stroke", "draw"]
 
 
+def test_nobody_gives_way_to_those_who_gave_way():
+    """Else two long computations would do nothing but exchange their slot while an urgent one has the other."""
+    slots, steps, over = Slots(2), {"one": 0, "other": 0}, threading.Event()
+
+    def work(name: str) -> None:
+        with slots.slot() as give_way:
+            while not over.is_set():
+                steps[name] += 1
+                time.sleep(0.001)
+                give_way()
+
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in steps]
+    for thread in threads:
+        thread.start()
+    while not all(steps.values()):
+        time.sleep(0.001)
+    with slots.slot(urgent=True):
+        before, deadline = sum(steps.values()), time.monotonic() + 10
+        while sum(steps.values()) < before + 20 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert sum(steps.values()) >= before + 20
+    over.set()
+    for thread in threads:
+        thread.join(5)
+
+
+def test_only_a_few_heads_wait_to_be_aligned(monkeypatch):
+    with models.alignment_slot():
+        monkeypatch.setattr(models, "_HEADS_WAITING", 0)
+        with pytest.raises(OasisVQError, match="try again"):
+            models.alignment_slot()
+
+
 def test_slots_tell_how_many_wait():
     slots = Slots(1)
     with slots.slot():

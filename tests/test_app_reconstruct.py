@@ -35,8 +35,16 @@ def opened(brain):
     data = nifti(*turned(brain, "LPS", (1, 1, 18)))
     app.file_uploader[0].upload("![x](http://evil.example)<b>_T1.nii", data, "").run()
     assert not app.exception
-    assert not app.error
+    assert len(app.error) == 1  # it is no whole head, and might show a face
+    assert "slice number" not in app.session_state
+    as_it_lies(app)
     return app
+
+
+def as_it_lies(app) -> None:
+    next(button for button in app.button if button.label == "Use as it lies").click().run()
+    assert not app.exception
+    assert not app.error
 
 
 def captions(app) -> str:
@@ -101,6 +109,7 @@ def test_one_dicom_slice_and_a_zipped_series_open_too(brain):
     app = open_page("reconstruct")
     app.segmented_control(key="source").set_value("Your own file").run()
     app.file_uploader[0].upload("series.zip", zipped([dicom_bytes(one) for one in slices]), "").run()
+    as_it_lies(app)
     assert "slice 4 of 7" in captions(app) or "slice 5 of 7" in captions(app)
     app.file_uploader[0].upload("IM0004", dicom_bytes(slices[4]), "").run()
     assert not app.exception
@@ -171,6 +180,17 @@ def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch
     turned_round = np.rot90(list(examples().values())[2])
     app.file_uploader[0].upload("sideways.png", as_png(0.5 * np.roll(turned_round, 40, axis=0)), "image/png").run()
     assert any(box.value.startswith("Unlike the training data:") for box in app.warning)
+
+
+def test_a_slice_without_a_brain_has_figures_where_it_can(model):  # noqa: F811
+    """As the outermost of a volume that is shown as it lies."""
+    [found] = examine.examine(model, np.zeros((1, model.preset.size, model.preset.size), np.float32))
+    results = {"percentiles": {name: list(range(101)) for name in found.measured}}
+    assert examine.told(found, results, model.preset)
+    info = model.info | {"results": results}
+    told = json.loads(examine.report(info, Chosen("black", found.reconstruction, "key"), found, None))
+    assert told["figures"]["ssim_foreground"] == {"value": None}
+    assert told["figures"]["ssim"]["percent_of_test_slices_below"] >= 0
 
 
 def test_what_is_taken_home_names_the_weights_and_no_file(model):  # noqa: F811

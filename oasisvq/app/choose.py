@@ -45,8 +45,7 @@ class Kept(NamedTuple):
         found: what was measured on all its slices, by the sha256 of the prior.
         head: how it was brought into the frame, if it was; `scan` is then its levels, or the slices as they lie.
         other: the other of these two.
-        refused: why a volume was not brought into the frame.
-        unfit: whether that is because it looks like no T1 head, so that nothing is shown of it unasked.
+        refused: why a volume was not brought into the frame. It may show a face: nothing is shown of it unasked.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Kept(NamedTuple):
     head: Head | None = None
     other: Scan | None = None
     refused: str | None = None
-    unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
         _forget()  # the file before: with it goes the button that would forget it
         st.session_state[_REFUSED] = str(error)
     else:
-        if kept.unfit:
+        if kept.refused is not None:
             _forget()
             st.session_state[_UNFIT] = kept
         else:
@@ -228,7 +226,6 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
 def _kept(data: bytes, name: str, on_step: Callable[[str, float], None]) -> Kept:
     """What a session keeps of an upload: no more than is shown of it. Raises OasisVQError, `name` first."""
     from oasisvq.data import upload
-    from oasisvq.data.align import BadFit
 
     with upload_slot():
         if not upload.is_volume(data):
@@ -242,7 +239,7 @@ def _kept(data: bytes, name: str, on_step: Callable[[str, float], None]) -> Kept
         head = bring_into_frame(volume, on_step)
     except OasisVQError as error:
         refused = str(error) if len(scan.stack) > 1 else None
-        return Kept(name, scan, uuid4().hex, {}, refused=refused, unfit=isinstance(error, BadFit))
+        return Kept(name, scan, uuid4().hex, {}, refused=refused)
     return Kept(name, head.levels, uuid4().hex, {}, head, scan)
 
 

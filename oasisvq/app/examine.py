@@ -120,7 +120,7 @@ def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list
     percentiles = results.get("percentiles", {})
 
     def standing(key: str, held_out: str = "") -> str:
-        if key in percentiles and not math.isnan(examined.measured[key]):
+        if key in percentiles and math.isfinite(examined.measured[key]):
             return f" Higher than {rank(examined.measured[key], percentiles[key])} % of the test slices."
         return f" Mean of the test slices: {results[held_out]:.3g}." if held_out in results else ""
 
@@ -181,11 +181,7 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
             "edges_left_right_top_bottom": chosen.edges,
             "pixels": list(chosen.picture.shape),
         },
-        "figures": {
-            name: {"value": None if math.isnan(value) else value}
-            | ({"percent_of_test_slices_below": rank(value, percentiles[name])} if name in percentiles else {})
-            for name, value in examined.measured.items()
-        }
+        "figures": {name: _told(value, percentiles.get(name)) for name, value in examined.measured.items()}
         | {"bits_under_the_prior": {"value": examined.bits}},
         "codes_grid": list(examined.indices.shape),
     }
@@ -200,6 +196,14 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
             "reasons": verdict.reasons,
         }
     return (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _told(value: float, percentiles: Sequence[float] | None) -> dict[str, float | None]:
+    """A figure for the report, and where it stands; None where a slice has none, as one without a brain."""
+    if not math.isfinite(value):
+        return {"value": None}
+    told: dict[str, float | None] = {"value": value}
+    return told | ({"percent_of_test_slices_below": rank(value, percentiles)} if percentiles else {})
 
 
 def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:

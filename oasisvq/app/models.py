@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing torch would keep a first visitor before a blank p
     from oasisvq.pipeline import OasisVQ
 
 DEFAULT = ""  # the model that this server is configured for
+_HEADS_WAITING = 4  # to be brought into the frame, beside the one that is
 _STORE = "session_store"
 
 
@@ -162,5 +163,11 @@ def upload_slot() -> AbstractContextManager[Callable[[], None]]:
 
 
 def alignment_slot() -> AbstractContextManager[Callable[[], None]]:
-    """Hold the one slot to bring a head into the frame, which takes a gigabyte and a processor."""
-    return _slots("heads", 1).slot()
+    """Hold the one slot to bring a head into the frame, which takes a gigabyte and a processor.
+
+    Raises OasisVQError when too many wait for it already: each holds its head in memory meanwhile.
+    """
+    slots = _slots("heads", 1)
+    if slots.waiting >= _HEADS_WAITING:
+        raise OasisVQError("too many heads wait to be brought into the frame: try again in a minute")
+    return slots.slot()
