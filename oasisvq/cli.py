@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from oasisvq.data.align import Aligned
+    from oasisvq.data.dicom import Volume
     from oasisvq.pipeline import OasisVQ
 
 Figures = dict[str, Any]
@@ -88,7 +90,7 @@ def align(args: argparse.Namespace) -> Figures:
     import time
 
     from oasisvq.data.align import BadFit
-    from oasisvq.data.upload import in_the_frame, read_volume
+    from oasisvq.data.upload import in_the_frame
 
     names = _names(args.files)
     rows: list[Figures] = []
@@ -96,9 +98,12 @@ def align(args: argparse.Namespace) -> Figures:
         began = time.perf_counter()
         row: Figures = {"file": str(file), "refused": None}
         try:
-            head = in_the_frame(read_volume(_content(file)))
+            volume = _volume(file)
+            head = in_the_frame(volume)
             row |= head.fit.figures()
-            _write_levels(args.out if len(names) == 1 else args.out / name, head)
+            _write_levels(args.out if len(names) == 1 else args.out / name, head, volume.oriented)
+            if not volume.oriented:
+                _note([f"{file}: its header gives no orientation, so which side is left is not known"])
         except OasisVQError as error:
             row |= {"litres": None, "dice": None, "matrix": None, "refused": str(error)}
             row |= error.fit.figures() if isinstance(error, BadFit) else {}
@@ -262,17 +267,19 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
 
     from oasisvq.compress import SUFFIX, compress_head
 
-    heads = [
-        list(group) for _, group in itertools.groupby(_read(args.files), lambda one: one.level is not None and one.file)
-    ]
+    heads: dict[str, list[_Slice]] = {}
+    for one in _read(args.files):
+        name = "head" if one.level is None else re.sub(r"_level_\d\d$", "", one.name)
+        heads.setdefault(name, []).append(one)
     sizes, slices = [], 0
-    for head in _progress(heads, "compressing"):
+    for name, head in _progress(list(heads.items()), "compressing"):
+        if len({one.level is None for one in head}) > 1:
+            raise OasisVQError("pictures and a volume called head would be one file: rename the volume")
         codes = torch.cat(
             [model.encode(_as_tensor(head[i : i + 16], model.preset.size)) for i in range(0, len(head), 16)]
         )
         lowest = head[0].level if head[0].level is not None else args.level or 0
         content = compress_head(model, codes, lowest)
-        name = "head" if head[0].level is None else head[0].name.removesuffix("_level_00")
         _write(args.out / f"{name}{SUFFIX}", content)
         sizes.append(len(content))
         slices += len(head)
@@ -653,12 +660,11 @@ def _read(files: Sequence[Path]) -> Iterator[_Slice]:
     from oasisvq.data import upload
 
     for file, name in zip(files, _names(files), strict=True):
-        content = _content(file)
-        if not upload.is_volume(content):
+        if not file.is_dir() and not upload.is_volume(content := file.read_bytes()):
             yield _Slice(name, file, None, upload.read_image(content, str(file)))
             continue
         try:
-            volume = upload.read_volume(content)
+            volume = _volume(file)
             if volume.voxels.shape[2] == 1:
                 yield _Slice(name, file, None, upload.as_it_lies(volume).stack[0])
                 continue
@@ -673,11 +679,11 @@ def _level_or(one: _Slice, preset: Preset, unknown: Any) -> Any:
     return unknown if one.level is None or one.level >= preset.levels else one.level
 
 
-def _content(file: Path) -> bytes:
-    """The bytes of a file, or of the zip that a folder of DICOM files makes."""
-    from oasisvq.data.dicom import packed
+def _volume(file: Path) -> Volume:
+    """The volume in a file, or in a folder of DICOM files."""
+    from oasisvq.data import dicom, upload
 
-    return packed(file) if file.is_dir() else file.read_bytes()
+    return dicom.read_apart(dicom.packed(file)) if file.is_dir() else upload.read_volume(file.read_bytes())
 
 
 def _batches(slices: Iterator[_Slice], label: str) -> Iterator[list[_Slice]]:
@@ -736,8 +742,11 @@ def _write_json(path: Path, figures: Figures) -> None:
     _write(path, (json.dumps(figures, indent=2) + "\n").encode())
 
 
-def _write_levels(folder: Path, head: Aligned) -> None:
-    """level_00.png to level_31.png as training slices are, and aligned.nii.gz, the same in millimetres of the frame."""
+def _write_levels(folder: Path, head: Aligned, oriented: bool) -> None:
+    """level_00.png to level_31.png as training slices are, and aligned.nii.gz, the same in millimetres of the frame.
+
+    Of a head whose header gives no orientation `aligned.nii.gz` claims none, so that no viewer names a left side.
+    """
     import nibabel
     import numpy as np
     from PIL import Image
@@ -749,8 +758,9 @@ def _write_levels(folder: Path, head: Aligned) -> None:
         Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(content, "PNG")
         _write(folder / f"level_{number:02d}.png", content.getvalue())
     volume = nibabel.Nifti1Image(head.levels[:, ::-1].T, FRAME)  # columns, rows upwards, levels
-    volume.set_sform(FRAME, "aligned")
-    volume.set_qform(FRAME, "aligned")
+    code = "aligned" if oriented else "unknown"
+    volume.set_sform(FRAME, code)
+    volume.set_qform(FRAME, code)
     volume.header.set_xyzt_units("mm")
     _write(folder / "aligned.nii.gz", gzip.compress(volume.to_bytes(), mtime=0))
 

@@ -467,6 +467,16 @@ def test_align_writes_levels_and_goes_on_after_a_refusal(scans, tmp_path, capsys
     assert 110 < y < 145
     assert 10 < z < 22
 
+    unknown = nibabel.load(files[1])
+    unknown.set_sform(None, 0)
+    unknown.set_qform(None, 0)
+    nibabel.save(unknown, tmp_path / "unknown.nii.gz")
+    assert run("align", tmp_path / "unknown.nii.gz", "--out", tmp_path / "unknown") == 0
+    assert "which side is left is not known" in capsys.readouterr().err
+    codes = "sform_code", "qform_code"
+    assert [nibabel.load(tmp_path / "unknown" / "aligned.nii.gz").header[code] for code in codes] == [0, 0]
+    assert all(volume.header[code] > 0 for code in codes)
+
     assert run("align", files[0], "--out", tmp_path / "none", "--json", figures) == 2
     assert "label map" in json.loads(figures.read_text())["rows"][0]["refused"]
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
@@ -487,8 +497,9 @@ def test_heads_are_read_as_levels_and_their_levels_told(bundled, pictures, scans
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("upright")
-def test_a_folder_of_dicom_files_is_one_head(brain_folder, tmp_path, capsys):
+def test_a_folder_of_dicom_files_is_one_head(brain_folder, tmp_path, capsys, monkeypatch):
     """Read, put in order and judged; it is no brain to this eye, and that is what is said."""
+    monkeypatch.setattr("oasisvq.data.upload.MAX_VOLUME_BYTES", 1000)  # of a file that is uploaded
     assert run("align", brain_folder, "--out", tmp_path / "out", "--json", tmp_path / "figures.json") == 2
     [row] = json.loads((tmp_path / "figures.json").read_text())["rows"]
     assert row["litres"] == pytest.approx(1.3, abs=0.15)

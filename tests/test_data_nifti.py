@@ -39,6 +39,15 @@ def test_voxels_come_back_where_they_lay(pack, kind, order):
     np.testing.assert_array_equal(found.affine, affine)
 
 
+def test_several_gzip_members_are_one_file():
+    """As bgzip writes them, and as joining packed files gives."""
+    plain = nibabel.Nifti1Image(VOXELS, np.eye(4)).to_bytes()
+    parts = [gzip.compress(plain[start : start + 100]) for start in range(0, len(plain), 100)]
+    np.testing.assert_array_equal(reader.read(b"".join(parts)).voxels, VOXELS)
+    with pytest.raises(OasisVQError, match="ends early"):
+        reader.read(b"".join(parts[:-1]))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.float32, np.float64])
 def test_every_plain_type_of_number_is_read(dtype):
     found = reader.read(nibabel.Nifti1Image(VOXELS.astype(dtype), np.eye(4), dtype=dtype).to_bytes())

@@ -113,6 +113,13 @@ def test_people_of_a_bids_set_may_have_letters_in_their_names(tmp_path):
     assert found == ["sub-07", "sub-ctrlA1", "sub-ctrlA1", "sub-ctrlB1"]
 
 
+def test_files_of_one_name_in_different_folders_are_different_people(tmp_path):
+    for place in ("a/T1.nii.gz", "b/T1.nii.gz", "alone.nii"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    assert [volume.person for volume in find_volumes(tmp_path)] == ["a/T1", "alone", "b/T1"]
+
+
 def test_nothing_to_find(tmp_path):
     with pytest.raises(OasisVQError, match="neither"):
         find_volumes(tmp_path)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_weights import TINY, write_weights
 
-from oasisvq import OasisVQ, OasisVQError, compress
+from oasisvq import OasisVQ, OasisVQError, cli, compress
 from oasisvq.cli import main
 from oasisvq.data.layout import SliceSet, describe_slices
 from oasisvq.models import heads, sampling
@@ -359,3 +359,14 @@ def test_heads_from_the_command_line(model: OasisVQ, tmp_path: Path, monkeypatch
     for level in range(LEVELS):
         back = np.asarray(Image.open(tmp_path / "back" / f"head_level_{level:02d}.png"))
         assert np.array_equal(back, np.asarray(Image.open(tmp_path / "direct" / f"level_{level}.png")))
+
+    # In any order with a volume, the pictures are one file; none takes the place of another.
+    monkeypatch.setattr("oasisvq.cli._read", lambda _: iter(slices))
+    given = [cli._Slice(path.stem, path, None, np.asarray(Image.open(path)) / 255) for path in pictures[:2]]
+    for name in ("scan", "head"):
+        volume = [cli._Slice(f"{name}_level_{k:02d}", tmp_path, k, given[0].picture) for k in range(2)]
+        slices = [given[0], *volume, given[1]]
+        words = ["compress", "--head", "x", "--out", str(tmp_path / name)]
+        assert main(words) == (0 if name == "scan" else 2)
+    assert sorted(path.stem for path in (tmp_path / "scan").iterdir()) == ["head", "scan"]
+    assert not (tmp_path / "head").exists()

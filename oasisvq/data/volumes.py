@@ -51,7 +51,7 @@ class VolumeFile:
 def find_volumes(source: Path | str) -> list[VolumeFile]:
     """Every volume under a folder: OASIS-1 sessions when there are any, else NIfTI files, sorted.
 
-    A person is an OASIS-1 subject, or the `sub-...` of a BIDS path, or else each file is one.
+    A person is an OASIS-1 subject, or the `sub-...` of a BIDS path, or else each file is one, named by its path.
     Raises OasisVQError when there is nothing, or an OASIS-1 session has no masked T88 volume, or has two.
     """
     source = Path(source)
@@ -72,8 +72,13 @@ def find_volumes(source: Path | str) -> list[VolumeFile]:
     volumes = []
     for number, file in enumerate(files, 1):
         named = _PERSON.search(file.relative_to(source).as_posix())
-        volumes.append(VolumeFile(f"{number:03d}", named[0] if named else stem(file), file))
+        volumes.append(VolumeFile(f"{number:03d}", named[0] if named else _path(file, source), file))
     return volumes
+
+
+def _path(file: Path, source: Path) -> str:
+    """The path of a file below the source, without its ending: files of two folders may share a name."""
+    return (file.relative_to(source).parent / stem(file)).as_posix()
 
 
 def stem(file: Path) -> str:
