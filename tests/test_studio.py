@@ -11,6 +11,7 @@ from oasisvq.app.code_grid import beside, copied, current, open_codes, origin, s
 from oasisvq.app.codes import below, most, split
 from oasisvq.app.editor import put, select
 from oasisvq.app.meaning import meaning_of
+from oasisvq.app.models import session_store
 from oasisvq.app.studio import TRIES, Studio
 from oasisvq.measure.usage import FEWEST, places, usage
 from oasisvq.models.presets import Preset
@@ -113,6 +114,13 @@ def test_pasted_codes_of_a_file_are_put_in_no_link(studio):
     assert current() is None
 
 
+def test_other_codes_leave_nothing_of_a_path_behind(studio):
+    open_codes(studio.codes_of("Phantom person B, level 12, grade 0"), None)
+    session_store()[code_grid.PATH] = ("epoch", "other", current().indices)
+    open_codes(studio.codes_of("MNI152 template, level 20"), {"example": "MNI152 template, level 20"})
+    assert code_grid.PATH not in session_store()
+
+
 @pytest.mark.parametrize("name", TRIES)
 def test_prepared_edits_change_some_cells_as_one_step(studio, name):
     studio.ask({"kind": "try", "name": name})
@@ -196,7 +204,7 @@ def test_parts_have_codebooks_and_heights_of_their_own():
 
 
 def test_a_code_of_few_people_is_said_to_be_rare_and_nothing_more(model, monkeypatch):
-    slices = torch.cat([model.sample(4, seed=seed, level=16).slices for seed in range(2)])
+    slices = torch.cat([model.sample(4, seed=seed, level=16, top_k=20).slices for seed in range(2)])
     people = [f"p{i % 6}" for i in range(8)]
     [stage] = usage(model, slices, people, [16] * 8)
     codes = model.encode(slices).numpy()

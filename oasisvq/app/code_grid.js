@@ -53,6 +53,7 @@ class CodeGrid {
       this.seq = data.ack;
       this.epoch = data.epoch;
     }
+    if (data.layer !== this.data?.layer) this.end(); // what was painted belongs to the grid that was there
     this.data = data;
     this.pending = this.pending.filter((operation) => operation.seq > data.ack);
     this.indices = [...data.indices];

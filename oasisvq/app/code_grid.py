@@ -76,7 +76,8 @@ def origin() -> Origin | None:
 def open_codes(indices: NDArray[np.integer], origin: Origin | None) -> Editor:
     """Start to edit these codes, (h, w). Operations still in flight for the previous picture are dropped."""
     session_store()[_ORIGIN] = origin
-    session_store().pop(_BEFORE, None)
+    for name in (_BEFORE, PATH):
+        session_store().pop(name, None)
     beside(asked=None, fills=(), likely=None)
     return store(editor.start(indices, epoch=uuid4().hex))
 
