@@ -229,7 +229,7 @@ def summary(weights: Sequence[Weights]) -> str:
         ),
         (_figure("bits per code, PixelCNN, given level and grade", "results.nll_bits_per_code", ".2f"), ""),
         (_figure("bits per code, from left and upper neighbour", "results.table_bits_per_code", ".2f"), ""),
-        (("codes to choose from at a position of a sample", _choice), ""),
+        (_choice("codes to choose from at a position of a sample", "draws"), ""),
         (
             _spread("AUC at 80 × 80, samples against reconstructions", f"{_AGAINST}_reconstructions"),
             "0.5: cannot be told apart",
@@ -311,7 +311,7 @@ def rate(weights: Sequence[Weights]) -> str:
 
 def draws(weights: Sequence[Weights]) -> str:
     rows: list[tuple[Row, str]] = [
-        (("codes to choose from at a position", _choice), ""),
+        (_choice("codes to choose from at a position", "draws"), ""),
         (_spread("AUC of a network, samples against reconstructions", f"{_AGAINST}_reconstructions"), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_AGAINST}_reconstructions_linear"), "0.5"),
         (_spread("AUC of a network, the same at full size", _FULL_SIZE), "0.5"),
@@ -321,6 +321,7 @@ def draws(weights: Sequence[Weights]) -> str:
         (_spread("AUC of a network, training against test people", _PEOPLE), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_PEOPLE}_linear"), "0.5"),
         (_figure("Fréchet distance to test people, over that of training slices", "draws.frechet.ratio", ".2f"), "1"),
+        (_choice("codes to choose from, samples given neither level nor grade", "untold"), ""),
         (_spread("AUC of a network, samples given neither level nor grade, against reconstructions", _UNTOLD), "0.5"),
         (_spread("AUC of a linear classifier, the same", f"{_UNTOLD}_linear"), "0.5"),
         (_figure("Fréchet distance as above, given neither", "untold.frechet.ratio", ".2f"), "1"),
@@ -344,8 +345,9 @@ def draws(weights: Sequence[Weights]) -> str:
     return _by_model(weights, rows, "At best")
 
 
-def _choice(weights: Weights) -> str:
-    return str(weights.find("draws.top_k") or "all") if weights.find("draws") else NONE
+def _choice(label: str, record: str) -> Row:
+    """From how many codes the samples of a record are."""
+    return label, lambda one: str(one.find(f"{record}.top_k") or "all") if one.find(record) else NONE
 
 
 def top_k(weights: Sequence[Weights]) -> str:
