@@ -39,7 +39,7 @@ def test_who_was_trained_on_is_told_by_the_stage_that_tells_most() -> None:
             one._replace(records=one.records | {"draws": {"membership": {"auc_people": auc}}})
             for one, auc in ((alone, coarse), (cascade, 0.7))
         ]
-        [row] = [line for line in BLOCKS["summary"](both).splitlines() if "by the stage that tells most" in line]
+        [row] = [line for line in BLOCKS["summary"](both).splitlines() if "by the stage that reveals most" in line]
         assert row.split(" | ")[1:3] == [f"{coarse:.2f}", said]
 
 
