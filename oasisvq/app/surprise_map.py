@@ -39,7 +39,7 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
 
     Args:
         slices: (1, 1, S, S) in [-0.5, 0.5].
-        level: None when it is not told.
+        level: None when it is not given.
         deviations: in standard deviations, see `oasisvq.measure.atypical.unusual`, instead of bits.
 
     Takes a compute slot.

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,7 +87,7 @@ class _Workers:
             results = task.result()
         except BrokenProcessPool as error:
             broken = error
-        except (Exception, CancelledError):
+        except Exception:
             pass  # what is wrong with one request is found again where it is served alone
         for request, one in zip(together, results or [None] * len(together), strict=True):
             if broken:
