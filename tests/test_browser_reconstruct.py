@@ -30,10 +30,16 @@ def viewer(tab):  # noqa: F811
     visit(tab, "Reconstruct")
     tab.get_by_text("Your own file").click()
     settle(tab)
+    upload(tab)
+    return Viewer(tab)
+
+
+def upload(tab) -> None:  # noqa: F811
+    """It is no whole head: its slices are shown when asked for."""
     tab.locator("input[type=file]").set_input_files({"name": NAME, "mimeType": "", "buffer": volume()})
+    tab.get_by_role("button", name="Use as it lies").click(timeout=60_000)
     tab.get_by_text(f"In use: {NAME}").wait_for(timeout=60_000)
     settle(tab)
-    return Viewer(tab)
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +261,4 @@ def test_forgetting_the_file_forgets_it(viewer, seen, server):  # noqa: F811
     assert viewer.tab.get_by_text(NAME).count() == 0
     assert seen.crashes == []
     assert seen.hosts <= {urlparse(server).netloc, ""}
-    viewer.tab.locator("input[type=file]").set_input_files({"name": NAME, "mimeType": "", "buffer": volume()})
-    viewer.tab.get_by_text(f"In use: {NAME}").wait_for(timeout=60_000)
-    settle(viewer.tab)
+    upload(viewer.tab)
