@@ -151,6 +151,7 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert made["start"] == after["files"]["prior.safetensors"]["sha256"]
 
 
+@pytest.mark.slow
 def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
     coarse = replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=2, prior_epochs=1)
     preset = replace(coarse, name="fine", size=32, vqvae_crop=16, coarse=coarse, prior_heads=0)

@@ -226,6 +226,7 @@ def test_bombs_do_not_go_off(name, opened):
     assert seconds_apart < 6  # a process of its own takes two to start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uploaded-nifti", "dicom", "zip"])
 def test_words_of_a_header_reach_no_page(kind):
     for file in READERS[kind].seeds():

@@ -23,6 +23,7 @@ def test_areas_are_those_of_people_and_of_slices() -> None:
     assert (found["train_people"], found["held_out_people"]) == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_model_that_remembers_is_found_out_and_one_that_does_not_is_not() -> None:
     rng = np.random.default_rng(0)
     people = [f"{i:02}" for i in range(60) for _ in range(4)]

@@ -242,7 +242,7 @@ def test_given_codes_are_kept_and_seen(prior: PixelCNN, kept: str) -> None:
         (1, 1.0, None, None, 0),
         (64, 1.0, None, None, 0),
         (3, 0.7, 4, None, 0),
-        (256, 0.05, None, None, 0),
+        pytest.param(256, 0.05, None, None, 0, marks=pytest.mark.slow),
         (1, 1.3, 1, None, 0),
         (5, 1.0, None, slice(2, 4), 0),
         (16, 1.0, None, None, 1),
