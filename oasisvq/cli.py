@@ -98,7 +98,7 @@ def align(args: argparse.Namespace) -> Figures:
         began = time.perf_counter()
         row: Figures = {"file": str(file), "refused": None}
         try:
-            volume = _volume(file)
+            volume = _volume(file, None if file.is_dir() else file.read_bytes())
             head = in_the_frame(volume)
             row |= head.fit.figures()
             _write_levels(args.out if len(names) == 1 else args.out / name, head, volume.oriented)
@@ -271,10 +271,10 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
     for one in _read(args.files):
         name = "head" if one.level is None else re.sub(r"_level_\d\d$", "", one.name)
         heads.setdefault(name, []).append(one)
+    if len({one.level is None for one in heads.get("head", ())}) > 1:
+        raise OasisVQError("pictures and a volume called head would be one file: rename the volume")
     sizes, slices = [], 0
     for name, head in _progress(list(heads.items()), "compressing"):
-        if len({one.level is None for one in head}) > 1:
-            raise OasisVQError("pictures and a volume called head would be one file: rename the volume")
         codes = torch.cat(
             [model.encode(_as_tensor(head[i : i + 16], model.preset.size)) for i in range(0, len(head), 16)]
         )
@@ -660,11 +660,12 @@ def _read(files: Sequence[Path]) -> Iterator[_Slice]:
     from oasisvq.data import upload
 
     for file, name in zip(files, _names(files), strict=True):
-        if not file.is_dir() and not upload.is_volume(content := file.read_bytes()):
+        content = None if file.is_dir() else file.read_bytes()
+        if content is not None and not upload.is_volume(content):
             yield _Slice(name, file, None, upload.read_image(content, str(file)))
             continue
         try:
-            volume = _volume(file)
+            volume = _volume(file, content)
             if volume.voxels.shape[2] == 1:
                 yield _Slice(name, file, None, upload.as_it_lies(volume).stack[0])
                 continue
@@ -679,11 +680,11 @@ def _level_or(one: _Slice, preset: Preset, unknown: Any) -> Any:
     return unknown if one.level is None or one.level >= preset.levels else one.level
 
 
-def _volume(file: Path) -> Volume:
-    """The volume in a file, or in a folder of DICOM files."""
+def _volume(file: Path, content: bytes | None) -> Volume:
+    """The volume in the content of a file, or, without any, in a folder of DICOM files."""
     from oasisvq.data import dicom, upload
 
-    return dicom.read_apart(dicom.packed(file)) if file.is_dir() else upload.read_volume(file.read_bytes())
+    return dicom.read_apart(dicom.packed(file)) if content is None else upload.read_volume(content)
 
 
 def _batches(slices: Iterator[_Slice], label: str) -> Iterator[list[_Slice]]:

@@ -647,10 +647,21 @@ def test_nobody_gives_way_to_those_who_gave_way():
 
 
 def test_only_a_few_heads_wait_to_be_aligned(monkeypatch):
+    monkeypatch.setattr(models, "_HEADS_WAITING", 1)
+
+    def align() -> None:
+        with models.alignment_slot():
+            pass
+
     with models.alignment_slot():
-        monkeypatch.setattr(models, "_HEADS_WAITING", 0)
+        second = threading.Thread(target=align)
+        second.start()
+        while not models._slots("heads", 1).waiting:
+            time.sleep(0.001)
         with pytest.raises(OasisVQError, match="try again"):
             models.alignment_slot()
+    second.join(5)
+    align()
 
 
 def test_slots_tell_how_many_wait():

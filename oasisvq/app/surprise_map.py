@@ -47,8 +47,9 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
     from oasisvq.measure.atypical import unusual
 
     asked = slices.numpy().tobytes(), level, deviations
+    found: SurpriseMap
     before, found = session_store().get(_KEPT, (None, None))
-    if found is None or before != asked:
+    if before != asked:
         with compute_slot():
             indices = model.encode(slices)
             bits = model.surprise(indices, level=level)[0].numpy()

@@ -107,7 +107,10 @@ def _strength(record: Mapping[str, Any]) -> str:
     told = f"* Each sample is conditioned on a brightness, with {APPEARANCE_SCALE:g} times the strength of training"
     if not ratios:
         return f"{told}; what that is worth was not measured with these weights."
-    return f"{told}. The variance of brightness, over that of training slices, is {ratios}."
+    codes = record["top_k"] or "all"
+    return (
+        f"{told}. The variance of brightness of samples from {codes} codes, over that of training slices, is {ratios}."
+    )
 
 
 def _members(record: Mapping[str, Any], cascade: bool) -> str:
