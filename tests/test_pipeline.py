@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -416,3 +418,11 @@ def test_each_process_on_a_machine_takes_a_gpu_of_its_own(tmp_path, monkeypatch)
             monkeypatch.setenv("LOCAL_RANK", rank)
         OasisVQ.from_pretrained(folder)
     assert taken == ["cuda:0", "cuda:0", "cuda:3"]
+
+
+@pytest.mark.slow
+def test_weights_are_loaded_without_torch_s_compiler() -> None:
+    """Its import takes longer than all the rest of loading."""
+    script = "import sys, oasisvq; oasisvq.OasisVQ.from_pretrained('base'); print('sympy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"

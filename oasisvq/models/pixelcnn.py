@@ -141,8 +141,8 @@ class PixelCNN(nn.Module):
         self.look = nn.Embedding(2 * self.ranks + 1, c) if self.ranks else None
         if self.look is not None:
             nn.init.zeros_(self.look.weight)
-        self.position_v = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
-        self.position_h = nn.Parameter(torch.randn(1, c, side, side) * 0.02)
+        self.position_v = nn.Parameter(nn.init.normal_(torch.empty(1, c, side, side), std=0.02))
+        self.position_h = nn.Parameter(nn.init.normal_(torch.empty(1, c, side, side), std=0.02))
         self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
         # Attention and mirror follow the layers that end the first and the second third.
         after = [str(i) for i in sorted({preset.prior_layers // 3 - 1, 2 * preset.prior_layers // 3 - 1})]
