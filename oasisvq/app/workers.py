@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
+from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oasisvq.app.drawing import Drawn, Upper, draw
@@ -49,7 +50,7 @@ class _Workers:
     """Processes that compute. While all are busy, requests wait; whoever is free takes those that go together."""
 
     def __init__(self, count: int) -> None:
-        self.pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin)
+        self.pool = ProcessPoolExecutor(count, _context(), _begin)
         self._free = count
         self._waiting: list[_Request] = []
         self._lock = threading.Lock()
@@ -95,6 +96,15 @@ class _Workers:
             else:
                 request.result.set_result(one)
         self._send()
+
+
+def _context() -> BaseContext:
+    """How workers start: forked from a process that imported everything and computed nothing, so that they share it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "oasisvq.pipeline"])
+    return context
 
 
 _workers: _Workers | None = None
