@@ -95,19 +95,19 @@ def test_axe_finds_nothing_serious_in_light_and_dark(tab, title):
 
 
 @pytest.fixture(scope="module")
-def phone(browser, seen):
+def phone(browser, server, seen):
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     phone = context.new_page()
     phone.on("request", lambda request: seen.hosts.add(urlparse(request.url).netloc))
+    phone.goto(server)
+    settle(phone)
     yield phone
     context.close()
 
 
 @pytest.mark.parametrize("title", PAGES)
-def test_a_phone_shows_all_of_a_page(phone, server, title):
-    phone.goto(f"{server}/{'' if title == 'Home' else title.lower().replace(' ', '_').replace('?', '')}")
-    phone.get_by_role("heading", name=PAGES[title], level=1).wait_for()
-    settle(phone)
+def test_a_phone_shows_all_of_a_page(phone, title):
+    visit(phone, title)
     widths = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(part => part.scrollWidth)"
     assert max(phone.evaluate(widths)) <= 390
     assert serious(phone) == {}
