@@ -9,7 +9,7 @@ from oasisvq.app.choose import Chosen, bundled, choose_slice
 from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
 from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
-from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, draw_strip, fresh, levels_apart
+from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, draw_strip, fresh, fresh_settings, levels_apart
 from oasisvq.app.models import compute_slot, session_store
 from oasisvq.app.pictures import SYNTHETIC, marked, png
 from oasisvq.app.player import Strip, player
@@ -24,7 +24,7 @@ KINDS = {"fresh": "Eight slices", "level": "Levels", "temperature": "Temperature
 model = model_in_frame()
 preset, grades = model.preset, known_grades(model)
 levels = levels_apart(preset.levels)
-first = fresh(model, EIGHT // 2).settings  # what a bare address shows
+first = fresh_settings(model)[EIGHT // 2]  # what a bare address shows
 
 
 def settings() -> dict:

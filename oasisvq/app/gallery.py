@@ -30,10 +30,15 @@ def fresh(model: OasisVQ, number: int) -> Drawn:
     return _fresh(model.info["files"]["prior.safetensors"]["sha256"], number, model)
 
 
+def fresh_settings(model: OasisVQ) -> list[dict[str, Any]]:
+    """The settings of the EIGHT draws, which may still be under way."""
+    levels = levels_apart(model.preset.levels)
+    return [PLAIN | {"seed": _first_seed() + number, "level": level} for number, level in enumerate(levels)]
+
+
 @st.cache_resource(show_spinner=False)
 def _fresh(sha256: str, number: int, _model: OasisVQ) -> Drawn:
-    level = levels_apart(_model.preset.levels)[number]
-    return draw_apart(_model, PLAIN | {"seed": _first_seed() + number, "level": level})
+    return draw_apart(_model, fresh_settings(_model)[number])
 
 
 @st.cache_resource(show_spinner=False)
@@ -43,15 +48,17 @@ def _first_seed() -> int:
 
 def draw_once(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn:
     """The draw with these settings: that of this server or of this session, if there is one, or a new one."""
-    found = _known(model, settings, upper) or draw_apart(model, settings, upper)
-    if all(found is not fresh(model, number) for number in range(EIGHT)):
-        _keep(GALLERY, _key(settings, upper), found)
+    if upper is None and settings in (eight := fresh_settings(model)):
+        return fresh(model, eight.index(dict(settings)))
+    found = _kept(settings, upper) or draw_apart(model, settings, upper)
+    _keep(GALLERY, _key(settings, upper), found)
     return found
 
 
 def draw_strip(model: OasisVQ, asked: Sequence[Mapping[str, Any]]) -> list[Drawn]:
     """Draws with these settings, made together where there is none of this server or of this session."""
-    found = [_known(model, settings) for settings in asked]
+    eight = fresh_settings(model)
+    found = [fresh(model, eight.index(dict(one))) if one in eight else _kept(one) for one in asked]
     missing = [settings for settings, one in zip(asked, found, strict=True) if one is None]
     with ThreadPoolExecutor(len(missing) or 1) as threads:
         new = threads.map(partial(draw_apart, model), missing)
@@ -60,11 +67,7 @@ def draw_strip(model: OasisVQ, asked: Sequence[Mapping[str, Any]]) -> list[Drawn
     return [one or session_store()[STRIPS][_key(settings)] for settings, one in zip(asked, found, strict=True)]
 
 
-def _known(model: OasisVQ, settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn | None:
-    if upper is None:
-        for number in range(EIGHT):
-            if (one := fresh(model, number)).settings == settings:
-                return one
+def _kept(settings: Mapping[str, Any], upper: Upper | None = None) -> Drawn | None:
     key = _key(settings, upper)
     kept = (session_store().get(name, {}) for name in (GALLERY, STRIPS))
     return next((draws[key] for draws in kept if key in draws), None)
