@@ -41,6 +41,11 @@ _PEOPLE = "draws.auc.training.against_held_out"
 _COPIES = "draws.copies"
 _MEMBERS = "draws.membership"
 _LESIONS = "lesions.scores.unusual"
+_MAPS = {
+    "unusual": "deviation map",
+    "bits": "bits per code alone",
+    "bits_given_neighbours": "bits per code given neighbours",
+}
 _SIZES = ("3", "4", "6", "9", "12")  # pixels across
 _CONSTANTS = ("nearness", "least", "smoothing")  # of the deviation map
 
@@ -420,7 +425,7 @@ def outliers(weights: Sequence[Weights]) -> str:
 def lesions(weights: Sequence[Weights]) -> str:
     rows = []
     for one in weights:
-        for score, label in {"unusual": "deviation map", "bits": "bits per code alone"}.items():
+        for score, label in _MAPS.items():
             path = f"lesions.scores.{score}"
             if one.find(path):
                 sizes = [one.text(f"{path}.by_size.{size}.auroc_slice", ".2f") for size in _SIZES]

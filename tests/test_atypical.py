@@ -97,12 +97,14 @@ def test_lesions_lie_in_the_brain_and_show(kind: str, across: int) -> None:
     lesions = importlib.import_module("benchmarks.quality.lesions")
     rng = np.random.default_rng(0)
     picture = to_model(next(iter(examples().values()))[None])[0] + 0.5
-    painted, where, change = lesions.paint(picture, kind, across, rng)
+    lesion = lesions.place(picture, kind, across, rng)
+    painted, share = lesion.into(picture)
+    where = share >= 0.5
     assert foreground(picture)[where].all()
     assert abs(where.sum() - math.pi * across**2 / 4) < 0.25 * math.pi * across**2 / 4 + 2
     near = ndimage.binary_dilation(where, iterations=2)
     assert np.array_equal(painted[~near], picture[~near])
-    assert change >= lesions.LEAST
+    assert lesions.change(lesion, picture) >= lesions.LEAST
     assert np.abs(painted - picture)[where].mean() >= 0.8 * lesions.LEAST
     if kind == "missing":
         assert painted[where].min() == 0
@@ -142,7 +144,39 @@ def test_every_lesion_is_judged_against_every_untouched_slice(
 
 def test_no_lesion_where_no_brain_is() -> None:
     lesions = importlib.import_module("benchmarks.quality.lesions")
-    assert lesions.paint(np.zeros((80, 80), np.float32), "bright", 6, np.random.default_rng(0)) is None
+    assert lesions.place(np.zeros((80, 80), np.float32), "bright", 6, np.random.default_rng(0)) is None
+
+
+def test_a_lesion_reaches_into_the_levels_beside_it_as_a_ball_does() -> None:
+    lesions = importlib.import_module("benchmarks.quality.lesions")
+    ball = lesions.Lesion("dark", 40, 40, 12.0)
+    areas = [ball.into(np.ones((80, 80)), away)[1].sum() for away in (0, 1, -1, 10)]
+    mm = 256 / 80
+    expected = [math.pi * (36 - (away / mm) ** 2) for away in (0, 1, 1, 10)]
+    np.testing.assert_allclose(areas, expected, rtol=0.02)
+
+
+@torch.inference_mode()
+def test_neighbours_are_those_of_the_person_with_the_lesion_in_them(tiny_cohort: Path) -> None:
+    lesions = importlib.import_module("benchmarks.quality.lesions")
+    torch.manual_seed(0)
+    preset = replace(TINY, size=80, prior_neighbours=2)
+    model = OasisVQ(preset, VQVAE(preset), PixelCNN(preset), {}, "cpu")
+    model.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
+    for parameter in model.prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    data = load_split(tiny_cohort, "test", 80)
+    levels = len(data) // len(set(data.cases))
+    first = torch.from_numpy(data.slices[:levels])[:, None]
+    whole = model.surprise(model.encode(first), [*range(levels)], stack=True).numpy()
+    for i in (0, 3, levels - 1):
+        np.testing.assert_allclose(lesions.given_neighbours(model, data, i), whole[i], rtol=1e-4, atol=1e-4)
+    ball = lesions.Lesion("missing", 40, 40, 12.0)
+    painted = first.clone()
+    for away in (-1, 0, 1):
+        painted[3 + away, 0] = torch.from_numpy(ball.into(data.slices[3 + away] + 0.5, away)[0]) - 0.5
+    expected = model.surprise(model.encode(painted), [*range(levels)], stack=True).numpy()[3]
+    np.testing.assert_allclose(lesions.given_neighbours(model, data, 3, ball), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_area_under_the_curve_counts_pairs() -> None:

@@ -5,7 +5,8 @@
 Lesions are discs with an edge of one pixel, wholly inside the brain: bright, dark, displaced (tissue of another place
 in the same slice), missing (black). Each changes its pixels by at least LEAST of the grey range on average: fainter
 ones nobody would call a lesion. Two maps are judged: plain bits per code (`OasisVQ.surprise`) and
-`oasisvq.measure.atypical`.
+`oasisvq.measure.atypical`. Where the prior knows neighbouring levels, a third: bits per code given those, into which
+the lesion reaches as a ball does.
 
 Per slice: the largest value of the map in a slice with a lesion against that in every untouched slice of the split.
 Per pixel: the map, spread over pixels by cubic splines, inside against outside the lesion, over the brain of the slices
@@ -17,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +40,33 @@ BRIGHTNESS = {"bright": 1.0, "dark": 0.3, "missing": 0.0}  # white matter is abo
 LEAST = 0.15  # mean change inside the disc
 CONTRASTS = (0.15, 0.25, 0.4, 1.0)
 BATCH = 32
+FIELD = 256  # mm across a slice; levels are 1 mm apart
 
 Picture = NDArray[np.floating]
+
+
+class Lesion(NamedTuple):
+    """A lesion of one of KINDS: where its middle is and how many pixels it has across; displaced tissue comes from the
+    place that `shift` (rows, columns) moves there."""
+
+    kind: str
+    row: float
+    column: float
+    across: float
+    shift: tuple[int, int] = (0, 0)
+
+    def into(self, picture: Picture, levels_away: int = 0) -> tuple[Picture, Picture]:
+        """The picture with the section through this ball so many levels from its middle, and how much of each pixel
+        that covers."""
+        away = levels_away * len(picture) / FIELD  # pixels
+        across = 2 * max(0.0, (self.across / 2) ** 2 - away**2) ** 0.5
+        share = disc(len(picture), self.row, self.column, across)
+        new: Picture
+        if self.kind == "displaced":
+            new = np.roll(picture, self.shift, (0, 1))
+        else:
+            new = np.full_like(picture, BRIGHTNESS[self.kind])
+        return (picture + share * (new - picture)).astype(np.float32), share
 
 
 def disc(size: int, row: float, column: float, across: float) -> Picture:
@@ -49,30 +75,29 @@ def disc(size: int, row: float, column: float, across: float) -> Picture:
     return np.clip(across / 2 - np.hypot(y - row, x - column) + 0.5, 0, 1)
 
 
-def paint(
-    picture: Picture, kind: str, across: float, rng: np.random.Generator, tries: int = 200
-) -> tuple[Picture, NDArray[np.bool_], float] | None:
-    """A lesion at a random place: the new picture, where it is, and by how much it changed on average.
-
-    None when no place was found where a disc of this size lies in the brain and shows.
-    """
+def place(picture: Picture, kind: str, across: float, rng: np.random.Generator, tries: int = 200) -> Lesion | None:
+    """A lesion at a random place; None when none was found where a disc of this size lies in the brain and shows."""
     brain = foreground(picture)
     depth = ndimage.distance_transform_edt(np.pad(brain, 1))[1:-1, 1:-1]
     places = np.argwhere(depth >= across / 2)
     for _ in range(tries if len(places) else 0):
         row, column = places[rng.integers(len(places))]
+        shift = (0, 0)
         if kind == "displaced":
             source = places[rng.integers(len(places))]
             if np.hypot(*(source - (row, column))) < across:
                 continue
-            new = np.roll(picture, (row - source[0], column - source[1]), (0, 1))
-        else:
-            new = np.full_like(picture, BRIGHTNESS[kind])
-        share = disc(len(picture), row, column, across)
-        change = float((np.abs(new - picture) * share).sum() / share.sum())
-        if change >= LEAST:
-            return (picture + share * (new - picture)).astype(np.float32), share >= 0.5, change
+            shift = (row - source[0], column - source[1])
+        lesion = Lesion(kind, row, column, across, shift)
+        if change(lesion, picture) >= LEAST:
+            return lesion
     return None
+
+
+def change(lesion: Lesion, picture: Picture) -> float:
+    """By how much a lesion changes the pixels of a picture, on average."""
+    painted, share = lesion.into(picture)
+    return float(np.abs(painted - picture).sum() / share.sum())
 
 
 def auroc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
@@ -95,6 +120,20 @@ def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str
     return {key: np.concatenate(values) for key, values in rows.items()}
 
 
+def given_neighbours(model: OasisVQ, data: SliceSet, i: int, lesion: Lesion | None = None) -> Picture:
+    """Bits per code of slice i, (h, w), given those of the levels next to it; with a lesion, which all of them show."""
+    near = [0, *(offset for offset in model.preset.near if data.beside(i, offset))]
+    stack = []
+    for offset in sorted(near):
+        picture = data.slices[i + offset] + 0.5
+        stack.append(lesion.into(picture, offset)[0] if lesion else picture)
+    shown = torch.from_numpy(np.stack(stack).astype(np.float32))[:, None] - 0.5
+    levels = (data.levels[i] + np.array(sorted(near))).tolist()
+    *_, bits = model.preset.split(model.surprise(model.encode(shown), levels, stack=True))
+    found: Picture = bits[sorted(near).index(0)].numpy()
+    return found
+
+
 def per_pixel(values: Picture, size: int) -> Picture:
     """(h, w) -> (size, size)."""
     return ndimage.zoom(values, [size / codes for codes in values.shape], order=3, mode="nearest", grid_mode=True)
@@ -110,17 +149,25 @@ def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[st
         for across in SIZES:
             left = per_case
             for i in rng.permutation(len(pictures)):
-                painted = paint(pictures[i], kind, across * size / 80, rng)
-                if painted:
-                    cases.append((kind, across, i, *painted))
+                lesion = place(pictures[i], kind, across * size / 80, rng)
+                if lesion:
+                    cases.append((across, i, lesion))
                     left -= 1
                 if not left:
                     break
     untouched = maps(model, pictures, data.levels, "untouched slices")
-    sources = np.array([case[2] for case in cases])
-    with_lesion = maps(model, np.stack([case[3] for case in cases]), data.levels[sources], "lesions")
-    kinds, sizes = np.array([case[0] for case in cases]), np.array([case[1] for case in cases])
-    changes = np.array([case[5] for case in cases])
+    sizes, sources = np.array([case[0] for case in cases]), np.array([case[1] for case in cases])
+    lesions = [case[2] for case in cases]
+    painted = [lesion.into(pictures[i]) for i, lesion in zip(sources, lesions, strict=True)]
+    with_lesion = maps(model, np.stack([picture for picture, _ in painted]), data.levels[sources], "lesions")
+    if model.preset.near:
+        known = partial(given_neighbours, model, data)
+        whole = tqdm(range(len(data)), "untouched slices, neighbours known", disable=None, leave=False)
+        untouched["bits_given_neighbours"] = np.stack([known(i) for i in whole])
+        both = tqdm(list(zip(sources, lesions, strict=True)), "lesions, neighbours known", disable=None, leave=False)
+        with_lesion["bits_given_neighbours"] = np.stack([known(i, lesion) for i, lesion in both])
+    kinds = np.array([lesion.kind for lesion in lesions])
+    changes = np.array([change(lesion, pictures[i]) for i, lesion in zip(sources, lesions, strict=True)])
 
     large = sizes >= 6
     by_contrast = {
@@ -130,8 +177,8 @@ def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[st
     for name, found in with_lesion.items():
         slice_score, usual = found.max((1, 2)), untouched[name].max((1, 2))
         pixel_score = np.empty(len(cases))
-        for k, ((_, _, i, _, where, _), values) in enumerate(zip(cases, found, strict=True)):
-            spread, brain = per_pixel(values, size), foreground(pictures[i])
+        for k, (i, (_, share), values) in enumerate(zip(sources, painted, found, strict=True)):
+            spread, brain, where = per_pixel(values, size), foreground(pictures[i]), share >= 0.5
             pixel_score[k] = auroc(spread[where], spread[brain & ~where])
         row = partial(_row, slice_score, usual, pixel_score)
         figures[name] = {
