@@ -719,8 +719,8 @@ def streaming(found: dict[str, Any]) -> str:
 
 @_of_record("fuzz")
 def fuzz(found: dict[str, Any]) -> str:
-    told = ", ".join(f"{name} {row['inputs']:,}" for name, row in found["readers"].items())
-    return f"Inputs without a finding: {told}. On {_when(found)}."
+    text = ", ".join(f"{name} {row['inputs']:,}" for name, row in found["readers"].items())
+    return f"Inputs without a finding: {text}. On {_when(found)}."
 
 
 @_of_record("same_bytes")

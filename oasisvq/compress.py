@@ -69,7 +69,7 @@ def compress(
     preset = model.preset
     model.check_codes(indices)
     unknown = preset.levels, len(preset.grades)
-    known = [most if told is None else told for told, most in zip((levels, grades), unknown, strict=True)]
+    known = [most if given is None else given for given, most in zip((levels, grades), unknown, strict=True)]
     conditions = np.stack([np.broadcast_to(values, len(indices)) for values in known])  # (2, B)
     if ((conditions < 0) | (conditions > np.array(unknown)[:, None])).any():
         raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")
@@ -78,14 +78,14 @@ def compress(
     together = min(BATCH, *(grids_at_a_time(stage.prior) for stage in model.stages))
     for start in range(0, len(indices), together):
         some = slice(start, start + together)
-        told = torch.from_numpy(conditions[:, some]).long()
+        conditioned_on = torch.from_numpy(conditions[:, some]).long()
         parts = preset.split(indices[some])
         with torch.inference_mode():
             tables = [  # (b, h * w, K) of each stage
-                stage.exact_prior(own, *told, picture=stage.exact_picture(*before)).flatten(2).mT.numpy()
+                stage.exact_prior(own, *conditioned_on, picture=stage.exact_picture(*before)).flatten(2).mT.numpy()
                 for stage, own, before in zip(model.stages, parts, ([], parts[:1]), strict=False)
             ]
-        for i, (level, grade) in enumerate(told.T.tolist()):
+        for i, (level, grade) in enumerate(conditioned_on.T.tolist()):
             grids, own = [part[i].numpy() for part in parts], [table[i] for table in tables]
             shift = _safe_shift(own)
             condition = bytes((level, grade * _SHIFTS + shift))

@@ -76,8 +76,8 @@ def from_a_slice() -> tuple[dict[int, Codes], Mapping[str, object] | None] | Non
         )
     with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()
-    told = {"complete": True, "slice": chosen.source} if chosen.source in bundled() else None
-    return {level: codes}, told
+    origin = {"complete": True, "slice": chosen.source} if chosen.source in bundled() else None
+    return {level: codes}, origin
 
 
 def show(head: DrawnHead) -> None:
@@ -113,9 +113,9 @@ def keep(head: DrawnHead) -> None:
         width="stretch",
     )
     if head.link is not None:
-        told = head.settings | head.link
+        settings = head.settings | head.link
         take.caption("This link draws the same head again:")
-        take.code(links.redraw(st.context.url or "", model, told), language=None, wrap_lines=True)
+        take.code(links.redraw(st.context.url or "", model, settings), language=None, wrap_lines=True)
 
 
 row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
@@ -124,8 +124,8 @@ wanted = settings()
 begun = from_a_slice()
 if begun is None:
     st.stop()
-given, told = begun
-head = head_of(model, wanted, given, told)
+given, origin = begun
+head = head_of(model, wanted, given, origin)
 was_running = head.running
 if was_running:
     new.button(
@@ -133,7 +133,7 @@ if was_running:
     )
 else:
     if not head.whole and new.button("Draw it again", icon=":material/replay:"):
-        head_of(model, wanted, given, told, again=True)
+        head_of(model, wanted, given, origin, again=True)
         st.rerun()
     keep(head)
 st.fragment(show, run_every=EVERY if was_running else None)(head)

@@ -57,14 +57,14 @@ def settings() -> dict:
         help=GLOSSARY["top-k"],
     )
     grade = choose_grade(more, grades)
-    told = {
+    values = {
         "seed": (seed, first["seed"]),
         "level": (level, first["level"]),
         "temperature": (temperature, 1.0),
         "top_k": (top_k, TOP_K),
         "grade": (grade, UNKNOWN),
     }
-    address.tell(told)
+    address.tell(values)
     grade = None if grade == UNKNOWN else grade
     return {"temperature": temperature, "top_k": top_k, "grade": grade, "seed": seed, "level": level}
 
@@ -146,10 +146,10 @@ def measured() -> None:
     """How real draws are, and how near to training slices: the slices themselves do not come with the weights."""
     if not model.info.get("draws"):
         return
-    near, told = model.info["draws"]["copies"], model.info["draws"]["auc"]["against_reconstructions"]
+    near, auc = model.info["draws"]["copies"], model.info["draws"]["auc"]["against_reconstructions"]
     st.caption(
         "**How real are drawn slices?** Given one of them and one reconstruction of a person outside the training "
-        f"data, a small classifier picks out the drawn one {told:.0%} of the time; chance is 50 %. **Are they "
+        f"data, a small classifier picks out the drawn one {auc:.0%} of the time; chance is 50 %. **Are they "
         f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
         f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for reconstructions of "
         "people outside the training data (root mean square difference of grey, 0 to 1); "
@@ -178,5 +178,5 @@ st.caption(
     + " Every picture of it carries the mark **SYNTHETIC**."
 )
 if begun and wanted["level"] is not None and begun[1].level not in (None, wanted["level"]):
-    st.caption(f"The prior is told level {wanted['level']}, while the upper part is of level {begun[1].level}.")
+    st.caption(f"The prior is given level {wanted['level']}, while the upper part is of level {begun[1].level}.")
 measured()

@@ -24,7 +24,7 @@ def draw_another() -> None:
 
 
 drawn = session_store().get(SHOWN) or fresh(model, EIGHT // 2)
-stage, told = st.columns([13, 7], gap="medium", vertical_alignment="center")
+stage, words = st.columns([13, 7], gap="medium", vertical_alignment="center")
 with stage:
     player(
         model,
@@ -35,7 +35,7 @@ with stage:
         ),
         low=True,
     )
-with told, st.container(key="sentences"):
+with words, st.container(key="sentences"):
     st.html(
         f"<p>This slice is of no real person: a model drew it, as you see here. Each cell of the grid is a "
         f"{term('code')} for a small patch, from a {term('codebook')} of {preset.stages[0].codebook_size} that the "

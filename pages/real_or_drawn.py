@@ -47,7 +47,7 @@ answered = st.session_state.get("answered", False) and bool(answers)
 number = len(answers) - 1 if answered else len(answers)
 right = sum(guess == item.drawn for guess, item in zip(answers, items, strict=False))
 
-stage, told = st.columns([3, 2], gap="medium")
+stage, words = st.columns([3, 2], gap="medium")
 if number < len(items):
     with stage, st.container(key="guess"):
         st.image(
@@ -62,7 +62,7 @@ else:
             with st.container(width=REVIEWED, gap=None):
                 st.image(marked(item.picture, MARK, 2 * REVIEWED), width=REVIEWED, alt=f"Picture {i + 1}: {what}")
                 st.caption(f"{i + 1}. {what}. You were {'right' if guess == item.drawn else 'wrong'}.", help=item.why)
-with told:
+with words:
     st.progress(len(answers) / len(items), f"Picture {min(number + 1, len(items))} of {len(items)}")
     if number >= len(items):
         st.subheader(f"You got {right} of {len(items)} right.")

@@ -7,7 +7,7 @@ import streamlit as st
 from oasisvq.app import charts, wording
 from oasisvq.app.choose import choose_slice, remarks, uploaded
 from oasisvq.app.codes import PARTS, split
-from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, rank, report, told
+from oasisvq.app.examine import as_csv, codes_file, examine, examine_scan, figures_of, rank, report
 from oasisvq.app.frame import model_in_frame
 from oasisvq.app.models import load_palettes
 from oasisvq.app.pictures import RECONSTRUCTION, code_colours, marked, png
@@ -41,7 +41,7 @@ viewer(
     RECONSTRUCTION,
     similarity=examined.similarity,
 )
-st.html(in_one_line(told(examined, results, model.preset)))
+st.html(in_one_line(figures_of(examined, results, model.preset)))
 if examined.unlike is not None and examined.unlike.unlike:
     st.warning(wording.unlike(examined.unlike), icon=":material/rule:")
 remarks()

@@ -37,12 +37,12 @@ level = row.select_slider(
     "Level of the slice",
     [None, *range(model.preset.levels)],
     value=chosen.level,
-    format_func=lambda level: "level not told" if level is None else f"told: level {level}",
+    format_func=lambda level: "level unknown" if level is None else f"given level {level}",
     key=f"level of {chosen.source} {chosen.index}",
     label_visibility="collapsed",
     width=180,
-    help=f"{GLOSSARY['level']} What the model expects depends on the level that it is told; untold, it goes by the "
-    "codes alone.",
+    help=f"{GLOSSARY['level']} What the model expects depends on the level that it is given; without one, it goes "
+    "by the codes alone.",
 )
 more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
@@ -96,7 +96,7 @@ viewer(
 
 percentiles = results.get("percentiles", {}).get("bits_per_code")
 beside = ""
-# Held-out slices were measured both ways: what compares depends on whether the level is told.
+# Held-out slices were measured both ways: what compares depends on whether the level is given.
 if level is None and percentiles:
     beside = f" Nine in ten held-out slices: {percentiles[5]:.2f} to {percentiles[95]:.2f} bits."
 elif level is not None and "nll_bits_per_code" in results:
@@ -128,7 +128,7 @@ st.html(
 if painted:
     st.caption("The dark disc was painted into this slice of the template: nobody has this lesion.")
 if level is not None and chosen.level not in (None, level):
-    st.warning(f"The slice is of level {chosen.level}, and the model is told level {level}: much will seem unusual.")
+    st.warning(f"The slice is of level {chosen.level}, and the model is given level {level}: much will seem unusual.")
 remarks()
 st.markdown(wording.unusual(model.preset))
 with st.expander("More: the two maps"):
@@ -140,7 +140,7 @@ if lesions:
         "Discs of bright, dark, displaced or missing tissue were painted into slices of "
         f"{lesions['people']} held-out people, {lesions['per_case']} of each kind and size. The table gives the "
         f"probability that such a slice scores higher than one of the {lesions['slices']:,} without (area under the "
-        "ROC curve; 0.5 is chance, 1 is perfect). The level was told; lesions that change their pixels by less than "
+        "ROC curve; 0.5 is chance, 1 is perfect). The level was given; lesions that change their pixels by less than "
         f"{100 * lesions['least_change']:.0f} % of the grey range, and real ones, were not tried."
     )
     sizes = list(lesions["scores"]["bits"]["by_size"])

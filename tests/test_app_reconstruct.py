@@ -186,7 +186,7 @@ def test_a_slice_without_a_brain_has_figures_where_it_can(model):  # noqa: F811
     """As the outermost of a volume that is shown as it lies."""
     [found] = examine.examine(model, np.zeros((1, model.preset.size, model.preset.size), np.float32))
     results = {"percentiles": {name: list(range(101)) for name in found.measured}}
-    assert examine.told(found, results, model.preset)
+    assert examine.figures_of(found, results, model.preset)
     info = model.info | {"results": results}
     told = json.loads(examine.report(info, Chosen("black", found.reconstruction, "key"), found, None))
     assert told["figures"]["ssim_foreground"] == {"value": None}

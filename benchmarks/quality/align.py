@@ -9,7 +9,7 @@ or slices of up to 3 mm in a direction of its own, and axes in another order. Me
 * turn and shift: the affine found, against the one found for the untouched head and what the copy is known to have gone
   through: the angle of the rotation that is left, and how far the middle of the levels moves;
 * dice: its mask, brought back to the untouched head, against the mask found there;
-* ssim and bits of the untouched heads: mean over the 32 levels, bits a code with the level told;
+* ssim and bits of the untouched heads: mean over the 32 levels, bits a code with the level given;
 * seconds, of the clock and of the processor, on one thread;
 * alone: seconds and memory of `python -m oasisvq align` for the first head in 256 x 256 x 256 voxels of 1 mm, the start
   of the program with them.
@@ -151,7 +151,7 @@ def overlap(found: Aligned, change: NDArray[np.floating], original: Aligned) -> 
 
 
 def reconstructed(model: OasisVQ, head: Aligned) -> dict[str, float]:
-    """Mean SSIM over the levels, and bits a code with the level told."""
+    """Mean SSIM over the levels, and bits a code with the level given."""
     slices = torch.from_numpy(to_model(head.levels, model.preset.size))[:, None]
     coded = model.reconstruct(slices)
     pairs = zip(slices[:, 0].numpy() + 0.5, coded.slices[:, 0].numpy() + 0.5, strict=True)
@@ -230,8 +230,8 @@ def main(argv: list[str]) -> None:
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
-        told = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
-        tqdm.write(", ".join(f"{key} {value}" for key, value in told.items() if key != "matrix"))
+        shown = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+        tqdm.write(", ".join(f"{key} {value}" for key, value in shown.items() if key != "matrix"))
         if args.json:
             write_record(args.json, summary(rows) | {"rows": rows})
 

@@ -41,8 +41,8 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws (count, S, S) in [0, 1], and for each the slice of `like` whose level and grade it has.
 
-    Untold, a level is drawn first, as `OasisVQ.sample` does, the grade is left to the model, and slices are of the same
-    level alone.
+    With `untold`, a level is drawn first, as `OasisVQ.sample` does, the grade is left to the model, and slices are of
+    the same level alone.
     """
     rng = np.random.default_rng(seed)
     sources = np.resize(rng.permutation(len(like)), count)
@@ -68,7 +68,7 @@ def draw(
 
 
 def remembered(model: OasisVQ, sets: Sequence[tuple[SliceSet, np.ndarray]], seed: int) -> dict[str, Any]:
-    """`oasisvq.measure.membership` of training and held-out people, each with their codes, level and grade told."""
+    """`oasisvq.measure.membership` of training and held-out people, each with their codes, level and grade given."""
     sides: list[tuple[np.ndarray, list[str]]] = []
     for data, codes in sets:
         rows = np.flatnonzero(data.levels % EVERY == 0)
@@ -136,8 +136,8 @@ def table(figures: dict[str, Any]) -> str:
         "",
         "AUC of fresh classifiers (0.5: they cannot tell), mean of seeds (least to most)",
         *(
-            f"  {f'{words}, {kind} at {size}':56}{told[key]:6.3f}  ({min(told[by]):.2f} to {max(told[by]):.2f})"
-            for told, rivals in (
+            f"  {f'{words}, {kind} at {size}':56}{found[key]:6.3f}  ({min(found[by]):.2f} to {max(found[by]):.2f})"
+            for found, rivals in (
                 (
                     auc,
                     {"reconstructions": "draws against reconstructions", "held_out": "draws against held-out slices"},
@@ -145,10 +145,10 @@ def table(figures: dict[str, Any]) -> str:
                 (figures.get("auc_full_size"), {"reconstructions": "draws against reconstructions"}),
                 (auc["training"], {"held_out": "training slices against held-out slices"}),
             )
-            if told
+            if found
             for rival, words in rivals.items()
             for kind, suffix in (("network", ""), ("linear", "_linear"))
-            for key, by, size in [(f"against_{rival}{suffix}", f"against_{rival}{suffix}_by_seed", told["size"])]
+            for key, by, size in [(f"against_{rival}{suffix}", f"against_{rival}{suffix}_by_seed", found["size"])]
         ),
         "",
         "Distance to the nearest training slice, through the VQ-VAE too (least, median)",
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=TOP_K, help="0: all codes (default %(default)s)")
-    parser.add_argument("--untold", action="store_true", help="tell neither level nor grade: a level is drawn first")
+    parser.add_argument("--untold", action="store_true", help="give neither level nor grade: a level is drawn first")
     parser.add_argument(
         "--sheet",
         type=Path,

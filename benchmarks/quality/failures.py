@@ -270,8 +270,8 @@ def table(figures: dict[str, Any]) -> str:
     ]
     for name, row in figures["foreign"].items():
         reasons = "; ".join(f"{reason} {share:.0%}" for reason, share in row["reasons"].items())
-        told = f"{row['slices']:5}{row['unlike']:8.1%}{row['score_median']:8.2f}{row['ssim_foreground']:12.3f}"
-        lines.append(f"{name:38}{told}  {reasons}")
+        text = f"{row['slices']:5}{row['unlike']:8.1%}{row['score_median']:8.2f}{row['ssim_foreground']:12.3f}"
+        lines.append(f"{name:38}{text}  {reasons}")
     return "\n".join(lines)
 
 

@@ -100,7 +100,7 @@ def videos(people: np.ndarray, shown: np.ndarray, own_bytes: float) -> dict[str,
 
 
 def bits(model: OasisVQ, codes: torch.Tensor) -> dict[str, float]:
-    """Bits a code, level told: with no neighbour known, and with both."""
+    """Bits a code, level given: with no neighbour known, and with both."""
     levels = list(range(codes.shape[1]))
     kinds = {"alone": False, "both_neighbours": True}
     return {

@@ -10,7 +10,7 @@ the lesion reaches as a ball does.
 
 Per slice: the largest value of the map in a slice with a lesion against that in every untouched slice of the split.
 Per pixel: the map, spread over pixels by cubic splines, inside against outside the lesion, over the brain of the slices
-with a lesion. The level is told, the grade is not. Settings were chosen on validation people (--split validate).
+with a lesion. The level is given, the grade is not. Settings were chosen on validation people (--split validate).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str
     """Both maps, (N, h, w) each, of slices (N, S, S) in [0, 1]."""
     rows: dict[str, list[Picture]] = {"bits": [], "unusual": []}
     shown = torch.from_numpy(slices.astype(np.float32))[:, None] - 0.5
-    told = torch.from_numpy(levels)
-    parts = list(zip(shown.split(BATCH), told.split(BATCH), strict=True))
+    given = torch.from_numpy(levels)
+    parts = list(zip(shown.split(BATCH), given.split(BATCH), strict=True))
     for part, at in tqdm(parts, name, disable=None, leave=False):
         *_, bits = model.preset.split(model.surprise(model.encode(part), at.tolist()))
         rows["bits"].append(bits.numpy())

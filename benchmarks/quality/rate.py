@@ -2,7 +2,7 @@
 
     python -m oasisvq benchmark rate --weights checkpoints/base --data keras_png_slices_data
 
-Sizes are those of whole files, headers included: ours as `python -m oasisvq compress` writes them, told the level of
+Sizes are those of whole files, headers included: ours as `python -m oasisvq compress` writes them, given the level of
 each slice (and the grade where it is known), and as codes of fixed length without any header. Classical codecs get the
 slice at the model's size in 8 bits, over their whole range; beside that, one picture of all slices of a person, in
 which a codec pays for its header once. What else can be set is chosen on validation people: what is as clear over the
@@ -266,8 +266,8 @@ def table(figures: dict[str, Any]) -> str:
             for where, suffix in (("codecs", ""), ("together", ", person whole")):
                 for rival, points in found[where].items():
                     there = [at(points, "bytes", mine["bytes"], key) for key in CLARITY]
-                    told = "not so small" if math.isnan(there[0]) else f"{there[0]:8.4f}{there[1]:8.4f}"
-                    lines += [f"  {rival + suffix:22}{told:>16}"]
+                    text = "not so small" if math.isnan(there[0]) else f"{there[0]:8.4f}{there[1]:8.4f}"
+                    lines += [f"  {rival + suffix:22}{text:>16}"]
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
     python -m oasisvq benchmark refill --weights checkpoints/base --data DIR --json refill.json
 
-Squares of a quarter of the grid's side, in the brain, are drawn again in slices of held-out people, the level told.
+Squares of a quarter of the grid's side, in the brain, are drawn again in slices of held-out people, the level given.
 Plain raster drawing (one proposal) cannot see what is kept right of and below the square. Measured, mean over slices:
 
 * excess: bits a kept code needs more than in the untouched slice, over the two rows below the square, and over the two

@@ -1,9 +1,9 @@
-"""How strongly a finished prior should be told the brightness of a draw: the choice of APPEARANCE_SCALE.
+"""How strongly a finished prior should be conditioned on the brightness of a sample: the choice of APPEARANCE_SCALE.
 
     python -m oasisvq benchmark strength --weights checkpoints/base --data DIR --json checkpoints/base/strength.json
 
-Draws as `benchmark draws` makes them, at the levels and grades of the validation people, with the brightness told 1 (as
-in training), 1.3 and 1.6 times as strongly, and several seeds each. For each seed: the Fréchet distance to the
+Draws as `benchmark draws` makes them, at the levels and grades of the validation people, with the brightness given 1
+(as in training), 1.3 and 1.6 times as strongly, and several seeds each. For each seed: the Fréchet distance to the
 validation people over that of as many training slices, and how much the brightness of draws varies, as the variance of
 the mean grey about that of its level, over the same of training slices.
 """
@@ -32,8 +32,8 @@ STRENGTHS = (1.0, 1.3, 1.6)
 
 
 @contextmanager
-def told(strength: float) -> Iterator[None]:
-    """Samples are told their appearance so strongly."""
+def conditioned(strength: float) -> Iterator[None]:
+    """Samples are conditioned on their appearance so strongly."""
     usual = sampling.APPEARANCE_SCALE
     sampling.APPEARANCE_SCALE = strength
     try:
@@ -59,7 +59,7 @@ def run(weights: str | None, data: Path, count: int, seeds: int) -> dict[str, An
     for strength in STRENGTHS:
         row: dict[str, Any] = {"strength": strength, "frechet_ratio": [], "brightness_variance_ratio": []}
         for seed in range(seeds):
-            with told(strength):
+            with conditioned(strength):
                 drawn, sources = draw(model, like, count, seed, temperature=1.0, top_k=TOP_K)
             if preset.size != SIZE:
                 drawn = to_model(drawn, SIZE) + np.float32(0.5)

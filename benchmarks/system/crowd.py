@@ -147,10 +147,10 @@ class Visitor:
         return np.array(data[which]).reshape(data["height"], data["width"])
 
     def grid(self) -> dict[str, Any]:
-        """What the code grid was told last, or the player."""
-        told = self.elements["bidi_component"]
-        if self.parsed[0] is not told:  # of all that is sent, the largest: read once
-            self.parsed = told, json.loads(told.json)
+        """What the code grid was sent last, or the player."""
+        sent = self.elements["bidi_component"]
+        if self.parsed[0] is not sent:  # of all that is sent, the largest: read once
+            self.parsed = sent, json.loads(sent.json)
         return self.parsed[1]
 
     async def paint(self, cells: list[int], code: int, number: int) -> float:

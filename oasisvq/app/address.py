@@ -57,12 +57,12 @@ def follow(key: str, default: Any, read: Reader) -> None:
 
 def tell(values: Mapping[str, tuple[Any, Any]]) -> None:
     """After the widgets: write (value, default) of each into the address, as one step of the browser's history."""
-    told = {key: None if value == default else str(value) for key, (value, default) in values.items()}
+    texts = {key: None if value == default else str(value) for key, (value, default) in values.items()}
     now = st.query_params.to_dict()
-    after = {key: text for key, text in (now | told).items() if text is not None}
+    after = {key: text for key, text in (now | texts).items() if text is not None}
     if after != now:
         st.query_params.from_dict(after)
-    _seen().update(told)
+    _seen().update(texts)
 
 
 def of(keys: Iterable[str]) -> dict[str, str]:

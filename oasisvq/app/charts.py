@@ -202,10 +202,10 @@ def rate(figures: Mapping[str, Any], size: int) -> go.Figure:
     for column, key in enumerate(("ssim", "ssim_foreground"), start=1):
         for where, dash, note in (("codecs", "solid", ""), ("together", "dot", whole)):
             for name, points in found[where].items():
-                told = f"{name}{note}"
+                label = f"{name}{note}"
                 look = {"mode": "lines", "line": {"color": CODECS[name], "dash": dash, "width": 2}}
                 settings = [p["setting"] for p in points]
-                _add_rate(figure, column, key, points, told, settings, look, in_legend=where == "codecs")
+                _add_rate(figure, column, key, points, label, settings, look, in_legend=where == "codecs")
         for name, model in found["models"].items():
             both = [model["prior"], model["fixed"]]
             marker = {"color": OURS, "size": 11, "symbol": ["star", "circle-open"]}

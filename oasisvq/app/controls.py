@@ -23,7 +23,7 @@ def new_seed() -> None:
 
 
 def choose_grade(place: DeltaGenerator, grades: Sequence[float]) -> float | str:
-    """One of these ratings, or UNKNOWN; the address decides, and is told by the page."""
+    """One of these ratings, or UNKNOWN; the address decides, and the page writes it."""
     address.follow("grade", UNKNOWN, address.one_of([UNKNOWN, *grades]))
     if not grades:
         return UNKNOWN

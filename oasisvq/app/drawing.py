@@ -65,8 +65,8 @@ class Drawn(NamedTuple):
     @property
     def name(self) -> str:
         """Its settings in words."""
-        told = {key: value for key, value in self.settings.items() if value is not None}
-        return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in sorted(told.items()))
+        chosen = {key: value for key, value in self.settings.items() if value is not None}
+        return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in sorted(chosen.items()))
 
 
 def known_grades(model: OasisVQ) -> list[float]:
@@ -78,7 +78,7 @@ def known_grades(model: OasisVQ) -> list[float]:
 def draw(model: OasisVQ, asked: Sequence[Mapping[str, Any]], upper: Upper | None = None) -> list[Drawn]:
     """Draw slices together, each with its own settings of `OasisVQ.sample`: seed, level, temperature, top_k and grade.
 
-    Temperature and top_k are those of all, as is whether a level is told. A slice is the same in any company.
+    Temperature and top_k are those of all, as is whether a level is given. A slice is the same in any company.
     """
     import torch
 

@@ -122,7 +122,7 @@ class DrawnHead:
                 self.model.sample_head(**self.settings, given=given, on_level=on_level)
         except _Ended:
             pass
-        except Exception as error:  # told to whoever looks
+        except Exception as error:  # shown to whoever looks
             self._failed = error
         finally:
             self._over.set()

@@ -115,7 +115,7 @@ def rank(value: float, percentiles: Sequence[float]) -> int:
     return round(float(np.interp(value, percentiles, range(len(percentiles)), left=0, right=100)))
 
 
-def told(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list[Figure]:
+def figures_of(examined: Examined, results: Mapping[str, Any], preset: Preset) -> list[Figure]:
     """The figures of a slice, what they mean, and how they compare with those of held-out people."""
     percentiles = results.get("percentiles", {})
 
@@ -181,7 +181,7 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
             "edges_left_right_top_bottom": chosen.edges,
             "pixels": list(chosen.picture.shape),
         },
-        "figures": {name: _told(value, percentiles.get(name)) for name, value in examined.measured.items()}
+        "figures": {name: _with_rank(value, percentiles.get(name)) for name, value in examined.measured.items()}
         | {"bits_under_the_prior": {"value": examined.bits}},
         "codes_grid": list(examined.indices.shape),
     }
@@ -198,12 +198,12 @@ def report(info: Mapping[str, Any], chosen: Chosen, examined: Examined, kept: Ke
     return (json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _told(value: float, percentiles: Sequence[float] | None) -> dict[str, float | None]:
+def _with_rank(value: float, percentiles: Sequence[float] | None) -> dict[str, float | None]:
     """A figure for the report, and where it stands; None where a slice has none, as one without a brain."""
     if not math.isfinite(value):
         return {"value": None}
-    told: dict[str, float | None] = {"value": value}
-    return told | ({"percent_of_test_slices_below": rank(value, percentiles)} if percentiles else {})
+    figure: dict[str, float | None] = {"value": value}
+    return figure | ({"percent_of_test_slices_below": rank(value, percentiles)} if percentiles else {})
 
 
 def codes_file(info: Mapping[str, Any], examined: Examined) -> bytes:

@@ -20,7 +20,7 @@ _KEPT = "what was expected"
 
 @dataclass(frozen=True)
 class Expected:
-    """A question: codes (1, h, w) of a slice, the mask (h, w) of those to draw again, a seed, the level if told."""
+    """A question: codes (1, h, w) of a slice, the mask (h, w) of those to draw again, a seed, the level if known."""
 
     indices: Tensor
     mask: Tensor

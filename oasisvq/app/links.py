@@ -58,10 +58,10 @@ def name(origin: Origin | None) -> str:
 def address(url: str, model: OasisVQ, origin: Origin, original: Codes, indices: Codes) -> str:
     """The link: `url` is that of the page, `model` that of the codes."""
     cells = {"cells": pack(original, indices)} if (original != indices).any() else {}
-    told = {"weights": _sha256(model, "vqvae")[:12]}
+    query = {"weights": _sha256(model, "vqvae")[:12]}
     if "seed" in origin:  # another prior draws other codes, though they mean the same
-        told["prior"] = _sha256(model, "prior")[:12]
-    return _with_query(url, {**told, **origin, **cells})
+        query["prior"] = _sha256(model, "prior")[:12]
+    return _with_query(url, {**query, **origin, **cells})
 
 
 def redraw(url: str, model: OasisVQ, settings: Mapping[str, object]) -> str:
@@ -72,8 +72,8 @@ def redraw(url: str, model: OasisVQ, settings: Mapping[str, object]) -> str:
     return _with_query(url, said | made_with)
 
 
-def _with_query(url: str, told: Mapping[str, object]) -> str:
-    return urlunsplit(urlsplit(url)._replace(query=urlencode(told), fragment=""))
+def _with_query(url: str, values: Mapping[str, object]) -> str:
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(values), fragment=""))
 
 
 def restore(model: OasisVQ, parameters: Mapping[str, str], codes_of: Callable[[str], Codes | None]) -> Restored:

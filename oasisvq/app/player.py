@@ -83,10 +83,10 @@ def player(
 def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
     parts = split(model.preset, drawn.indices)
     palettes = load_palettes(model)
-    first, told = 0, []
+    first, described = 0, []
     for part, palette, stage, name in zip(parts, palettes, model.preset.stages, PARTS[len(parts)], strict=True):
         entropy = drawn.entropy[first : first + part.size].reshape(part.shape)
-        told.append(
+        described.append(
             {
                 "name": name,
                 "rows": part.shape[0],
@@ -97,4 +97,4 @@ def _parts(model: OasisVQ, drawn: Drawn) -> list[dict[str, Any]]:
             }
         )
         first += part.size
-    return told
+    return described

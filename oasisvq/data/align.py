@@ -150,8 +150,8 @@ def _as_needed(
     voxels, affine = np.asarray(image.dataobj, np.float32), np.asarray(image.affine)
     size = np.linalg.norm(affine[:3, :3], axis=0)
     if min(np.array(voxels.shape) * size) < 80 or min(voxels.shape) < 16:
-        told = " × ".join(f"{n * mm:.0f}" for n, mm in zip(voxels.shape, size, strict=True))
-        raise OasisVQError(f"{told} mm of a head: give the series that shows the whole brain")
+        extent = " × ".join(f"{n * mm:.0f}" for n, mm in zip(voxels.shape, size, strict=True))
+        raise OasisVQError(f"{extent} mm of a head: give the series that shows the whole brain")
     voxels = np.nan_to_num(voxels, nan=0.0, posinf=0.0, neginf=0.0)
     positive = voxels[voxels > 0]
     if positive.size == 0 or np.ptp(positive) == 0:
@@ -178,7 +178,7 @@ def find_brain(voxels: NDArray[np.float32], affine: NDArray[np.floating]) -> NDA
     with _ONE_AT_A_TIME:
         try:
             _, found, _ = _network().run(nibabel.Nifti1Image(voxels, affine))
-        except (AssertionError, ValueError) as error:  # not a voxel of brain, told in two ways
+        except (AssertionError, ValueError) as error:  # not a voxel of brain, reported in two ways
             raise nothing from error
     mask = np.asarray(found.dataobj) > 0
     if not mask.any():

@@ -51,7 +51,7 @@ def align_apart(
         clock = threading.Timer(_SECONDS, work.kill)
         clock.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # it died: told below
+            with contextlib.suppress(BrokenPipeError):  # it died: reported below
                 work.stdin.write(content.getbuffer())
                 work.stdin.close()
             while line := work.stdout.readline():

@@ -104,24 +104,25 @@ def _strength(record: Mapping[str, Any]) -> str:
         f"{statistics.mean(row['brightness_variance_ratio']):.2f} at {row['strength']:g}"
         for row in record.get("rows", ())
     )
-    told = f"* Each sample is conditioned on a brightness, with {APPEARANCE_SCALE:g} times the strength of training"
+    sentence = f"* Each sample is conditioned on a brightness, with {APPEARANCE_SCALE:g} times the strength of training"
     if not ratios:
-        return f"{told}; what that is worth was not measured with these weights."
+        return f"{sentence}; what that is worth was not measured with these weights."
     codes = record["top_k"] or "all"
     return (
-        f"{told}. The variance of brightness of samples from {codes} codes, over that of training slices, is {ratios}."
+        f"{sentence}. The variance of brightness of samples from {codes} codes, over that of training "
+        f"slices, is {ratios}."
     )
 
 
 def _members(record: Mapping[str, Any], cascade: bool) -> str:
     """Whether the weights tell whom they learned from."""
-    told = "* Whether somebody was among the training people can be guessed from how few bits their codes cost"
+    sentence = "* Whether somebody was among the training people can be guessed from how few bits their codes cost"
     if "membership" not in record:
-        return f"{told}; how well was not measured with these weights."
+        return f"{sentence}; how well was not measured with these weights."
     found = record["membership"]
     low, high = found["auc_people_ci95"]
     more = " Codes of the coarse stage alone may tell more than all together." if cascade else ""
-    return f"{told}: AUC {found['auc_people']:.2f} ({low:.2f} to {high:.2f}), where 0.5 is chance.{more}"
+    return f"{sentence}: AUC {found['auc_people']:.2f} ({low:.2f} to {high:.2f}), where 0.5 is chance.{more}"
 
 
 def _figure(key: str, results: Mapping[str, Any]) -> str:

@@ -44,11 +44,11 @@ def unusual(model: OasisVQ, slices: Tensor, level: int | Tensor | None = None) -
     """
     if model.coarse:
         return unusual(model.coarse, shrink(slices, model.coarse.preset.size), level)
-    told = torch.as_tensor(model.preset.levels if level is None else level).long().expand(len(slices))
+    levels = torch.as_tensor(model.preset.levels if level is None else level).long().expand(len(slices))
     some = min(BATCH, grids_at_a_time(model.prior))
     maps = [
         (_one_way(model, part, at) + _one_way(model, part.flip(3), at).flip(2)) / 2
-        for part, at in zip(slices.split(some), told.split(some), strict=True)
+        for part, at in zip(slices.split(some), levels.split(some), strict=True)
     ]
     sigma = SMOOTHING * model.preset.side
     smooth = ndimage.gaussian_filter(torch.cat(maps).numpy(), (0, sigma, sigma)).astype(np.float32)

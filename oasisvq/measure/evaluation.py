@@ -56,13 +56,13 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
     brain = metrics.brain_codes(greys, preset)
 
     nll = prior_bits(model, indices, held_out)
-    untold = np.concatenate([model.surprise(part).numpy() for part in torch.from_numpy(indices).split(BATCH)])
+    alone = np.concatenate([model.surprise(part).numpy() for part in torch.from_numpy(indices).split(BATCH)])
     by_slice = {name: [row[name] for row in rows] for name in rows[0]}
-    by_slice |= {"bits_per_code": untold.mean((1, 2)).tolist(), "bits_per_brain_code": _mean_in(brain, untold)}
+    by_slice |= {"bits_per_code": alone.mean((1, 2)).tolist(), "bits_per_brain_code": _mean_in(brain, alone)}
     figures["percentiles"] = {name: np.nanpercentile(by_slice[name], range(101)).tolist() for name in PERCENTILES}
     if "validate" in about["people"]:
         known = Coded(torch.from_numpy(indices), torch.from_numpy(pictures - np.float32(0.5))[:, None])
-        figures["unlike"] = _unlike(model, data, held_out, (known, torch.from_numpy(untold)))
+        figures["unlike"] = _unlike(model, data, held_out, (known, torch.from_numpy(alone)))
     rivals = {}
     if "train" in about["people"]:
         train = load_for(preset, data, "train")
@@ -71,7 +71,7 @@ def evaluate(model: OasisVQ, data: Path, split: str = "test") -> dict[str, Any]:
         figures |= _summary(f"{name}_per_code", metrics.by_person(bits.mean((1, 2)), held_out.cases), suffix="")
         on_brain = metrics.by_person(_mean_in(brain, bits), held_out.cases)
         figures |= _summary(f"{name}_per_brain_code", on_brain, suffix="")
-    figures |= _summary("untold_bits_per_code", metrics.by_person(untold.mean((1, 2)), held_out.cases), suffix="")
+    figures |= _summary("untold_bits_per_code", metrics.by_person(alone.mean((1, 2)), held_out.cases), suffix="")
     codes, pixels = preset.codes, preset.size**2
     figures["bits_per_pixel"] = preset.plain_bits / pixels
     figures["bits_per_pixel_prior"] = figures["nll_bits_per_code"] * codes / pixels

@@ -38,7 +38,7 @@ def usage(model: OasisVQ, slices: Tensor, people: Sequence[str], levels: Sequenc
     """
     indices = torch.cat([model.encode(part) for part in slices.split(_BATCH)])
     numbers = np.unique(np.asarray(people), return_inverse=True)[1]
-    told = []
+    found = []
     for number, stage in enumerate(model.stages):
         size, (rows, columns) = stage.preset.codebook_size, stage.preset.grid
         grids = model.preset.split(indices)[number]
@@ -59,7 +59,7 @@ def usage(model: OasisVQ, slices: Tensor, people: Sequence[str], levels: Sequenc
         shown = common / np.maximum(common.max((1, 2), keepdims=True), 1)
         people_of = owners.sum(0)
         likely = _following(model, number, indices, torch.as_tensor(levels))
-        told.append(
+        found.append(
             {
                 "shape": list(counts.shape),
                 "places": _packed(np.rint(shown * 255).astype(np.uint8)),
@@ -68,7 +68,7 @@ def usage(model: OasisVQ, slices: Tensor, people: Sequence[str], levels: Sequenc
                 "next": [row if count >= FEWEST else [] for row, count in zip(likely, people_of, strict=True)],
             }
         )
-    return told
+    return found
 
 
 def places(stage: dict[str, Any], code: int) -> NDArray[np.float32]:
@@ -92,8 +92,8 @@ def _following(model: OasisVQ, number: int, indices: Tensor, levels: Tensor) -> 
         some = slice(start, start + _BATCH)
         before = [part[some].to(stage.device) for part in parts[:number]]
         grids = parts[number][some].to(stage.device)
-        told = (levels[some].to(stage.device), unknown[some].to(stage.device))
-        likely = stage.prior(grids, *told, picture=stage.tokenizer.picture(*before)).softmax(1)  # (B, K, h, w)
+        condition = (levels[some].to(stage.device), unknown[some].to(stage.device))
+        likely = stage.prior(grids, *condition, picture=stage.tokenizer.picture(*before)).softmax(1)  # (B, K, h, w)
         following = likely[..., 1:].permute(0, 2, 3, 1).reshape(-1, size)
         expected.index_add_(0, grids[..., :-1].flatten().cpu(), following.double().cpu())
     return expected.topk(min(NEXT, size)).indices.tolist()
