@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from scipy.stats import binomtest
 
 from benchmarks._parser import new_parser
-from benchmarks.quality.rate import at
+from benchmarks.quality.rate import CODECS, at
 from benchmarks.system.mutants import MODULES as MUTATED
 from oasisvq.errors import OasisVQError
 from oasisvq.files import HOME
@@ -147,16 +147,22 @@ def _rivals(weights: Weights, where: str, value: float) -> Iterator[Point]:
                     yield Point(f"{codec}, {how}", one["bytes"], one["ssim"], one["ssim_foreground"])
 
 
+def _compared(weights: Weights) -> bool:
+    """Whether every codec was measured at the size of these weights: of a part of them none is the best."""
+    found = weights.find(f"rate.sizes.{weights.preset.size}") or {}
+    return all(CODECS.keys() <= found.get(where, {}).keys() for where in ("codecs", "together"))
+
+
 def _clearest(weights: Weights) -> Point | None:
     """The codec of the highest SSIM in no more bytes than ours; None where all need more."""
-    own = _ours(weights)
+    own = _ours(weights) if _compared(weights) else None
     small = [point for point in _rivals(weights, "bytes", own.bytes) if point.bytes <= own.bytes] if own else []
     return max(small, key=lambda point: point.ssim, default=None)
 
 
 def _smallest(weights: Weights) -> Point | None:
     """The codec that is as clear over the brain as ours in the fewest bytes; None where none gets so clear."""
-    own = _ours(weights)
+    own = _ours(weights) if _compared(weights) else None
     clear = (
         [point for point in _rivals(weights, "ssim_foreground", own.brain) if point.brain >= own.brain] if own else []
     )
@@ -164,7 +170,7 @@ def _smallest(weights: Weights) -> Point | None:
 
 
 def _codec_in_as_few_bytes(weights: Weights) -> str:
-    if _ours(weights) is None:
+    if _ours(weights) is None or not _compared(weights):
         return NONE
     best = _clearest(weights)
     return f"{best.ssim:.3f}, {best.label.split(',')[0]}" if best else "no codec is that small"

@@ -56,7 +56,7 @@ if results:
     )
 else:
     st.info("Nothing was measured yet with these weights.")
-if rate and str(preset["size"]) in rate["sizes"]:
+if rate and rate["sizes"].get(str(preset["size"]), {}).get("codecs"):
     st.subheader("Bytes against likeness")
     st.plotly_chart(
         charts.rate(rate, preset["size"]),

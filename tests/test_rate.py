@@ -65,6 +65,19 @@ def test_what_is_kept_is_not_measured_again(
             rate.run([measured["model"]], tiny_cohort, "validate", measured["kept"])
 
 
+def test_codecs_that_are_not_asked_for_are_left_out(
+    rate: ModuleType, measured: dict, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = measured["figures"]["sizes"][str(TINY.size)]
+    monkeypatch.setattr(rate, "ours", lambda *_: known["models"]["tiny"])
+    kept = tmp_path / "rate.json"
+    for codecs in ([], ["JPEG"], ["JPEG", "WebP"]):  # each goes on where the one before ended
+        found = rate.run([measured["model"]], tiny_cohort, "test", kept, codecs)["sizes"][str(TINY.size)]
+        assert found["models"] == known["models"]
+        for where in ("codecs", "together"):
+            assert found[where] == {name: known[where][name] for name in codecs}
+
+
 def test_codecs_get_clearer_with_size(measured: dict) -> None:
     for points in measured["figures"]["sizes"][str(TINY.size)]["codecs"].values():
         assert points[0]["bytes"] <= points[-1]["bytes"]

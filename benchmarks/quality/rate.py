@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,8 +93,13 @@ CODECS: dict[str, Codec] = {
 SEARCHED = 5  # validation people on whom the manner of each codec is chosen
 
 
-def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, Any]:
-    """All figures: codecs once for each size, then every model. `file` keeps what is done, and what it holds stays."""
+def run(
+    models: list[OasisVQ], data: Path, split: str, file: Path, codecs: Collection[str] | None = None
+) -> dict[str, Any]:
+    """All figures: of every model, and of all codecs, or of those named, once for each size.
+
+    `file` keeps what is done, and what it holds stays.
+    """
     about = describe(data)
     figures: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     manners = {name: list(one.manners) for name, one in CODECS.items()}
@@ -111,8 +116,12 @@ def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, 
         figures |= {"people": len(set(held_out.cases)), "slices": len(held_out)}
         empty: dict[str, Any] = {"chosen": {}, "codecs": {}, "together": {}, "models": {}}
         found = figures["sizes"].setdefault(str(preset.size), empty)
+        if found["models"].get(preset.name, {}).get("weights_sha256") != model.weights_sha256:
+            found["models"][preset.name] = ours(model, held_out)
+            keep()
+        wanted = {name: one for name, one in CODECS.items() if codecs is None or name in codecs}
         for where in ("codecs", "together"):
-            for name, one in CODECS.items():
+            for name, one in wanted.items():
                 chosen = found["chosen"].setdefault(where, {})
                 if name not in chosen:
                     chosen[name] = choose(one, model, data, where == "together")
@@ -122,9 +131,6 @@ def run(models: list[OasisVQ], data: Path, split: str, file: Path) -> dict[str, 
                 for setting in tqdm(left, f"{name}, {where}, {preset.size} pixels", disable=None, leave=False):
                     points.append(codec(held_out, setting, where == "together"))
                     keep()
-        if found["models"].get(preset.name, {}).get("weights_sha256") != model.weights_sha256:
-            found["models"][preset.name] = ours(model, held_out)
-            keep()
     return figures
 
 
@@ -278,12 +284,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, nargs="+", required=True, metavar="DIR", help="folders of weights")
     parser.add_argument("--data", type=Path, help="slices in the PNG layout; without: show what was measured before")
     parser.add_argument("--split", choices=("train", "validate", "test"), default="test")
+    parser.add_argument(
+        "--codecs",
+        nargs="*",
+        choices=tuple(CODECS),
+        metavar="NAME",
+        help=f"of {', '.join(CODECS)} (default all, which at 256 pixels takes hours; without a name none)",
+    )
     parser.add_argument("--figure", type=Path, help="draw the figure of the model card here, PNG or SVG")
     args = parser.parse_args(arguments)
     kept = args.json or args.weights[0] / RATE
     if args.data:
         models = [OasisVQ.from_pretrained(folder) for folder in args.weights]
-        figures = run(models, args.data, args.split, kept)
+        figures = run(models, args.data, args.split, kept, args.codecs)
         for folder, model in zip(args.weights, models, strict=True):
             text = json.dumps(figures | {"weights_sha256": model.weights_sha256}, indent=1) + "\n"
             write_atomically(folder / RATE, text.encode())
