@@ -273,7 +273,7 @@ def test_a_page_says_what_a_slice_begins_with():
     said = " ".join(caption.value for caption in app.caption)
     assert "belongs to nobody" not in said
     assert "The upper part is that of Colin 27, level" in said
-    assert "told level 3" in said
+    assert "given level 3" in said
 
 
 def test_generated_codes_open_in_the_editor():
