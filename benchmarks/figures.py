@@ -125,6 +125,9 @@ def _codes(preset: Preset) -> str:
 # Rate: ours against the image codecs
 
 
+_WHERE = {"codecs": "a file a slice", "together": "the slices of a person in one picture"}
+
+
 class Point(NamedTuple):
     label: str
     bytes: float
@@ -139,7 +142,7 @@ def _ours(weights: Weights) -> Point | None:
 
 def _rivals(weights: Weights, where: str, value: float) -> Iterator[Point]:
     """Every setting of every codec, and what lies between two of them where a figure has a value."""
-    for key, how in (("codecs", "a file a slice"), ("together", "the slices of a person in one picture")):
+    for key, how in _WHERE.items():
         for codec, points in (weights.find(f"rate.sizes.{weights.preset.size}.{key}") or {}).items():
             between = {name: at(points, where, value, name) for name in ("bytes", "ssim", "ssim_foreground")}
             for one in (*points, between | {where: value}):
@@ -150,7 +153,8 @@ def _rivals(weights: Weights, where: str, value: float) -> Iterator[Point]:
 def _compared(weights: Weights) -> bool:
     """Whether every codec was measured at the size of these weights: of a part of them none is the best."""
     found = weights.find(f"rate.sizes.{weights.preset.size}") or {}
-    return all(CODECS.keys() <= found.get(where, {}).keys() for where in ("codecs", "together"))
+    points = [(found.get(where, {}).get(name, ()), codec) for where in _WHERE for name, codec in CODECS.items()]
+    return all(len(measured) == len(codec.steps) for measured, codec in points)
 
 
 def _clearest(weights: Weights) -> Point | None:
@@ -200,14 +204,14 @@ def _coarse_members(one: Weights, weights: Sequence[Weights]) -> tuple[str, floa
     return None
 
 
-def _told_most(one: Weights, weights: Sequence[Weights]) -> str:
+def _most_revealing(one: Weights, weights: Sequence[Weights]) -> str:
     own, coarse = one.find(f"{_MEMBERS}.auc_people"), _coarse_members(one, weights)
     if coarse and (own is None or coarse[1] > own):
         return f"{coarse[1]:.2f}, the coarse prior, which is that of {coarse[0]}"
     return one.text(f"{_MEMBERS}.auc_people", ".2f")
 
 
-def _coarse_told(one: Weights, weights: Sequence[Weights]) -> str:
+def _by_the_coarse_prior(one: Weights, weights: Sequence[Weights]) -> str:
     if one.preset.coarse is None:
         return "one prior alone"
     coarse = _coarse_members(one, weights)
@@ -261,8 +265,8 @@ def summary(weights: Sequence[Weights]) -> str:
         ),
         (("distance to the nearest training slice, samples and reconstructions", _nearest), "equal"),
         (
-            ("AUC of membership inference, by the stage that reveals most", lambda one: _told_most(one, weights)),
-            "0.5: cannot be told",
+            ("AUC of membership inference, by the stage that reveals most", lambda one: _most_revealing(one, weights)),
+            "0.5: chance",
         ),
         (
             _figure(
@@ -350,7 +354,7 @@ def draws(weights: Sequence[Weights]) -> str:
         (_figure("bits per code of training people", f"{_MEMBERS}.train_bits_per_code", ".2f"), "next row"),
         (_figure("bits per code of test people", f"{_MEMBERS}.held_out_bits_per_code", ".2f"), ""),
         (_figure("AUC of membership inference from bits", f"{_MEMBERS}.auc_people", ".2f"), "0.5"),
-        (("the same by the coarse prior alone", lambda one: _coarse_told(one, weights)), "0.5"),
+        (("the same by the coarse prior alone", lambda one: _by_the_coarse_prior(one, weights)), "0.5"),
         (_figure("the same, from one slice", f"{_MEMBERS}.auc_slices", ".2f"), "0.5"),
     ]
     return _by_model(weights, rows, "At best")

@@ -113,9 +113,9 @@ def keep(head: DrawnHead) -> None:
         width="stretch",
     )
     if head.link is not None:
-        settings = head.settings | head.link
+        named = head.settings | head.link
         take.caption("This link draws the same head again:")
-        take.code(links.redraw(st.context.url or "", model, settings), language=None, wrap_lines=True)
+        take.code(links.redraw(st.context.url or "", model, named), language=None, wrap_lines=True)
 
 
 row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")

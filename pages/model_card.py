@@ -128,7 +128,8 @@ if history["prior"]:
         alt="Training and validation bits per code over the epochs of the PixelCNN",
     )
 st.caption(
-    "Training figures are with augmentation, and the VQ-VAE's include the commitment loss: they run above validation."
+    "Training figures are not to be compared with validation: the VQ-VAE's are of augmented slices and include the "
+    "commitment loss, and the PixelCNN is mostly given a slice's appearance, and neighbours where it can be."
 )
 
 st.header("Limits")

@@ -154,6 +154,9 @@ def test_a_lesion_reaches_into_the_levels_beside_it_as_a_ball_does() -> None:
     mm = 256 / 80
     expected = [math.pi * (36 - (away / mm) ** 2) for away in (0, 1, 1, 10)]
     np.testing.assert_allclose(areas, expected, rtol=0.02)
+    untouched, share = ball.into(np.ones((80, 80)), 20)  # as far as its radius
+    assert untouched.min() == 1
+    assert not share.any()
 
 
 @torch.inference_mode()

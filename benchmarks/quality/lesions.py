@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks._parser import new_parser
 from oasisvq import OasisVQ
 from oasisvq.data.layout import SliceSet, load_for
-from oasisvq.data.slices import foreground
+from oasisvq.data.slices import CANVAS, foreground
 from oasisvq.measure.atypical import unusual
 from oasisvq.measure.record import write_record
 
@@ -40,14 +40,12 @@ BRIGHTNESS = {"bright": 1.0, "dark": 0.3, "missing": 0.0}  # white matter is abo
 LEAST = 0.15  # mean change inside the disc
 CONTRASTS = (0.15, 0.25, 0.4, 1.0)
 BATCH = 32
-FIELD = 256  # mm across a slice; levels are 1 mm apart
-
 Picture = NDArray[np.floating]
 
 
 class Lesion(NamedTuple):
-    """A lesion of one of KINDS: where its middle is and how many pixels it has across; displaced tissue comes from the
-    place that `shift` (rows, columns) moves there."""
+    """A ball of one of KINDS: where its middle is, and how many pixels it has across. Where tissue is displaced, the
+    whole picture is moved by `shift` (rows, columns) and seen through the ball."""
 
     kind: str
     row: float
@@ -58,9 +56,11 @@ class Lesion(NamedTuple):
     def into(self, picture: Picture, levels_away: int = 0) -> tuple[Picture, Picture]:
         """The picture with the section through this ball so many levels from its middle, and how much of each pixel
         that covers."""
-        away = levels_away * len(picture) / FIELD  # pixels
-        across = 2 * max(0.0, (self.across / 2) ** 2 - away**2) ** 0.5
-        share = disc(len(picture), self.row, self.column, across)
+        away = levels_away * len(picture) / CANVAS  # pixels: of the canvas they have 1 mm, as levels do
+        radius_squared = (self.across / 2) ** 2 - away**2
+        if radius_squared <= 0:
+            return picture.astype(np.float32), np.zeros_like(picture)
+        share = disc(len(picture), self.row, self.column, 2 * radius_squared**0.5)
         new: Picture
         if self.kind == "displaced":
             new = np.roll(picture, self.shift, (0, 1))
@@ -158,8 +158,9 @@ def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[st
     untouched = maps(model, pictures, data.levels, "untouched slices")
     sizes, sources = np.array([case[0] for case in cases]), np.array([case[1] for case in cases])
     lesions = [case[2] for case in cases]
-    painted = [lesion.into(pictures[i]) for i, lesion in zip(sources, lesions, strict=True)]
-    with_lesion = maps(model, np.stack([picture for picture, _ in painted]), data.levels[sources], "lesions")
+    painted, shares = zip(*(lesion.into(pictures[i]) for i, lesion in zip(sources, lesions, strict=True)), strict=True)
+    inside = [share >= 0.5 for share in shares]
+    with_lesion = maps(model, np.stack(painted), data.levels[sources], "lesions")
     if model.preset.near:
         known = partial(given_neighbours, model, data)
         whole = tqdm(range(len(data)), "untouched slices, neighbours known", disable=None, leave=False)
@@ -177,8 +178,8 @@ def run(model: OasisVQ, data: SliceSet, per_case: int, seed: int = 0) -> dict[st
     for name, found in with_lesion.items():
         slice_score, usual = found.max((1, 2)), untouched[name].max((1, 2))
         pixel_score = np.empty(len(cases))
-        for k, (i, (_, share), values) in enumerate(zip(sources, painted, found, strict=True)):
-            spread, brain, where = per_pixel(values, size), foreground(pictures[i]), share >= 0.5
+        for k, (i, where, values) in enumerate(zip(sources, inside, found, strict=True)):
+            spread, brain = per_pixel(values, size), foreground(pictures[i])
             pixel_score[k] = auroc(spread[where], spread[brain & ~where])
         row = partial(_row, slice_score, usual, pixel_score)
         figures[name] = {

@@ -16,6 +16,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -60,12 +61,13 @@ def app(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]
 
 
 def memory(pid: int) -> float:
-    """MB that a process and those that it started hold."""
+    """MB that a process and those that it started hold, what several share counted once."""
     total, waiting = 0.0, [pid]
     while waiting:
         one = waiting.pop()
         try:
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+            [share] = re.findall(r"^Pss:\s+(\d+) kB", Path(f"/proc/{one}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(share) * 1024 / 1e6
             waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
         except OSError:  # ended meanwhile
             pass

@@ -96,9 +96,9 @@ class Viewer {
   }
 
   buildOverlays() {
-    const told = JSON.stringify(this.choices.map(({ key, label }) => [key, label]));
-    if (told === this.built) return;
-    this.built = told;
+    const wanted = JSON.stringify(this.choices.map(({ key, label }) => [key, label]));
+    if (wanted === this.built) return;
+    this.built = wanted;
     this.find(".overlays").replaceChildren(
       ...this.choices.map(({ key, label, title }) => {
         const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, title });
@@ -352,14 +352,14 @@ class Viewer {
   }
 
   scale() {
-    const told = this.choices.find(({ key }) => key === this.overlay);
+    const chosen = this.choices.find(({ key }) => key === this.overlay);
     for (const scale of this.all(".scale")) {
       const { panel } = scale.closest("figure").dataset;
-      scale.hidden = !told.colours || (panel !== "slider" && panel !== this.data.over);
+      scale.hidden = !chosen.colours || (panel !== "slider" && panel !== this.data.over);
       if (scale.hidden) continue;
-      scale.querySelector(".low").textContent = told.low;
-      scale.querySelector("i").style.background = `linear-gradient(to right, ${told.colours})`;
-      scale.querySelector(".high").textContent = told.high;
+      scale.querySelector(".low").textContent = chosen.low;
+      scale.querySelector("i").style.background = `linear-gradient(to right, ${chosen.colours})`;
+      scale.querySelector(".high").textContent = chosen.high;
     }
     const [one, other] = this.data.names;
     const names = { original: one, reconstruction: other, slider: `${one} | ${other}` };

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -74,7 +75,7 @@ class _Workers:
         asked = [one.asked for one in together]
         try:
             task = self.pool.submit(_do, first.job, first.model, first.files, asked)
-        except RuntimeError as error:  # broken, or shut down meanwhile
+        except Exception as error:  # broken, shut down meanwhile, or no process can be started
             task = Future()
             task.set_exception(error)
         task.add_done_callback(partial(self._tell, together))
@@ -99,8 +100,9 @@ class _Workers:
 
 
 def _context() -> BaseContext:
-    """How workers start: forked from a process that imported everything and computed nothing, so that they share it."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+    """How workers start. On Linux they are forked from a process that imported everything and computed nothing, so that
+    they share it; elsewhere, where libraries may not survive a fork, each imports for itself."""
+    if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "oasisvq.pipeline"])

@@ -141,6 +141,7 @@ class PixelCNN(nn.Module):
         self.look = nn.Embedding(2 * self.ranks + 1, c) if self.ranks else None
         if self.look is not None:
             nn.init.zeros_(self.look.weight)
+        # By `nn.init`, which loading skips: see `oasisvq.hub.verification`.
         self.position_v = nn.Parameter(nn.init.normal_(torch.empty(1, c, side, side), std=0.02))
         self.position_h = nn.Parameter(nn.init.normal_(torch.empty(1, c, side, side), std=0.02))
         self.layers = nn.ModuleList(GatedLayer(c, preset.prior_dropout) for _ in range(preset.prior_layers))
