@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -34,7 +35,7 @@ if drawer is None:
 model, preset, grades = drawer, drawer.preset, known_grades(drawer)
 
 
-def settings() -> dict:
+def settings() -> dict[str, Any]:
     """Controls: what `OasisVQ.sample_head` is asked."""
     address.follow("seed", FIRST["seed"], address.number(int, 0, LARGEST_SEED))
     new.button("Draw another head", icon=":material/draw:", type="primary", on_click=new_seed)
@@ -113,7 +114,7 @@ def keep(head: DrawnHead) -> None:
         width="stretch",
     )
     if head.link is not None:
-        named = head.settings | head.link
+        named = {**head.settings, **head.link}
         take.caption("This link draws the same head again:")
         take.code(links.redraw(st.context.url or "", model, named), language=None, wrap_lines=True)
 

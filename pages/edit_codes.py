@@ -32,6 +32,7 @@ def walk() -> None:
 def grid() -> None:
     """The grid, and what can be said about the codes as they are now."""
     state = current()
+    assert state is not None
     with compute_slot(urgent=True):
         now = studio.picture_of(state.indices)
         start = before(studio.picture_of)

@@ -1,6 +1,8 @@
 """Generate: new slices from the prior, code by code."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -27,7 +29,7 @@ levels = levels_apart(preset.levels)
 first = fresh_settings(model)[EIGHT // 2]  # what a bare address shows
 
 
-def settings() -> dict:
+def settings() -> dict[str, Any]:
     """Controls: what `OasisVQ.sample` is asked."""
     address.follow("seed", first["seed"], address.number(int, 0, LARGEST_SEED))
     address.follow("level", first["level"], address.one_of([None, *range(preset.levels)]))
@@ -65,8 +67,8 @@ def settings() -> dict:
         "grade": (grade, UNKNOWN),
     }
     address.tell(values)
-    grade = None if grade == UNKNOWN else grade
-    return {"temperature": temperature, "top_k": top_k, "grade": grade, "seed": seed, "level": level}
+    known = None if grade == UNKNOWN else grade
+    return {"temperature": temperature, "top_k": top_k, "grade": known, "seed": seed, "level": level}
 
 
 def upper_part() -> tuple[Upper, Chosen] | None:
@@ -84,7 +86,7 @@ def upper_part() -> tuple[Upper, Chosen] | None:
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None), chosen
 
 
-def strip(shown: Drawn, wanted: dict) -> Strip:
+def strip(shown: Drawn, wanted: dict[str, Any]) -> Strip:
     """Draws to compare with."""
     kinds = {kind: label for kind, label in KINDS.items() if kind != "grade" or grades}
     kind = st.session_state.get(KIND, "fresh")
@@ -94,9 +96,9 @@ def strip(shown: Drawn, wanted: dict) -> Strip:
     if kind == "fresh":
         draws = [fresh(model, number) for number in range(EIGHT)]
         return Strip(kinds, kind, [(one, f"level {one.settings['level']}") for one in draws])
-    choices = {"level": levels, "temperature": TEMPERATURES, "grade": grades}[kind]
+    values: dict[str, Sequence[float]] = {"level": levels, "temperature": TEMPERATURES, "grade": grades}
     own = wanted[kind]
-    choices = [*([None] if kind == "grade" else []), *sorted({*choices, *([] if own is None else [own])})]
+    choices = [*([None] if kind == "grade" else []), *sorted({*values[kind], *([] if own is None else [own])})]
     with st.spinner(f"Drawing the same seed {len(choices)} times …"):
         draws = draw_strip(model, [wanted | {kind: choice} for choice in choices])
     return Strip(kinds, kind, [(one, wording.in_short({kind: one.settings[kind]})) for one in draws])

@@ -90,9 +90,11 @@ if kept is not None and chosen.count > 1:
     weights = model.info["files"]["prior.safetensors"]["sha256"]
     if st.button(f"Reconstruct all {chosen.count} slices", icon=":material/stacks:"):
         bar = st.progress(0.0, "Reconstructing …")
-        kept.found[weights] = examine_scan(
-            model, kept, lambda done, of: bar.progress(done / of, f"Reconstructing … {done} of {of} slices")
-        )
+
+        def progress(done: int, of: int) -> None:
+            bar.progress(done / of, f"Reconstructing … {done} of {of} slices")
+
+        kept.found[weights] = examine_scan(model, kept, progress)
         bar.empty()
     if weights in kept.found:
         found, levels = kept.found[weights], kept.scan.levels

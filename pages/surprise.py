@@ -46,7 +46,7 @@ level = row.select_slider(
 )
 more = row.popover("More", icon=":material/tune:")
 address.follow("map", DEVIATIONS, address.one_of(MEASURES))
-measure = more.segmented_control("Map", list(MEASURES), required=True, key="map", persist_state="session")
+measure = more.segmented_control("Map", list(MEASURES), required=True, key="map", persist_state="session") or DEVIATIONS
 address.tell({"map": (measure, DEVIATIONS)})
 found = surprise_map(model, chosen.tensor, level, measure == DEVIATIONS)
 bits, cells = found.bits, found.cells
