@@ -118,7 +118,7 @@ def test_every_lesion_is_judged_against_every_untouched_slice(
 ) -> None:
     lesions = importlib.import_module("benchmarks.quality.lesions")
     torch.manual_seed(0)
-    preset = replace(TINY, size=80)
+    preset = replace(TINY, size=80, prior_neighbours=2)
     model = OasisVQ(preset, VQVAE(preset), PixelCNN(preset), {}, "cpu")
     model.vqvae.quantiser.codebook.copy_(torch.randn(TINY.codebook_size, TINY.code_dim))
     data = load_split(tiny_cohort, "test", 80)
@@ -133,7 +133,8 @@ def test_every_lesion_is_judged_against_every_untouched_slice(
 
     monkeypatch.setattr(lesions, "maps", seen)
     found = lesions.run(model, data, per_case=2)["scores"]
-    assert set(found) == {"bits", "unusual"}
+    assert set(found) == {"bits", "unusual", "bits_given_neighbours"}
+    assert found["bits_given_neighbours"]["at_6_and_more"]["lesions"] == 6 * len(lesions.KINDS)
     for size, row in found["bits"]["by_size"].items():
         assert row["lesions"] == 2 * len(lesions.KINDS)
         assert row["auroc_slice"] == (0.5 if size == "12" else 1.0)

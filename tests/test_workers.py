@@ -31,6 +31,20 @@ def pool(monkeypatch):
     workers.stop()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("shut down"), EOFError(), OSError("no process")])
+def test_where_no_process_can_be_started_the_caller_computes(pool, monkeypatch, error):
+    def refuses(*_):
+        raise error
+
+    monkeypatch.setattr(pool.pool, "submit", refuses)
+    monkeypatch.setattr(workers, "draw", lambda *_: ["here"])
+    model = models.load_model("base")
+    with ThreadPoolExecutor() as visitors:  # each is answered, and the place of the one before is free again
+        waiting = [visitors.submit(workers.draw_apart, model, SETTINGS) for _ in range(3)]
+        assert [one.result(timeout=30) for one in waiting] == ["here"] * 3
+    assert pool._free == 1
+
+
 def test_a_worker_draws_what_its_server_would_and_another_takes_over_when_it_is_killed(pool, monkeypatch):
     model = models.load_model("base")
     [here] = draw(model, [SETTINGS])

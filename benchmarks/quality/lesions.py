@@ -40,6 +40,7 @@ BRIGHTNESS = {"bright": 1.0, "dark": 0.3, "missing": 0.0}  # white matter is abo
 LEAST = 0.15  # mean change inside the disc
 CONTRASTS = (0.15, 0.25, 0.4, 1.0)
 BATCH = 32
+
 Picture = NDArray[np.floating]
 
 
@@ -122,15 +123,14 @@ def maps(model: OasisVQ, slices: Picture, levels: NDArray[np.integer], name: str
 
 def given_neighbours(model: OasisVQ, data: SliceSet, i: int, lesion: Lesion | None = None) -> Picture:
     """Bits per code of slice i, (h, w), given those of the levels next to it; with a lesion, which all of them show."""
-    near = [0, *(offset for offset in model.preset.near if data.beside(i, offset))]
-    stack = []
-    for offset in sorted(near):
-        picture = data.slices[i + offset] + 0.5
-        stack.append(lesion.into(picture, offset)[0] if lesion else picture)
-    shown = torch.from_numpy(np.stack(stack).astype(np.float32))[:, None] - 0.5
-    levels = (data.levels[i] + np.array(sorted(near))).tolist()
+    offsets = sorted([0, *(offset for offset in model.preset.near if data.beside(i, offset))])
+    pictures = [data.slices[i + offset] + 0.5 for offset in offsets]
+    if lesion:
+        pictures = [lesion.into(picture, offset)[0] for picture, offset in zip(pictures, offsets, strict=True)]
+    shown = torch.from_numpy(np.stack(pictures))[:, None] - 0.5
+    levels = [int(data.levels[i]) + offset for offset in offsets]
     *_, bits = model.preset.split(model.surprise(model.encode(shown), levels, stack=True))
-    found: Picture = bits[sorted(near).index(0)].numpy()
+    found: Picture = bits[offsets.index(0)].numpy()
     return found
 
 
