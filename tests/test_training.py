@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -304,6 +305,26 @@ def test_prior_trains_on_the_finished_vqvae_and_rests_when_done(tiny_cohort: Pat
     written = prior.stat().st_mtime_ns
     training.train_prior(learns, tiny_cohort, tmp_path, "fp32")
     assert prior.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_codes_close_in_the_codebook_begin_alike_in_a_prior(depth: int) -> None:
+    torch.manual_seed(0)
+    preset = replace(TINY, depth=depth, codebook_size=64, code_dim=8, prior_channels=64)
+    prior, codebook = PixelCNN(preset), torch.randn(64, 8) * torch.logspace(-3, 3, 8) + 5
+    codebook[32:] = codebook[:32]
+    last = cast(torch.nn.Conv2d, prior.head[-1]).weight
+    before = [weight.std() for weight in (prior.embedding.weight, last)]
+    training.begin_with_codebook(prior, codebook)
+    for weight, std in zip((prior.embedding.weight, last), before, strict=True):
+        torch.testing.assert_close(weight.std(), std, rtol=0.1, atol=0)
+        tables = torch.nn.functional.normalize(weight.detach().flatten(1)).unflatten(0, (depth, 2, 32))
+        alike = tables[:, 0] @ tables[:, 1].mT  # (L, 32, 32): cosines, those of equal codes on the diagonal
+        assert alike.diagonal(dim1=1, dim2=2).mean() > 0.35
+        assert alike.mean().abs() < 0.05
+
+    training.begin_with_codebook(prior, torch.zeros(64, 8))  # of a VQ-VAE that has seen nothing
+    assert prior.embedding.weight.isfinite().all()
 
 
 def test_a_prior_starts_where_another_ended_whatever_neighbours_it_is_shown(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -180,7 +180,8 @@ class PriorTask:
     """The prior's loss: cross-entropy of the codes that a finished VQ-VAE gives to slices, half of them mirrored.
 
     Conditions are level, grade and appearance, each sometimes hidden, and of the neighbouring slices none, one or both.
-    Slices are augmented in no other way: a prior that learns from shifted slices samples shifted slices.
+    Slices are augmented in no other way: a prior that learns from shifted slices samples shifted slices. The prior
+    begins with what the codebook knows, see `begin_with_codebook`.
     """
 
     name = "prior"
@@ -188,7 +189,9 @@ class PriorTask:
 
     def __init__(self, preset: Preset, tokenizer: Tokenizer) -> None:
         self.preset, self.tokenizer = preset, tokenizer
-        self.model: nn.Module = PixelCNN(preset)
+        prior = PixelCNN(preset)
+        begin_with_codebook(prior, tokenizer.vqvae.codebook)
+        self.model: nn.Module = prior
         self.epochs, self.batch, self.rate = preset.prior_epochs, preset.prior_batch, preset.prior_rate
         self.thresholds = torch.zeros(preset.levels, 0)
 
@@ -338,6 +341,23 @@ def start_from(model: nn.Module, path: Path) -> None:
         raise OasisVQError(
             f"{path} is of other sizes than this preset, or is given no pictures where this is: start from a like one"
         ) from error
+
+
+@torch.no_grad()
+def begin_with_codebook(prior: PixelCNN, codebook: Tensor) -> None:
+    """Let codes that are close in the codebook begin alike in a prior, on the way in and on the way out.
+
+    Half of the variance of each code's embedding, and of the weights of its logit, becomes a random projection of its
+    entry in the codebook, (K, D). From random numbers alone the prior would have to learn from few slices which codes
+    mean nearly the same: it needs several epochs more, and knows less of unseen slices in the end.
+    """
+    entries = (codebook - codebook.mean(0)) / codebook.std(0).clamp_min(1e-6)  # zero of a codebook that is not trained
+    entries = entries.repeat(prior.depth, 1) / codebook.shape[1] ** 0.5  # (L K, D)
+    last = cast(nn.Conv2d, prior.head[-1])
+    for weight in (prior.embedding.weight, last.weight):
+        projection = torch.randn(codebook.shape[1], weight.shape[1], device=weight.device)
+        projected = (entries @ projection * weight.std()).view_as(weight)
+        weight.add_(projected).mul_(0.5**0.5)
 
 
 class Checkpoint:
