@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # From data to verified weights, measured results and a model card. Run again after an interruption, it goes on.
 #
-# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--coarse DIR] [--start DIR]
+# usage: train_all.sh [--data DIR] [--out DIR] [--preset NAME | --smoke] [--vqvae DIR] [--coarse DIR] [--start DIR]
 #   --data DIR      slices in the keras_png_slices_data layout; without it the phantom cohort is prepared first
 #   --out DIR       where the weights go (default runs/PRESET)
 #   --preset NAME   base (default), heads, large or large-heads: see oasisvq/models/presets.py
 #   --smoke         everything small, to see that it works
+#   --vqvae DIR     finished weights whose VQ-VAE is taken as it is: the prior alone is trained
 #   --coarse DIR    finished weights of the coarse stage of a cascade such as large (default: it is trained first)
 #   --start DIR     weights whose prior this one starts from, as that of large-heads does from large's
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-data="" out="" coarse="" start="" preset=base people=(302 35 17)
+data="" out="" vqvae="" coarse="" start="" preset=base people=(302 35 17)
 while [ $# -gt 0 ]; do
   case $1 in
-    --data | --out | --coarse | --start)
+    --data | --out | --vqvae | --coarse | --start)
       [ $# -ge 2 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
       declare "${1#--}=$(realpath -m "$2")"
       shift 2
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' "$here/train_all.sh"
+      sed -n '2,11s/^# \{0,1\}//p' "$here/train_all.sh"
       exit
       ;;
     *)
@@ -65,7 +66,13 @@ if [ -n "$stage" ] && [ -n "$coarse" ]; then
 elif [ -n "$stage" ]; then
   PYTHON=$python bash "$here/train_all.sh" --preset "$stage" --data "$data" --out "$(realpath -m "$out")/coarse"
 fi
-oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
+if [ -n "$vqvae" ]; then
+  mkdir -p "$out/state/vqvae"
+  cp "$vqvae"/vqvae.{safetensors,jsonl} "$out"
+  cp "$vqvae/manifest.json" "$out/state/vqvae"
+else
+  oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
+fi
 if [ -n "$start" ] && ! cmp -s "$start/vqvae.safetensors" "$out/vqvae.safetensors"; then
   echo "error: the VQ-VAE of $start is another: its prior knows other codes" >&2
   exit 1

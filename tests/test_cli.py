@@ -151,6 +151,39 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
     assert made["start"] == after["files"]["prior.safetensors"]["sha256"]
 
 
+def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, monkeypatch, capsys):
+    preset = replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=1, prior_epochs=1)
+    for one in (preset, replace(preset, name="other", prior_neighbours=2)):
+        monkeypatch.setitem(PRESETS, one.name, one)
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ("--data", tiny_cohort, "--precision", "fp32")
+    for model in ("vqvae", "prior"):
+        assert run("train", model, *common, "--preset", "tiny", "--out", first) == 0
+    manifest = first / "manifest.json"
+    before = json.loads(manifest.read_text())
+    before["training"]["threads"] = "7, 1"
+    manifest.write_text(json.dumps(before))
+    (second / "state" / "vqvae").mkdir(parents=True)
+    shutil.copy(first / "vqvae.safetensors", second)
+    shutil.copy(manifest, second / "state" / "vqvae")
+
+    again = ("train", "prior", *common, "--preset", "other", "--out", second)
+    assert run(*again) == 0
+    made = json.loads((second / "manifest.json").read_text())
+    vqvae, prior = made["training"]["command"].split(" && ")
+    assert vqvae.startswith("OMP_NUM_THREADS=7 python -m oasisvq train vqvae")
+    assert vqvae.endswith("--preset other --precision fp32")
+    assert f"OMP_NUM_THREADS={torch.get_num_threads()} python -m oasisvq train prior" in prior
+    assert made["training"]["threads"] == f"7, {torch.get_num_threads()}"
+    assert made["preset"]["prior_neighbours"] == 2
+    assert run("verify", second) == 0
+
+    save_file(load_file(first / "vqvae.safetensors"), second / "vqvae.safetensors", {"another": "one"})
+    (second / "state" / "prior.safetensors").unlink()
+    assert run(*again) == 2
+    assert "not the one of" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
     coarse = replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=2, prior_epochs=1)

@@ -73,3 +73,20 @@ def test_a_prior_starts_from_one_of_the_same_codes_alone(codes: str, tmp_path: P
         assert told.returncode == 1
         assert len(ran) == 1
         assert "its prior knows other codes" in told.stderr
+
+
+def test_a_finished_vqvae_is_taken_as_it_is(tmp_path: Path) -> None:
+    python, finished, out = tmp_path / "python", tmp_path / "finished", tmp_path / "out"
+    python.write_text(RECORDER)
+    python.chmod(0o700)
+    finished.mkdir()
+    for name in ("vqvae.safetensors", "vqvae.jsonl", "manifest.json", "prior.safetensors"):
+        (finished / name).write_text(name)
+    words = ("--preset", "heads", "--data", "slices", "--out", "out", "--vqvae", "finished")
+    told = train_all(*words, cwd=tmp_path, python=str(python))
+    assert told.returncode == 0
+    ran = [line.split()[:2] for line in told.stdout.splitlines()]
+    assert ran[0] == ["train", "prior"]
+    files = {str(file.relative_to(out)): file.read_text() for file in out.rglob("*") if file.is_file()}
+    taken = {"vqvae.safetensors": "vqvae.safetensors", "vqvae.jsonl": "vqvae.jsonl"}
+    assert files == taken | {"state/vqvae/manifest.json": "manifest.json"}

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from oasisvq.errors import OasisVQError
-from oasisvq.hub.manifest import MODELS, read_manifest
+from oasisvq.hub.manifest import COARSE, MODELS, read_manifest
 from oasisvq.models.presets import Preset
 
 # Figures agree when they differ by no more than this share, or by this much where they are below one; counts by no
@@ -27,6 +27,10 @@ TOLERANCE = 2e-3
 # Under what circumstances figures were measured stands here in a record, and is none of them.
 MEASURED = "measured"
 
+# In the folder of a prior that learns from a VQ-VAE of other weights, what holds their manifest.
+TAKEN = "state/vqvae"
+
+_CIRCUMSTANCES = ("versions", "threads", "processes", "device", "code")
 _PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
 
 
@@ -48,16 +52,19 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
     `data` is what `oasisvq.data.layout.describe` says of the slices. Raises OasisVQError where a training is missing or
     unfinished, or where the two do not belong together.
     """
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for model in ("vqvae", "prior"):
         path = folder / "state" / f"{model}.safetensors"
+        if model == "vqvae" and (folder / TAKEN).is_dir():
+            found[model] = _taken(folder)
+            continue
         if not path.is_file():
             raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
         with safe_open(path, "np") as file:
             found[model] = file.metadata()
     presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found.values()]
-    # The VQ-VAE may have been trained before the prior was settled on.
-    made_it = [{k: v for k, v in p.to_dict().items() if not k.startswith("prior_")} for p in presets]
+    # The VQ-VAE may have been trained before the prior was settled on, or for another prior.
+    made_it = [{k: v for k, v in p.to_dict().items() if k != "name" and not k.startswith("prior_")} for p in presets]
     if made_it[0] != made_it[1]:
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
     preset = presets[1]
@@ -80,6 +87,24 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
         for model, metadata in found.items()
     }
     return preset, data, instructions(preset, runs)
+
+
+def _taken(folder: Path) -> dict[str, str]:
+    """What the checkpoint of a VQ-VAE that was taken finished would say, from the manifest that came with it."""
+    manifest = read_manifest(folder / TAKEN)
+    if manifest["files"][MODELS[0]]["sha256"] != _sha256(folder / MODELS[0]):
+        raise OasisVQError(f"{folder / MODELS[0]}: not the one of {folder / TAKEN}: take it again")
+    preset, training = Preset.from_dict(manifest["preset"]), manifest["training"]
+    coarse = [manifest["files"][COARSE[0]]["sha256"]] if preset.coarse else []
+    # Where VQ-VAE and prior differ, a manifest says both, the VQ-VAE's first.
+    own = {key: value.split(", ")[0] if isinstance(value, str) else value for key, value in training.items()}
+    return {
+        "preset": json.dumps(preset.to_dict()),
+        "saw": " ".join([manifest["data"]["fingerprint"], *coarse]),
+        "history": json.dumps([None] * preset.vqvae_epochs),
+        "precision": own["precision"],
+        "made": json.dumps({key: own[key] for key in _CIRCUMSTANCES if key in own}),
+    }
 
 
 def _sha256(path: Path) -> str:
