@@ -5,7 +5,7 @@ import streamlit as st
 from oasisvq.app import editor, links, wording
 from oasisvq.app.choose import bundled, choose_slice
 from oasisvq.app.code_grid import before, code_grid, current, open_codes, origin, store
-from oasisvq.app.codes import most
+from oasisvq.app.codes import most, split
 from oasisvq.app.frame import model_in_frame
 from oasisvq.app.gallery import EIGHT, levels_apart
 from oasisvq.app.models import compute_slot, load_palettes
@@ -21,6 +21,7 @@ studio = Studio(model)
 palettes = load_palettes(model)
 preset = model.preset
 sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
+PICKED = "choice on Edit codes"  # and the epoch of the editor at that time
 
 
 def walk() -> None:
@@ -39,11 +40,17 @@ def grid() -> None:
     # First of all: the browser draws it while the rest is computed.
     code_grid(preset, state, now, start, palettes, TRIES, studio.ask)
     bits, bits_before = studio.cost(state)
-    changed = int(state.changed.sum())
+    parts = [int(part.sum()) for part in split(preset, state.changed)]
+    changed = sum(parts)
+    of_each = "" if len(parts) == 1 else f" ({parts[0]:,} coarse, {parts[1]:,} fine)"
     st.html(
         in_one_line(
             (
-                Figure("codes changed", f"{changed:,}", f"Of {state.indices.size:,}, compared with the start."),
+                Figure(
+                    "codes changed",
+                    f"{changed:,}{of_each if changed else ''}",
+                    f"Of {state.indices.size:,}, compared with the start.",
+                ),
                 Figure("SSIM with the start", f"{metrics.ssim(start, now):.3f}", GLOSSARY["SSIM"]),
                 Figure(
                     "under the prior",
@@ -106,11 +113,15 @@ def follow_link() -> None:
 follow_link()
 row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
 chosen = choose_slice(preset.size, row)
-# Only the first slice opens by itself: a later choice must not wipe out what was painted.
-if chosen is not None and (row.button("Open this slice") or current() is None):
+# Another choice opens at once, unless that would wipe out what was painted, or a slice that came from another page.
+now, picked = current(), chosen and (chosen.source, chosen.index)
+epoch, before_it = st.session_state.get(PICKED, (None, None))
+another = now is not None and epoch == now.epoch and picked != before_it and not now.changed.any()
+if chosen is not None and (row.button("Open this slice") or now is None or another):
     with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()
-    open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
+    now = open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
+st.session_state[PICKED] = now and now.epoch, picked
 with row.popover("Saved codes"):
     saved = st.file_uploader(
         "Saved codes",

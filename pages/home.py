@@ -1,5 +1,6 @@
 """Home: a slice grows code by code, and what is behind it in three sentences."""
 
+import math
 import secrets
 
 import streamlit as st
@@ -11,20 +12,24 @@ from oasisvq.app.models import session_store
 from oasisvq.app.player import player
 from oasisvq.app.terms import term
 
-SHOWN = "draw on Home"
+SHOWN, ASKED = "draw on Home", "draw to come on Home"
 
 model = model_in_frame()
 info, preset = model.info, model.preset
 
 
 def draw_another() -> None:
-    """A live draw in the place of the one that was ready."""
-    settings = PLAIN | {"seed": secrets.randbelow(2**31), "level": secrets.choice(levels_apart(preset.levels))}
-    session_store()[SHOWN] = draw_once(model, settings)
+    """Ask for a live draw in the place of the one that was ready."""
+    level = secrets.choice(levels_apart(preset.levels))
+    st.session_state[ASKED] = PLAIN | {"seed": secrets.randbelow(2**31), "level": level}
 
 
-drawn = session_store().get(SHOWN) or fresh(model, EIGHT // 2)
 stage, words = st.columns([13, 7], gap="medium", vertical_alignment="center")
+sentences = words.container(key="sentences")
+if asked := st.session_state.pop(ASKED, None):
+    with words, st.spinner("Drawing another slice …"):  # below the button that asked for it
+        session_store()[SHOWN] = draw_once(model, asked)
+drawn = session_store().get(SHOWN) or fresh(model, EIGHT // 2)
 with stage:
     player(
         model,
@@ -35,11 +40,17 @@ with stage:
         ),
         low=True,
     )
-with words, st.container(key="sentences"):
+first, *finer = preset.stages
+then = "".join(
+    f" {math.prod(first.grid)} coarse codes are drawn first, then {math.prod(fine.grid):,} fine ones, from a codebook "
+    f"of {fine.codebook_size}, for texture."
+    for fine in finer
+)
+with sentences:
     st.html(
         f"<p>This slice is of no real person: a model drew it, as you see here. Each cell of the grid is a "
-        f"{term('code')} for a small patch, from a {term('codebook')} of {preset.stages[0].codebook_size} that the "
-        "model learned.</p>"
+        f"{term('code')} for a small patch, violet for a dark one to yellow for a bright one, from a "
+        f"{term('codebook')} of {first.codebook_size} that the model learned.{then}</p>"
         f"<p>The {term('prior')} draws the codes one by one, each to fit those before it. It learned how from "
         f"{info['data']['slices'].get('train', 0):,} slices of {info['data']['people'].get('train', 0):,} people.</p>"
         f"<p>The {term('decoder')} turns the codes into a slice. Scans can be turned into codes, too: then compared, "

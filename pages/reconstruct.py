@@ -26,6 +26,8 @@ kept = uploaded()
 [examined] = examine(model, chosen.picture[None])
 again = examined.reconstruction
 
+if examined.unlike is not None and examined.unlike.unlike:
+    st.warning(wording.unlike(examined.unlike), icon=":material/rule:")
 parts = split(model.preset, examined.indices)
 codes = zip(PARTS[len(parts)], parts, load_palettes(model), strict=True)
 viewer(
@@ -42,8 +44,6 @@ viewer(
     similarity=examined.similarity,
 )
 st.html(in_one_line(figures_of(examined, results, model.preset)))
-if examined.unlike is not None and examined.unlike.unlike:
-    st.warning(wording.unlike(examined.unlike), icon=":material/rule:")
 remarks()
 st.caption(wording.about_slice(chosen.name, model.preset.size, chosen.edges))
 

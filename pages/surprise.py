@@ -70,6 +70,8 @@ again_here = torch.from_numpy(edits.beneath(model.preset, join(model.preset, mar
 expected = Expected(found.indices, again_here, seed, level)
 again = expected.picture if region.any() else chosen.picture
 
+if found.unlike is not None and found.unlike.unlike:
+    st.warning(wording.unlike(found.unlike), icon=":material/rule:")
 viewer(
     "Surprise",
     chosen,
@@ -118,9 +120,9 @@ st.html(
                 ),
             ),
             Figure(
-                "drawn again",
+                "drawn again, outlined in blue",
                 f"{region.sum()} of {region.size} cells",
-                "The cells outlined in blue. The prior draws their codes again to fit the rest of the slice.",
+                "The prior draws the codes of these cells again, to fit the rest of the slice.",
             ),
         )
     )

@@ -16,7 +16,7 @@ from PIL import Image
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from oasisvq.app import charts, models, wording
+from oasisvq.app import charts, editor, models, wording
 from oasisvq.app.choose import SHOWN_FIRST, in_model_size
 from oasisvq.app.drawing import STOPS, animation, draw, growth, known_grades
 from oasisvq.app.editor import put
@@ -323,6 +323,33 @@ def test_a_link_of_other_weights_is_refused_and_an_example_opens():
     assert not mine(app, "editor").changed.any()
 
 
+def test_another_choice_opens_at_once_unless_something_would_be_lost(model):
+    """Edits, or a slice that another page sent."""
+    app = open_page("edit_codes")
+    names = app.selectbox(key="slice").options
+    app.selectbox(key="slice").set_value(names[4]).run()
+    assert mine(app, "origin") == {"example": names[4]}
+    button(app, "Open this slice").click().run()
+    edited = mine(app, "editor")
+    app.session_state["session_store"]["editor"] = put(edited, edited.indices.copy() * 0)
+    app.selectbox(key="slice").set_value(names[0]).run()
+    assert mine(app, "origin") == {"example": names[4]}
+    assert mine(app, "editor").changed.any()
+    button(app, "Open this slice").click().run()
+    assert mine(app, "origin") == {"example": names[0]}
+    assert not mine(app, "editor").changed.any()
+
+    app.switch_page("pages/reconstruct.py").run()
+    app.selectbox(key="slice").set_value(names[3]).run()
+    app.session_state["session_store"]["editor"] = sent = editor.start(edited.indices, "from another page")
+    app.switch_page("pages/edit_codes.py").run()
+    app.run()
+    assert mine(app, "editor") is sent
+    app.selectbox(key="slice").set_value(names[1]).run()
+    assert mine(app, "origin") == {"example": names[1]}
+    assert not app.exception
+
+
 def test_nothing_of_an_upload_is_put_in_a_link():
     app = open_page("edit_codes")
     assert len(app.code) == 1
@@ -392,7 +419,9 @@ def test_at_most_a_quarter_of_a_strange_slice_is_drawn_again():
     noise = np.random.default_rng(0).random((80, 80)).astype(np.float32)
     app.file_uploader[0].upload("noise.png", as_png(noise), "image/png").run()
     assert not app.exception
-    redrawn, cells = map(int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["drawn again"]).groups())
+    redrawn, cells = map(
+        int, re.search(r"(\d+) of (\d+) cells", metrics_of(app)["drawn again, outlined in blue"]).groups()
+    )
     assert 0 < redrawn <= cells / 4
 
 

@@ -176,10 +176,12 @@ def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch
     [expected] = out_of_distribution.unlike(model, as_tensor(pictures[2:3]))
     assert metrics_of(app)["like the training data"] == ("no" if expected.unlike else "yes")
     assert (wording.unlike(expected) in [box.value for box in app.warning]) == expected.unlike
-    app.segmented_control(key="source").set_value("Your own file").run()
-    turned_round = np.rot90(list(examples().values())[2])
-    app.file_uploader[0].upload("sideways.png", as_png(0.5 * np.roll(turned_round, 40, axis=0)), "image/png").run()
-    assert any(box.value.startswith("Unlike the training data:") for box in app.warning)
+    turned_round = as_png(0.5 * np.roll(np.rot90(list(examples().values())[2]), 40, axis=0))
+    for page in ("reconstruct", "surprise"):
+        app = open_page(page)
+        app.segmented_control(key="source").set_value("Your own file").run()
+        app.file_uploader[0].upload("sideways.png", turned_round, "image/png").run()
+        assert any(box.value.startswith("Unlike the training data:") for box in app.warning)
 
 
 def test_a_slice_without_a_brain_has_figures_where_it_can(model):  # noqa: F811

@@ -161,8 +161,8 @@ class Grid:
         across, down = self.box["width"] / self.columns, self.box["height"] / self.rows
         return self.box["x"] + (column + 0.5) * across, self.box["y"] + (row + 0.5) * down
 
-    def changed(self) -> set[tuple[int, int]]:
-        """Cells with the outline of a changed cell, once the server has acknowledged all that was done."""
+    def outlined(self) -> set[tuple[int, int]]:
+        """Cells whose upper left corner has the colour of a changed cell, once the server has acknowledged all."""
         self.tab.mouse.move(0, 0)  # the cursor's outline would hide that of its cell
         self.picture.blur()
         self.tab.wait_for_function(QUEUE_IS_EMPTY)
@@ -179,8 +179,13 @@ class Grid:
                 return found;
             }""",
         )
-        cells_changed(self.tab, len(marked))
         return {tuple(cell) for cell in marked}
+
+    def changed(self) -> set[tuple[int, int]]:
+        """Cells that changed, of which none may have changed ones both above and to its left."""
+        marked = self.outlined()
+        cells_changed(self.tab, len(marked))
+        return marked
 
 
 QUEUE_IS_EMPTY = """() => {
@@ -217,6 +222,13 @@ def paint_eight(grid) -> list[list[tuple[int, int]]]:
 
 def test_twenty_rapid_clicks_change_exactly_their_cells(grid):
     assert click_twenty(grid) == grid.changed()
+
+
+def test_a_region_of_changed_cells_is_outlined_as_one(tab, grid):
+    for cell in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        tab.mouse.click(*grid.at(*cell))
+    cells_changed(tab, 4)
+    assert grid.outlined() == {(0, 0), (0, 1), (1, 0)}
 
 
 def test_fast_strokes_leave_no_gap_and_undo_takes_one_each(tab, grid):

@@ -162,7 +162,8 @@ def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
     kept: Kept | None = st.session_state.get(_KEPT)
     place = st.container() if kept is None else row.popover("Another file")
     file = place.file_uploader(
-        "A T1 head, the skull on or off, or an axial slice without the skull",
+        "A T1 head, the skull on or off, or an axial slice without the skull: NIfTI, DICOM, zip of a DICOM series, "
+        "PNG, JPEG or TIFF. Held in memory for this session only.",
         max_upload_size=_MEGABYTES,
         key=f"upload {count}",
         help="PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz), one DICOM file, or a zip of a DICOM series. It is held in memory "

@@ -382,7 +382,7 @@ class CodeGrid {
       const [x, y] = place(i);
       this.drawTile(context, code, x + 1, y + 1, TILE - 2);
     });
-    outline(context, CHANGED, [...place(order.indexOf(settings.code)), TILE, TILE], 3);
+    outline(context, USED, [...place(order.indexOf(settings.code)), TILE, TILE], 3);
     this.palette.setAttribute("aria-label", `Palette of ${order.length} codes, code ${settings.code} chosen`);
   }
 
@@ -427,9 +427,17 @@ class CodeGrid {
     }
     context.fillStyle = "rgba(54, 197, 240, 0.38)";
     this.selection.forEach((cell) => context.fillRect(...box(cell)));
-    const few = changed < indices.length / 4; // outlines of more would hide the slice
+    const differs = (cell, inside) => inside && indices[cell] !== data.original[cell];
     indices.forEach((code, cell) => {
-      if (few && code !== data.original[cell]) outline(context, CHANGED, box(cell), 3);
+      if (code !== data.original[cell]) {
+        const column = cell % width;
+        border(context, CHANGED, box(cell), 3, {
+          above: !differs(cell - width, cell >= width),
+          below: !differs(cell + width, cell + width < indices.length),
+          left: !differs(cell - 1, column > 0),
+          right: !differs(cell + 1, column + 1 < width),
+        });
+      }
       if (settings.uses && code === settings.code) outline(context, USED, box(cell), 4, 3);
     });
     if (settings.numbers) {
@@ -554,6 +562,15 @@ function outline(context, colour, [x, y, width, height], line, inset = 0) {
   context.lineWidth = line;
   const at = line / 2 + inset;
   context.strokeRect(x + at, y + at, width - 2 * at, height - 2 * at);
+}
+
+// The sides of a box that border on other cells: a region of many is outlined as one.
+function border(context, colour, [x, y, width, height], line, { above, below, left, right }) {
+  context.fillStyle = colour;
+  if (above) context.fillRect(x, y, width, line);
+  if (below) context.fillRect(x, y + height - line, width, line);
+  if (left) context.fillRect(x, y, line, height);
+  if (right) context.fillRect(x + width - line, y, line, height);
 }
 
 // Raw grey bytes in base64, row by row, {bytes, width, height} -> a canvas of that size.

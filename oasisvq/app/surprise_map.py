@@ -14,6 +14,7 @@ from oasisvq.app.models import compute_slot, session_store
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from oasisvq.measure.out_of_distribution import Unlike
     from oasisvq.pipeline import OasisVQ
 
 _KEPT = "map of surprise"
@@ -27,11 +28,13 @@ class SurpriseMap:
         indices: (1, h, w), its codes.
         bits: those of each code, in the same order.
         cells: the map, rows and columns of cells; of a cascade those of its coarse stage, which holds the anatomy.
+        unlike: how it compares with people outside the training data; None where the weights carry no calibration.
     """
 
     indices: Tensor
     bits: NDArray[np.floating]
     cells: NDArray[np.floating]
+    unlike: Unlike | None
 
 
 def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: bool) -> SurpriseMap:
@@ -44,6 +47,7 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
 
     Takes a compute slot.
     """
+    from oasisvq.measure import out_of_distribution
     from oasisvq.measure.atypical import unusual
 
     asked = slices.numpy().tobytes(), level, deviations
@@ -51,14 +55,18 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
     before, found = session_store().get(_KEPT, (None, None))
     if before != asked:
         with compute_slot():
-            indices = model.encode(slices)
-            bits = model.surprise(indices, level=level)[0].numpy()
+            coded = model.reconstruct(slices)
+            unconditioned = model.surprise(coded.indices)
+            bits = (unconditioned if level is None else model.surprise(coded.indices, level=level))[0].numpy()
             first = split(model.preset, bits)[0]
             if deviations:
                 cells = unusual(model, slices, level)[0].numpy()[:, :: depth(first)]
             else:
                 cells = first.reshape(len(first), -1, depth(first)).mean(2)
-        found = SurpriseMap(indices, bits, cells)
+            unlike = None
+            if out_of_distribution.calibrated(model):
+                [unlike] = out_of_distribution.unlike(model, slices, (coded, unconditioned))
+        found = SurpriseMap(coded.indices, bits, cells, unlike)
         session_store()[_KEPT] = asked, found
     return found
 

@@ -10,7 +10,7 @@ const DARKER = [77, 163, 255];
 const BRIGHTER = [255, 146, 46];
 const LESS_ALIKE = [255, 196, 77];
 const LEAST_ALIKE = 0.4; // SSIM at which the overlay is opaque
-const PRESETS = { whole: [1, 0.5], brain: [0.7, 0.55], cortex: [0.4, 0.65], fluid: [0.4, 0.25] }; // window, level
+const PRESETS = { whole: [1, 0.5], brain: [0.7, 0.55], cortex: [0.6, 0.65], fluid: [0.4, 0.25] }; // window, level
 const NONE = { key: "none", label: "Plain", title: "Nothing over the pictures" };
 
 const fresh = () => ({ zoom: 1, x: 0.5, y: 0.5, window: 1, level: 0.5 });
