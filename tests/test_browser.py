@@ -197,7 +197,7 @@ QUEUE_IS_EMPTY = """() => {
 def cells_changed(tab, count: int) -> None:
     """Wait for the server to say that so many cells are changed."""
     first_metric = "count => document.querySelector('.figures b')?.innerText === String(count)"
-    tab.wait_for_function(first_metric, arg=count, timeout=10_000)
+    tab.wait_for_function(first_metric, arg=count, timeout=30_000)
 
 
 def click_twenty(grid) -> set[tuple[int, int]]:
