@@ -57,6 +57,14 @@ import sys
 from oasisvq.models.presets import PRESETS
 preset = PRESETS.get(sys.argv[1])
 print(preset.coarse.name if preset and preset.coarse else '')" "$preset")
+if [ -n "$stage" ] && [ -n "$vqvae" ] && [ -z "$coarse" ]; then
+  echo "error: the VQ-VAE of $vqvae refines that of its coarse stage: name it with --coarse" >&2
+  exit 2
+fi
+if [ -n "$vqvae" ] && [ -e "$out/state/vqvae.safetensors" ]; then
+  echo "error: $out has a VQ-VAE of its own: choose another --out" >&2
+  exit 2
+fi
 if [ -n "$stage" ] && [ -n "$coarse" ]; then
   mkdir -p "$out/coarse"
   if ! [ "$coarse" -ef "$out/coarse" ]; then
@@ -68,9 +76,14 @@ elif [ -n "$stage" ]; then
 fi
 if [ -n "$vqvae" ]; then
   mkdir -p "$out/state/vqvae"
-  cp "$vqvae"/vqvae.{safetensors,jsonl} "$out"
-  cp "$vqvae/manifest.json" "$out/state/vqvae"
+  if ! [ "$vqvae" -ef "$out" ]; then
+    rm -f "$out"/vqvae.{safetensors,jsonl} # links would be written through
+    cp "$vqvae/vqvae.safetensors" "$out"
+    [ ! -f "$vqvae/vqvae.jsonl" ] || cp "$vqvae/vqvae.jsonl" "$out"
+    cp "$vqvae/manifest.json" "$out/state/vqvae"
+  fi
 else
+  rm -rf "$out/state/vqvae"
   oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"
 fi
 if [ -n "$start" ] && ! cmp -s "$start/vqvae.safetensors" "$out/vqvae.safetensors"; then

@@ -21,7 +21,7 @@ studio = Studio(model)
 palettes = load_palettes(model)
 preset = model.preset
 sha256 = model.info["files"]["vqvae.safetensors"]["sha256"]
-PICKED = "choice on Edit codes"  # and the epoch of the editor at that time
+PICKED = "choice on Edit codes"  # the epoch of the editor when the choice was last seen, and the choice
 
 
 def walk() -> None:
@@ -113,15 +113,16 @@ def follow_link() -> None:
 follow_link()
 row = st.container(horizontal=True, vertical_alignment="center", gap="small", key="chooser")
 chosen = choose_slice(preset.size, row)
-# Another choice opens at once, unless that would wipe out what was painted, or a slice that came from another page.
-now, picked = current(), chosen and (chosen.source, chosen.index)
+# Another choice opens at once, unless edits would be lost. One made on another page replaces nothing that is open here.
+now = current()
 epoch, before_it = st.session_state.get(PICKED, (None, None))
-another = now is not None and epoch == now.epoch and picked != before_it and not now.changed.any()
+picked = (chosen.source, chosen.index) if chosen else before_it
+untouched = now is not None and not (now.changed.any() or now.past or now.future)
+another = untouched and now is not None and epoch == now.epoch and picked != before_it
 if chosen is not None and (row.button("Open this slice") or now is None or another):
     with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()
-    now = open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
-st.session_state[PICKED] = now and now.epoch, picked
+    open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
 with row.popover("Saved codes"):
     saved = st.file_uploader(
         "Saved codes",
@@ -139,6 +140,8 @@ with row.popover("Saved codes"):
             open_codes(found[number - 1], None)
         except OasisVQError as error:
             st.error(str(error), icon=":material/error:")
+if (now := current()) is not None:
+    st.session_state[PICKED] = now.epoch, picked
 with row.popover("Path to another slice"):
     end = f"{DRAWN}, level {levels_apart(preset.levels)[EIGHT // 2]}"
     st.selectbox(

@@ -347,6 +347,9 @@ def test_another_choice_opens_at_once_unless_something_would_be_lost(model):
     assert mine(app, "editor") is sent
     app.selectbox(key="slice").set_value(names[1]).run()
     assert mine(app, "origin") == {"example": names[1]}
+    app.segmented_control(key="source").set_value("Your own file").run()
+    app.segmented_control(key="source").set_value("Example").run()
+    assert mine(app, "origin") == {"example": names[1]}
     assert not app.exception
 
 

@@ -153,7 +153,8 @@ def test_the_road_from_data_to_verified_weights(tiny_cohort, tmp_path, monkeypat
 
 def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, monkeypatch, capsys):
     preset = replace(TINY, levels=8, vqvae_batch=8, prior_batch=8, vqvae_epochs=1, prior_epochs=1)
-    for one in (preset, replace(preset, name="other", prior_neighbours=2)):
+    others = replace(preset, name="other", prior_neighbours=2), replace(preset, name="more", codebook_size=99)
+    for one in (preset, *others):
         monkeypatch.setitem(PRESETS, one.name, one)
     first, second = tmp_path / "first", tmp_path / "second"
     common = ("--data", tiny_cohort, "--precision", "fp32")
@@ -161,7 +162,7 @@ def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, m
         assert run("train", model, *common, "--preset", "tiny", "--out", first) == 0
     manifest = first / "manifest.json"
     before = json.loads(manifest.read_text())
-    before["training"]["threads"] = "7, 1"
+    before["training"]["threads"] = f"{torch.get_num_threads()}, 99"
     manifest.write_text(json.dumps(before))
     (second / "state" / "vqvae").mkdir(parents=True)
     shutil.copy(first / "vqvae.safetensors", second)
@@ -171,10 +172,10 @@ def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, m
     assert run(*again) == 0
     made = json.loads((second / "manifest.json").read_text())
     vqvae, prior = made["training"]["command"].split(" && ")
-    assert vqvae.startswith("OMP_NUM_THREADS=7 python -m oasisvq train vqvae")
+    assert vqvae.startswith(f"OMP_NUM_THREADS={torch.get_num_threads()} python -m oasisvq train vqvae")
     assert vqvae.endswith("--preset other --precision fp32")
     assert f"OMP_NUM_THREADS={torch.get_num_threads()} python -m oasisvq train prior" in prior
-    assert made["training"]["threads"] == f"7, {torch.get_num_threads()}"
+    assert made["training"]["threads"] == torch.get_num_threads()
     assert made["preset"]["prior_neighbours"] == 2
     assert run("verify", second) == 0
 
@@ -182,6 +183,13 @@ def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, m
     (second / "state" / "prior.safetensors").unlink()
     assert run(*again) == 2
     assert "not the one of" in capsys.readouterr().err
+    shutil.copy(first / "vqvae.safetensors", second)
+    assert run(*again, "--preset", "more") == 2
+    assert "was not made by preset more" in capsys.readouterr().err
+    before["data"]["fingerprint"] = "0" * 64
+    (second / "state" / "vqvae" / "manifest.json").write_text(json.dumps(before))
+    assert run(*again) == 2
+    assert "learned from other slices" in capsys.readouterr().err
 
 
 @pytest.mark.slow

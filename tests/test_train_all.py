@@ -90,3 +90,8 @@ def test_a_finished_vqvae_is_taken_as_it_is(tmp_path: Path) -> None:
     files = {str(file.relative_to(out)): file.read_text() for file in out.rglob("*") if file.is_file()}
     taken = {"vqvae.safetensors": "vqvae.safetensors", "vqvae.jsonl": "vqvae.jsonl"}
     assert files == taken | {"state/vqvae/manifest.json": "manifest.json"}
+
+    (out / "state" / "vqvae.safetensors").write_text("a training of its own")
+    told = train_all(*words, cwd=tmp_path, python=str(python))
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "has a VQ-VAE of its own" in told.stderr

@@ -348,8 +348,9 @@ def begin_with_codebook(prior: PixelCNN, codebook: Tensor) -> None:
     """Let codes that are close in the codebook begin alike in a prior, on the way in and on the way out.
 
     Half of the variance of each code's embedding, and of the weights of its logit, becomes a random projection of its
-    entry in the codebook, (K, D). From random numbers alone the prior would have to learn from few slices which codes
-    mean nearly the same: it needs several epochs more, and knows less of unseen slices in the end.
+    entry in the codebook, (K, D), each dimension scaled to unit variance. From random numbers alone the prior would
+    have to learn from few slices which codes mean nearly the same: it needs several epochs more, and knows less of
+    unseen slices in the end.
     """
     entries = (codebook - codebook.mean(0)) / codebook.std(0).clamp_min(1e-6)  # zero of a codebook that is not trained
     entries = entries.repeat(prior.depth, 1) / codebook.shape[1] ** 0.5  # (L K, D)

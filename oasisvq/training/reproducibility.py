@@ -64,8 +64,7 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
             found[model] = file.metadata()
     presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found.values()]
     # The VQ-VAE may have been trained before the prior was settled on, or for another prior.
-    made_it = [{k: v for k, v in p.to_dict().items() if k != "name" and not k.startswith("prior_")} for p in presets]
-    if made_it[0] != made_it[1]:
+    if _of_vqvae(presets[0].to_dict()) != _of_vqvae(presets[1].to_dict()):
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
     preset = presets[1]
     for model, metadata in found.items():
@@ -89,6 +88,32 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
     return preset, data, instructions(preset, runs)
 
 
+def check_taken(folder: Path, preset: Preset, data: Mapping[str, Any]) -> None:
+    """Raises OasisVQError where a VQ-VAE that was taken finished is no ground for this training of a prior.
+
+    Nothing is wrong where none was taken. `data` is as for `trained`.
+    """
+    if not (folder / TAKEN).is_dir():
+        return
+    taken = _taken(folder)
+    if _of_vqvae(json.loads(taken["preset"])) != _of_vqvae(preset.to_dict()):
+        raise OasisVQError(f"{folder}: its VQ-VAE was not made by preset {preset.name}: take that of another folder")
+    fingerprint, *coarse = taken["saw"].split()
+    if fingerprint != data["fingerprint"]:
+        raise OasisVQError(f"{folder}: its VQ-VAE learned from other slices: give these, or train a VQ-VAE of your own")
+    if coarse and coarse != [_sha256(folder / COARSE[0])]:
+        raise OasisVQError(f"{folder / 'coarse'}: not the stage that its VQ-VAE was trained on: put that one back")
+
+
+def _of_vqvae(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset decides its VQ-VAE."""
+    return {
+        key: _of_vqvae(value) if isinstance(value, Mapping) else value
+        for key, value in preset.items()
+        if key != "name" and not key.startswith("prior_")
+    }
+
+
 def _taken(folder: Path) -> dict[str, str]:
     """What the checkpoint of a VQ-VAE that was taken finished would say, from the manifest that came with it."""
     manifest = read_manifest(folder / TAKEN)
@@ -98,7 +123,9 @@ def _taken(folder: Path) -> dict[str, str]:
     coarse = [manifest["files"][COARSE[0]]["sha256"]] if preset.coarse else []
     # Where VQ-VAE and prior differ, a manifest says both, the VQ-VAE's first.
     own = {key: value.split(", ")[0] if isinstance(value, str) else value for key, value in training.items()}
-    return {
+    own |= {key: int(own[key]) for key in ("threads", "processes") if key in own}
+    start = {"start": own["start"]} if "--start" in training["command"].split(" && ")[0] else {}
+    return start | {
         "preset": json.dumps(preset.to_dict()),
         "saw": " ".join([manifest["data"]["fingerprint"], *coarse]),
         "history": json.dumps([None] * preset.vqvae_epochs),
