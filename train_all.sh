@@ -61,7 +61,7 @@ if [ -n "$stage" ] && [ -n "$vqvae" ] && [ -z "$coarse" ]; then
   echo "error: the VQ-VAE of $vqvae refines that of its coarse stage: name it with --coarse" >&2
   exit 2
 fi
-if [ -n "$vqvae" ] && [ -e "$out/state/vqvae.safetensors" ]; then
+if [ -n "$vqvae" ] && { [ "$vqvae" -ef "$out" ] || [ -e "$out/state/vqvae.safetensors" ]; }; then
   echo "error: $out has a VQ-VAE of its own: choose another --out" >&2
   exit 2
 fi
@@ -76,12 +76,10 @@ elif [ -n "$stage" ]; then
 fi
 if [ -n "$vqvae" ]; then
   mkdir -p "$out/state/vqvae"
-  if ! [ "$vqvae" -ef "$out" ]; then
-    rm -f "$out"/vqvae.{safetensors,jsonl} # links would be written through
-    cp "$vqvae/vqvae.safetensors" "$out"
-    [ ! -f "$vqvae/vqvae.jsonl" ] || cp "$vqvae/vqvae.jsonl" "$out"
-    cp "$vqvae/manifest.json" "$out/state/vqvae"
-  fi
+  rm -f "$out"/vqvae.{safetensors,jsonl} # links would be written through
+  cp "$vqvae/vqvae.safetensors" "$out"
+  [ ! -f "$vqvae/vqvae.jsonl" ] || cp "$vqvae/vqvae.jsonl" "$out"
+  cp "$vqvae/manifest.json" "$out/state/vqvae"
 else
   rm -rf "$out/state/vqvae"
   oasisvq train vqvae --preset "$preset" --data "$data" --out "$out"

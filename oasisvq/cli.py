@@ -120,20 +120,16 @@ def align(args: argparse.Namespace) -> Figures:
 
 
 def train(args: argparse.Namespace) -> Figures:
+    from oasisvq.data.layout import describe
+    from oasisvq.hub.manifest import write_manifest
     from oasisvq.training.loop import train_prior, train_vqvae
+    from oasisvq.training.reproducibility import check_taken, trained
 
     if args.model == "prior":
-        from oasisvq.data.layout import describe
-        from oasisvq.training.reproducibility import check_taken
-
         check_taken(args.out, PRESETS[args.preset], describe(args.data))
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
     weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision, start=args.start)
     if args.model == "prior" and os.environ.get("RANK", "0") == "0":
-        from oasisvq.data.layout import describe
-        from oasisvq.hub.manifest import write_manifest
-        from oasisvq.training.reproducibility import trained
-
         write_manifest(args.out, *trained(args.out, describe(args.data)))
     history = [json.loads(line) for line in weights.with_suffix(".jsonl").read_text().splitlines()]
     return {

@@ -117,8 +117,7 @@ chosen = choose_slice(preset.size, row)
 now = current()
 epoch, before_it = st.session_state.get(PICKED, (None, None))
 picked = (chosen.source, chosen.index) if chosen else before_it
-untouched = now is not None and not (now.changed.any() or now.past or now.future)
-another = untouched and now is not None and epoch == now.epoch and picked != before_it
+another = now is not None and epoch == now.epoch and picked != before_it and not (now.past or now.future)
 if chosen is not None and (row.button("Open this slice") or now is None or another):
     with compute_slot():
         codes = model.encode(chosen.tensor)[0].numpy()

@@ -323,6 +323,17 @@ def test_a_link_of_other_weights_is_refused_and_an_example_opens():
     assert not mine(app, "editor").changed.any()
 
 
+def test_home_draws_another_slice():
+    app = open_page("home")
+    before = player_of(app)["id"]
+    button(app, "Draw another").click().run()
+    assert not app.exception
+    another = player_of(app)["id"]
+    assert another != before
+    app.run()
+    assert player_of(app)["id"] == another
+
+
 def test_another_choice_opens_at_once_unless_something_would_be_lost(model):
     """Edits, or a slice that another page sent."""
     app = open_page("edit_codes")

@@ -92,6 +92,14 @@ def test_a_finished_vqvae_is_taken_as_it_is(tmp_path: Path) -> None:
     assert files == taken | {"state/vqvae/manifest.json": "manifest.json"}
 
     (out / "state" / "vqvae.safetensors").write_text("a training of its own")
-    told = train_all(*words, cwd=tmp_path, python=str(python))
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "has a VQ-VAE of its own" in told.stderr
+    for folder in ("out", "finished"):
+        told = train_all(*words, "--out", folder, cwd=tmp_path, python=str(python))
+        assert (told.returncode, told.stdout) == (2, "")
+        assert "has a VQ-VAE of its own" in told.stderr
+    assert (finished / "vqvae.safetensors").exists()
+
+
+def test_a_finished_vqvae_of_a_cascade_needs_its_coarse_stage(tmp_path: Path) -> None:
+    told = train_all("--preset", "large", "--data", "slices", "--vqvae", "finished", cwd=tmp_path)
+    assert told.returncode == 2
+    assert "name it with --coarse" in told.stderr

@@ -166,8 +166,7 @@ def _uploaded(size: int, row: DeltaGenerator) -> Chosen | None:
         "PNG, JPEG or TIFF. Held in memory for this session only.",
         max_upload_size=_MEGABYTES,
         key=f"upload {count}",
-        help="PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz), one DICOM file, or a zip of a DICOM series. It is held in memory "
-        "for this session only: not stored, not logged, not shown to anyone else.",
+        help="Not stored, not logged, not shown to anyone else.",
     )
     if file is not None:
         _read(file)

@@ -56,7 +56,8 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
     if before != asked:
         with compute_slot():
             coded = model.reconstruct(slices)
-            bits = model.surprise(coded.indices, level=level)[0].numpy()
+            surprise = model.surprise(coded.indices, level=level)
+            bits = surprise[0].numpy()
             first = split(model.preset, bits)[0]
             if deviations:
                 cells = unusual(model, slices, level)[0].numpy()[:, :: depth(first)]
@@ -64,7 +65,8 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
                 cells = first.reshape(len(first), -1, depth(first)).mean(2)
             unlike = None
             if out_of_distribution.calibrated(model):
-                [unlike] = out_of_distribution.unlike(model, slices, (coded, model.surprise(coded.indices)))
+                level_unknown = surprise if level is None else model.surprise(coded.indices)
+                [unlike] = out_of_distribution.unlike(model, slices, (coded, level_unknown))
         found = SurpriseMap(coded.indices, bits, cells, unlike)
         session_store()[_KEPT] = asked, found
     return found
