@@ -284,8 +284,8 @@ def auc(
     real: Pictures,
     people: Sequence[str] | NDArray[np.str_],
     seed: int = 0,
-    linear: bool = False,
     drawn_people: Sequence[str] | NDArray[np.str_] | None = None,
+    linear: bool = False,
 ) -> float:
     """How well a fresh classifier tells draws from real slices that it has not seen: 0.5 not at all, 1 always.
 
@@ -293,7 +293,7 @@ def auc(
     split by person, draws at random unless they are of people too. Area under the receiver operating characteristic.
 
     Args:
-        linear: logistic regression on `features` instead of a small convolutional network.
+        linear: logistic regression instead of a small convolutional network; draws and slices as `features`, (N, D).
     """
     a = next(halves(people, 1, seed))
     if drawn_people is None:
@@ -309,11 +309,13 @@ def auc(
     return float(np.mean(areas))
 
 
-def _linear(drawn: Pictures, real: Pictures, seed: int) -> Callable[[Pictures], NDArray[np.float64]]:
-    """Logistic regression on the fixed features, each scaled to unit variance; returns pictures -> scores (N,)."""
+def _linear(
+    drawn: NDArray[np.floating], real: NDArray[np.floating], seed: int
+) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
+    """Logistic regression on features (N, D), each scaled to unit variance; returns features -> scores (N,)."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, random_state=seed))
-    model.fit(features(np.concatenate([drawn, real])), np.repeat([1, 0], [len(drawn), len(real)]))
-    return lambda shown: model.decision_function(features(shown))
+    model.fit(np.concatenate([drawn, real]), np.repeat([1, 0], [len(drawn), len(real)]))
+    return model.decision_function
 
 
 def _network(
@@ -330,7 +332,7 @@ def _network(
             *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
             # The maximum, not the mean: one wrong place is enough to give a draw away.
             *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, 1)),
-        )
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.6 times faster at 256 pixels
         optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
         steps = epochs * -(-len(pictures) // batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
@@ -364,10 +366,10 @@ def auc_figures(
     figures: dict[str, Any] = {"size": drawn.shape[1]}
     with tqdm(total=2 * CLASSIFIER_SEEDS * len(rivals), desc="classifiers", disable=None, leave=False) as bar:
         for name, pictures in rivals.items():
-            for kind, linear in (("", False), ("_linear", True)):
+            for kind, ours, theirs in (("", drawn, pictures), ("_linear", features(drawn), features(pictures))):
                 areas = []
                 for i in range(seed, seed + CLASSIFIER_SEEDS):
-                    areas.append(auc(drawn, pictures, people, i, linear, drawn_people))
+                    areas.append(auc(ours, theirs, people, i, drawn_people, linear=bool(kind)))
                     bar.update()
                 figures |= {f"against_{name}{kind}": float(np.mean(areas)), f"against_{name}{kind}_by_seed": areas}
     return figures
