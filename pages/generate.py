@@ -151,7 +151,7 @@ def measured() -> None:
     near, auc = model.info["draws"]["copies"], model.info["draws"]["auc"]["against_reconstructions"]
     st.caption(
         "**How real are drawn slices?** Given one of them and one reconstruction of a person outside the training "
-        f"data, a small classifier picks out the drawn one {auc:.0%} of the time; chance is 50 %. **Are they "
+        f"data, a small classifier picks out the drawn one {100 * auc:.0f} % of the time; chance is 50 %. **Are they "
         f"copies?** The median distance to the nearest training slice is {near['draws_median']:.4f} for "
         f"{model.info['draws']['count']:,} drawn slices and {near['held_out_median']:.4f} for reconstructions of "
         "people outside the training data (root mean square difference of grey, 0 to 1); "
