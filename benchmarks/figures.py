@@ -208,7 +208,8 @@ def _most_revealing(one: Weights, weights: Sequence[Weights]) -> str:
     own, coarse = one.find(f"{_MEMBERS}.auc_people"), _coarse_members(one, weights)
     if coarse and (own is None or coarse[1] > own):
         return f"{coarse[1]:.2f}, the coarse prior, which is that of {coarse[0]}"
-    return one.text(f"{_MEMBERS}.auc_people", ".2f")
+    unknown = one.preset.coarse is not None and coarse is None and own is not None
+    return one.text(f"{_MEMBERS}.auc_people", ".2f") + (", the coarse prior not measured" if unknown else "")
 
 
 def _by_the_coarse_prior(one: Weights, weights: Sequence[Weights]) -> str:

@@ -41,6 +41,9 @@ def test_who_was_trained_on_is_told_by_the_stage_that_tells_most() -> None:
         ]
         [row] = [line for line in BLOCKS["summary"](both).splitlines() if "by the stage that reveals most" in line]
         assert row.split(" | ")[1:3] == [f"{coarse:.2f}", said]
+    _, cascade = both
+    [row] = [line for line in BLOCKS["summary"]([cascade]).splitlines() if "by the stage that reveals most" in line]
+    assert row.split(" | ")[1] == "0.70, the coarse prior not measured"
 
 
 def test_videos_are_those_of_whoever_shares_the_vqvae() -> None:
@@ -199,15 +202,15 @@ def test_the_strength_of_brightness_is_that_at_which_it_varies_as_in_training_sl
         assert off[APPEARANCE_SCALE] == min(off.values())
 
 
-def test_top_k_is_the_most_at_which_samples_are_as_symmetrical_as_validation_people() -> None:
+def test_no_other_number_of_codes_is_plainly_better_than_top_k() -> None:
     records = [found for one in FIGURES["shipped"]() if (found := one.records["top_k"])]
     assert records
     for found in records:
         assert found["split"] == "validate"
-        rows = {row["top_k"] or math.inf: row for row in found["rows"]}
-        assert max(k for k, row in rows.items() if row["anatomy_ratio"]["left-right symmetry"] <= 1) == TOP_K
-        fewer = [statistics.mean(row["auc"]) for k, row in rows.items() if k < TOP_K]
-        assert statistics.mean(rows[TOP_K]["auc"]) < min(fewer)
+        (used,) = (row for row in found["rows"] if row["top_k"] == TOP_K)
+        assert used["anatomy_ratio"]["left-right symmetry"] <= 1
+        for row in found["rows"]:
+            assert statistics.mean(used["auc"]) < statistics.mean(row["auc"]) + statistics.stdev(row["auc"]) / 2
 
 
 def test_no_other_constant_of_the_deviation_map_finds_lesions_better() -> None:

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Codes that can be drawn at a position, unless all are asked for. Of all 512 an unlikely one is drawn now and then, and
-# what follows builds on it: the halves of a sampled brain then differ more than people's. Of too few, samples vary less
-# than people. 150 is the most at which the halves of base's differ no more than those of validation people do from one
-# another: `benchmark top_k`.
+# what follows builds on it: the halves of a sampled brain can then differ more than people's. Of too few, samples vary
+# less than people. Of 150 neither is seen: `benchmark top_k`.
 TOP_K = 150
 
 
