@@ -83,7 +83,8 @@ with words:
     if classifier:
         score += (
             f"\n\n**A small classifier** trained for this: given one drawn slice and one reconstruction of a person "
-            f"outside the training data, it picks out the drawn one {100 * classifier:.0f} % of the time. Chance is 50 %."
+            f"outside the training data, it picks out the drawn one {100 * classifier:.0f} % of the time. "
+            "Chance is 50 %."
         )
     st.markdown(score)
     st.caption(

@@ -1,7 +1,6 @@
 """README and docs: figures as the JSON beside the weights has them, links that lead somewhere, code that runs."""
 
 import json
-import math
 import re
 import runpy
 import statistics
