@@ -10,11 +10,19 @@ import streamlit as st
 import torch
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
-from test_app import PAGES, ROOT, _navigation_is_known, mine, open_page, player_of  # noqa: F401  one is a fixture
+from test_app import (  # noqa: F401  one is a fixture
+    PAGES,
+    ROOT,
+    _navigation_is_known,
+    metrics_of,
+    mine,
+    open_page,
+    player_of,
+)
 from tiny_weights import DATA, TINY, TRAINING
 
 from oasisvq.app import code_grid, edits, models
-from oasisvq.app.editor import select
+from oasisvq.app.editor import put, select
 from oasisvq.app.studio import TRIES, Studio
 from oasisvq.data.examples import examples
 from oasisvq.hub import sources
@@ -92,6 +100,24 @@ def test_every_page_works_with_every_model(page):
         choose(app, name)
         assert not app.exception
         assert not app.error
+
+
+def test_home_tells_coarse_codes_from_fine_ones():
+    app = open_page("home")
+    for name, said in (("clear", False), ("large", True)):
+        told = " ".join(element.proto.body for element in choose(app, name).get("html"))
+        assert ("400 coarse codes are drawn first, then 512 fine ones, from a codebook of 64" in told) == said
+        assert ("coarse codes" in told) == said
+
+
+def test_changed_coarse_and_fine_codes_are_counted_apart():
+    for name, places, told in (("clear", [0], "1"), ("large", [0, 400, 401], "3 (1 coarse, 2 fine)")):
+        app = choose(open_page("edit_codes"), name)
+        start = mine(app, "editor")
+        codes = start.indices.copy()
+        codes.flat[places] ^= 1
+        app.session_state["session_store"]["editor"] = put(start, codes)
+        assert metrics_of(app.run())["codes changed"] == told
 
 
 @pytest.mark.parametrize("name", ["clear", "large"])
