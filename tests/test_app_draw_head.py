@@ -98,14 +98,14 @@ def test_a_head_is_completed_from_an_example(model):
     app = drawn(open_head(complete="True"))
     head = head_in(app)
     [(level, codes)] = head.given.items()
-    assert level == 24  # as the example's name says
+    assert level == 30  # as the example's name says
     np.testing.assert_allclose(
         head.levels()[level], (model.decode(torch.from_numpy(codes)[None])[0, 0].numpy() + 0.5).clip(0, 1), atol=0.003
     )
     assert head.drawn == head.total == 31
     link = dict(parse_qsl(urlsplit(next(code.value for code in app.code)).query))
     assert link["complete"] == "True"
-    assert link["slice"].startswith("Colin 27, level 24")
+    assert link["slice"].startswith("Colin 27, level 30")
 
 
 def test_a_seed_that_makes_no_sense_is_passed_over():

@@ -10,7 +10,11 @@ import torch
 from tiny_weights import CASCADE, TINY, write_weights
 
 from oasisvq import OasisVQ, OasisVQError
+from oasisvq.app.choose import SHOWN_FIRST
+from oasisvq.data.examples import examples
 from oasisvq.data.layout import load_split
+from oasisvq.data.slices import to_model
+from oasisvq.hub import sources
 from oasisvq.measure import metrics
 from oasisvq.measure.out_of_distribution import FALSE_ALARMS, MEASURES, calibrate, compare, measure, unlike
 from oasisvq.models.tokenizer import shrink
@@ -110,3 +114,12 @@ def test_a_blank_slice_is_unlike_anything(model: OasisVQ) -> None:
 def test_weights_without_a_calibration_say_so(model: OasisVQ) -> None:
     with pytest.raises(OasisVQError, match="no calibration"):
         unlike(model, torch.zeros(1, 1, TINY.size, TINY.size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sources.bundled())
+def test_the_example_that_the_app_shows_first_is_like_the_training_data(name: str) -> None:
+    model = OasisVQ.from_pretrained(name, device="cpu")
+    slices = torch.from_numpy(to_model(examples()[SHOWN_FIRST][None], model.preset.size))[:, None]
+    [found] = unlike(model, slices)
+    assert found.reasons == ()

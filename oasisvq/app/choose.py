@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # torch and the readers take longer to import than a first vi
     from oasisvq.data.scan import Scan
 
 EXAMPLE, UPLOAD = "Example", "Your own file"
-SHOWN_FIRST = "Colin 27, level 24"  # of the examples: a person, with ventricles, which everybody recognises
+# Of the examples: a person, with ventricles, which everybody recognises, and like the training data of every model.
+SHOWN_FIRST = "Colin 27, level 30"
 SLICE = "slice number"  # key of the slider
 SLICE_NAME = "slice"  # key of the examples, in the address too
 _MEGABYTES = 100  # as oasisvq.data.upload, which is not imported before it is needed
