@@ -237,6 +237,22 @@ def test_the_whole_volume_has_a_curve(viewer):
     assert viewer.tab.get_by_test_id("stException").count() == 0
 
 
+def test_on_a_phone_the_scale_of_colours_covers_neither_picture_nor_line(viewer):
+    viewer.tab.set_viewport_size({"width": 390, "height": 844})
+    try:
+        for way, panel in (("Side by side", "reconstruction"), ("Slider", "slider")):
+            viewer.tab.get_by_role("button", name=way, exact=True).click()
+            viewer.tab.get_by_role("button", name="SSIM", exact=True).click()
+            scale = viewer.root.locator(".scale:visible")
+            expect(scale).to_have_count(1)
+            canvas, colours = viewer.canvas(panel).bounding_box(), scale.bounding_box()
+            assert colours["y"] >= canvas["y"] + canvas["height"]
+            panels = viewer.root.locator(".panels").bounding_box()
+            assert colours["y"] + colours["height"] <= panels["y"] + panels["height"]
+    finally:
+        viewer.tab.set_viewport_size({"width": 1360, "height": 1300})
+
+
 def test_an_upload_is_in_no_link_and_in_no_other_session(viewer, browser, server):  # noqa: F811
     assert urlparse(viewer.tab.url).query == ""
     other = browser.new_page(viewport={"width": 390, "height": 844})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Codes that can be drawn at a position, unless all are asked for. Of all 512 an unlikely one is drawn now and then, and
 # what follows builds on it: the halves of a sampled brain can then differ more than people's. Of too few, samples vary
-# less than people. Of 150 neither is seen: `benchmark top_k`.
+# less than people. With 150 neither is seen: `benchmark top_k`.
 TOP_K = 150
 
 
