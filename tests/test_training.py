@@ -151,6 +151,47 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert {"train_loss", "lr", "seconds"} | figures <= set(lines[0])
 
 
+def test_a_run_that_goes_on_under_other_circumstances_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    path = tmp_path / "prior.safetensors"
+
+    def checkpoint(precision: str, threads: int) -> training.Checkpoint:
+        return training.Checkpoint(path, TINY, "data", "", precision, {"threads": threads, "device": "AVX512"})
+
+    checkpoint("fp32", 2).save(model, optimiser, [{}])
+    assert checkpoint("fp32", 2).load(model, optimiser, 3) == [{}]
+    assert not capsys.readouterr().out
+    other = checkpoint("bf16", 1)
+    other.load(model, optimiser, 3)
+    assert "prior goes on after epoch 1, until then with precision fp32 and threads 2" in capsys.readouterr().out
+    other.save(model, optimiser, [{}, {}])
+    last = checkpoint("bf16", 4)
+    last.load(model, optimiser, 3)
+    assert last.made["resumed"] == (
+        "after epoch 1, until then with precision fp32 and threads 2; after epoch 2, until then with threads 1"
+    )
+    last.save(model, optimiser, [{}, {}, {}])
+    capsys.readouterr()
+    done = checkpoint("fp32", 9)  # nothing is left to train
+    done.load(model, optimiser, 3)
+    assert not capsys.readouterr().out
+    assert done.made["resumed"] == last.made["resumed"]
+
+
+def test_damaged_files_of_weights_are_named(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    path = tmp_path / "prior.safetensors"
+    path.write_bytes(b"../../base/prior.safetensors")  # a link, as it is checked out where there are none
+    for read in (training.load_weights, training.start_from):
+        with pytest.raises(OasisVQError, match=r"prior\.safetensors is damaged or no file of weights"):
+            read(model, path)
+    with pytest.raises(OasisVQError, match="delete it, and the training begins again"):
+        training.Checkpoint(path, TINY, "data", "", "fp32", {}).load(model, torch.optim.AdamW(model.parameters()), 1)
+
+
 def test_a_cascade_is_trained_on_one_coarse_stage_alone(
     finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ CODES = {
     "codebook_utilisation": "Share of the codebook in use",
     "perplexity": "Perplexity of the codes",
 }
-CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code")
+CIRCUMSTANCES = ("precision", "seed", "threads", "processes", "device", "code", "resumed")
 
 
 def model_card(folder: Path) -> str:

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from numpy.typing import NDArray
 from pytorch_msssim import ssim
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
@@ -38,6 +38,7 @@ from oasisvq.models.vqvae import VQVAE
 from oasisvq.training.codes import encode_split
 from oasisvq.training.reproducibility import circumstances
 
+COMPARED = ("precision", "threads", "processes", "device", "code")  # circumstances that a resumed run should keep
 SHIFT = 3  # pixels: the widest that leaves every head inside the picture
 GAIN = 0.08  # relative change of intensity
 CONDITION_DROPOUT = 0.1  # share of training slices whose level, or grade, is hidden from the prior
@@ -317,10 +318,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Fill a model from `save_weights`. Raises OasisVQError when the file is missing or belongs to another preset."""
     if not path.is_file():
         raise OasisVQError(f"{path} is missing: train that model first")
+    tensors = _read_tensors(path)
     try:
-        model.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+        model.load_state_dict({name: t.float() for name, t in tensors.items()})
     except RuntimeError as error:
         raise OasisVQError(f"{path} does not fit this preset: use the preset it was trained with") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise OasisVQError(f"{path} is damaged or no file of weights ({error}): get or train it again") from error
 
 
 def start_from(model: nn.Module, path: Path) -> None:
@@ -330,7 +339,7 @@ def start_from(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise OasisVQError(f"{path} is missing: start from a folder of weights")
-    wanted, found = model.state_dict(), load_file(path)
+    wanted, found = model.state_dict(), _read_tensors(path)
     for name, tensor in found.items():
         if name in wanted and tensor.ndim == 4 and tensor.shape[0] == wanted[name].shape[0]:
             more = wanted[name].shape[1] - tensor.shape[1]
@@ -367,7 +376,7 @@ class Checkpoint:
     def __init__(self, path: Path, preset: Preset, saw: str, start: str, precision: str, made: dict[str, Any]) -> None:
         self.path = path
         self.identity = {"preset": json.dumps(preset.to_dict()), "saw": saw, "start": start}
-        self.precision, self.made = precision, made
+        self.precision, self.made = precision, dict(made)
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
         tensors = {f"model.{name}": t.contiguous() for name, t in model.state_dict().items()}
@@ -381,12 +390,19 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save(tensors, metadata))
 
-    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Fill model and optimiser and return the history; an empty one when there is nothing to resume."""
+    def load(self, model: nn.Module, optimiser: torch.optim.Optimizer, epochs: int) -> list[dict[str, Any]]:
+        """Fill model and optimiser and return the history; an empty one when there is nothing to resume.
+
+        Where some of the epochs are left and circumstances are no longer those of the ones before, this is said, and
+        written down with what `save` writes.
+        """
         if not self.path.is_file():
             return []
-        with safe_open(self.path, "pt") as file:
-            metadata = file.metadata()
+        try:
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata()
+        except SafetensorError as error:
+            raise OasisVQError(f"{self.path} is damaged ({error}): delete it, and the training begins again") from error
         preset = Preset.from_dict(json.loads(metadata["preset"]))  # an older one may lack fields
         found = {"preset": json.dumps(preset.to_dict()), "saw": metadata["saw"], "start": metadata.get("start", "")}
         differ = ("preset", "another preset"), ("saw", "other data, or on another VQ-VAE"), ("start", "another --start")
@@ -404,7 +420,18 @@ class Checkpoint:
                 state.setdefault(int(i), {})[value] = tensor
         model.load_state_dict(weights)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        return json.loads(metadata["history"])
+        history = json.loads(metadata["history"])
+        before = {"precision": metadata["precision"], **json.loads(metadata.get("made", "{}"))}
+        now = {"precision": self.precision, **self.made}
+        other = [key for key in COMPARED if key in before and before[key] != now.get(key)]
+        words = [before["resumed"]] if "resumed" in before else []
+        if other and len(history) < epochs:
+            until = " and ".join(f"{key} {before[key]}" for key in other)
+            words.append(f"after epoch {len(history)}, until then with {until}")
+            tqdm.write(f"note: {self.path.stem} goes on {words[-1]}: no single command makes the same bytes again")
+        if words:
+            self.made["resumed"] = "; ".join(words)
+        return history
 
 
 def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: str, start: Path | None = None) -> Path:
@@ -432,7 +459,7 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     checkpoint = Checkpoint(out / "state" / f"{task.name}.safetensors", preset, saw, began, used, made)
     weights = out / f"{task.name}.safetensors"
-    history = checkpoint.load(model, optimiser)
+    history = checkpoint.load(model, optimiser, task.epochs)
     if task.batch % accelerator.num_processes:
         raise OasisVQError(f"a batch of {task.batch} does not divide by {accelerator.num_processes} processes")
     task.tokenizer.to(accelerator.device)

@@ -30,7 +30,7 @@ MEASURED = "measured"
 # In the folder of a prior that learns from a VQ-VAE of other weights, what holds their manifest.
 TAKEN = "state/vqvae"
 
-_CIRCUMSTANCES = ("versions", "threads", "processes", "device", "code")
+_CIRCUMSTANCES = ("versions", "threads", "processes", "device", "code", "resumed")
 _PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "pillow", "pytorch-msssim")
 
 
