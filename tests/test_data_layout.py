@@ -218,7 +218,7 @@ def test_other_numbers_become_ranks(tmp_path):
 
 
 def test_grades_from_subjects_csv(root):
-    (root / "subjects.csv").write_text("case,split,cdr\n001,train,0.5\n002,train,\n003,validate,2\n")
+    (root / "subjects.csv").write_text("case,split,cdr\n001,train,0.5\n002,train\n003,validate,2\n")  # 002: no cell
     assert load_split(root, "train").grades.tolist() == [1] * 12 + [4] * 12
     assert load_split(root, "validate").grades.tolist() == [3] * 3
     assert load_split(root, "test").grades.tolist() == [4] * 3
@@ -294,6 +294,10 @@ def no_grade_column(root, train):
     (root / "subjects.csv").write_text("case,age\n001,70\n")
 
 
+def other_people(root, train):
+    (root / "subjects.csv").write_text("case,cdr\n1,0.5\n2,0\n")  # as a spreadsheet writes 001 and 002
+
+
 @pytest.mark.parametrize(
     ("spoil", "named", "said"),
     [
@@ -309,6 +313,7 @@ def no_grade_column(root, train):
         (odd_letter, "ca\u017fe_002_slice_3.nii.png", "rename"),
         (odd_grade, "subjects.csv", "CDR 7"),
         (no_grade_column, "subjects.csv", "cdr"),
+        (other_people, "(such as 1)", "as they stand in the names of the files"),
     ],
 )
 def test_bad_data_is_named_in_one_line(root, spoil, named, said):

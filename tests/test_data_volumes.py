@@ -1,13 +1,17 @@
 """Volumes against files written by hand: the right voxels, the right way up, one clear line for what is no brain."""
 
 import csv
+import os
 import struct
+from functools import partial
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from heads import head as template
 
+from oasisvq.data import prepare
 from oasisvq.data.layout import load_split
 from oasisvq.data.prepare import prepare_volumes, read_refused
 from oasisvq.data.volumes import find_volumes, read_volume
@@ -191,3 +195,27 @@ def test_too_few_people(tmp_path):
     save(tmp_path / "a" / "one.nii", head((44, 52, 44), 4.0), "RAS", 4.0)
     with pytest.raises(OasisVQError, match="at least 3"):
         prepare_volumes(tmp_path / "a", tmp_path / "out")
+
+
+def nothing_to_cut():
+    return [np.zeros((8, 8), np.uint8)], None
+
+
+def jobs_of(make):
+    return [prepare._Job(f"00{n}", split, str(n), make) for n, split in enumerate(prepare.SPLITS, 1)]
+
+
+def test_processes_that_are_killed_are_said_in_one_line(tmp_path):
+    with pytest.raises(OasisVQError, match="again with fewer --workers"):
+        prepare._write(tmp_path / "out", {"name": "nobody"}, jobs_of(partial(os._exit, 9)), 2, "volumes")
+    assert (tmp_path / "out.partial").is_dir()
+
+
+def test_a_set_is_prepared_into_the_current_folder_but_not_over_a_mounted_one(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert prepare._write(Path(), {"name": "three"}, jobs_of(nothing_to_cut), 1, "volumes") == tmp_path / "here"
+    assert len(list((tmp_path / "here").glob("*/*.png"))) == 3
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    with pytest.raises(OasisVQError, match="name one inside it"):
+        prepare._write(tmp_path / "disk", {"name": "three"}, jobs_of(nothing_to_cut), 1, "volumes")

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +136,7 @@ def load_split(
         raise OasisVQError(f"{root}: no folder keras_png_slices_{split}: found only {', '.join(folders)}")
     names = Names(folders)
     known = _read_grades(root, grades)
+    _check_known(known, names, root)
     by_rank, longest = names.largest_number() >= levels, names.longest_person(split)
     _, cases, count = names.counts(split)
 
@@ -195,7 +196,8 @@ def on_disk(folder: Path, name: str, stamp: str, kind: str, parts: Iterator[np.n
             os.replace(partial, path)
     except OSError as error:
         raise OasisVQError(
-            f"{folder}: {error.strerror}: large splits are decoded to disk, name a folder with room in OASISVQ_CACHE"
+            f"{folder}: {error.strerror}: free some space there, or name another folder: OASISVQ_CACHE for decoded "
+            "slices, --out for codes"
         ) from error
     return path
 
@@ -307,6 +309,15 @@ def _read_grades(root: Path, grades: tuple[float, ...]) -> dict[str, int]:
                 )
             known[case] = grades.index(cdr)
     return known
+
+
+def _check_known(known: Mapping[str, int], names: Names, root: Path) -> None:
+    """Raises OasisVQError when there are grades and all of them are of others: a spreadsheet may have made 1 of 001."""
+    if known and not any(case.name in known for split in _folders(root) for case in names.cases(split)):
+        raise OasisVQError(
+            f"{root}: of nobody in the table of grades (such as {next(iter(known))}) are there slices: write its cases "
+            "as they stand in the names of the files"
+        )
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -147,10 +148,15 @@ class _Cut:
 
 def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | None, unit: str) -> Path:
     """Make every job in a folder beside `out` that keeps what is finished, and rename it when all is there."""
+    out = out.resolve()  # "." has no name that a folder beside it could be called by
     if _is_of(out, about):
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OasisVQError(f"{out}: holds something else already: choose another folder or delete it")
+    if out.is_mount():
+        raise OasisVQError(
+            f"{out}: a mounted volume, which cannot be replaced by a finished folder: name one inside it"
+        )
     draft = out.with_name(out.name + ".partial")
     wanted = {job.key for job in jobs}
     finished = _read_rows(draft) if _is_of(draft, about) else {}
@@ -197,6 +203,11 @@ def _results(jobs: list[_Job], folder: Path, workers: int | None) -> Iterator[tu
         try:
             for future in as_completed(jobs_of):
                 yield jobs_of[future], future.result()
+        except BrokenProcessPool as error:
+            raise OasisVQError(
+                f"one of {workers} processes was ended from outside, as happens when memory runs out: run the same "
+                "command again with fewer --workers; what is finished is kept"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -34,7 +34,7 @@ def read_cdr(table: Path) -> dict[str, float]:
     for row in rows:
         oasis = _OASIS_ID.fullmatch(row.get("id", ""))
         case = f"{int(oasis[1]):03d}" if oasis else row.get("case", row.get("id", ""))
-        if row["cdr"] in ("", "N/A", "NA", "nan"):
+        if row.get("cdr", "") in ("", "N/A", "NA", "nan"):  # a short row has no such cell
             continue
         try:
             found[case] = float(row["cdr"])
