@@ -169,7 +169,7 @@ def test_results_that_do_not_say_of_which_weights_they_are_are_never_shipped(fol
         write(folder, TINY, DATA, TRAINING)
         assert "results.json" not in read_manifest(folder)["files"]
     else:
-        with pytest.raises(OasisVQError, match="delete it"):
+        with pytest.raises(OasisVQError, match="let it finish, or move the file away"):
             write(folder, TINY, DATA, TRAINING)
 
 

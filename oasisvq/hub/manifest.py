@@ -185,4 +185,6 @@ def _measured(results: bytes, models: Mapping[str, Any], path: Path) -> bool:
         hashes = json.loads(results)["weights_sha256"]
         return all(hashes[name] == stamp["sha256"] for name, stamp in models.items())
     except (ValueError, KeyError, TypeError) as error:
-        raise OasisVQError(f"{path}: not what `python -m oasisvq evaluate --json` writes: delete it") from error
+        raise OasisVQError(
+            f"{path}: not what `evaluate` or a benchmark has written to its end: let it finish, or move the file away"
+        ) from error

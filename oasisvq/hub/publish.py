@@ -61,7 +61,7 @@ def publish_space(repo: str, private: bool = False) -> str:
     files: dict[str, Path | bytes] = {
         path.relative_to(root).as_posix(): path
         for path in paths
-        if path.is_file() and not {"__pycache__", "state"} & set(path.parts)
+        if path.is_file() and not {"__pycache__", "state"} & set(path.relative_to(root).parts)
     }
     files["README.md"] = FRONT_MATTER.encode() + (root / "README.md").read_bytes()
     return upload(repo, files, private, "Publish the oasisvq app", space=True)

@@ -38,6 +38,7 @@ def circumstances() -> dict[str, Any]:
 def write_record(path: Path, figures: Mapping[str, Any], indent: int | None = 1) -> None:
     """Write figures as JSON, `circumstances` under MEASURED."""
     text = json.dumps({MEASURED: circumstances(), **figures}, indent=indent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (text + "\n").encode())
 
 
