@@ -41,6 +41,7 @@ Figures = dict[str, Any]
 Command = Callable[..., argparse.ArgumentParser]
 
 TRAINING = ("accelerate", "pytorch_msssim", "threadpoolctl")  # packages of the extra `train`
+MEASURING = ("av", "monai", "playwright", "vector_quantize_pytorch")  # packages that only benchmarks need
 SHIPPED = "folder or bundled weights (default: $OASISVQ_MODEL, else large)"
 AGAIN = "nothing is half-written; run the same command again"
 DRAWS_A_FILE = 2048  # so that a million draws need not fit in memory; `decode` reads files of this size
@@ -60,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in TRAINING:
+        if package not in TRAINING + MEASURING:
             raise
-        print(f"error: {package} is missing: pip install 'oasisvq[train]'", file=sys.stderr)
+        what = "'oasisvq[train]'" if package in TRAINING else "-r requirements-dev.txt"
+        print(f"error: {package} is missing: pip install {what}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
@@ -78,9 +80,9 @@ def prepare(args: argparse.Namespace) -> Figures:
     from oasisvq.data.prepare import prepare_phantom, prepare_volumes, read_refused
 
     if args.volumes:
-        prepare_volumes(args.volumes, args.out, seed=args.seed, subjects=args.subjects)
+        prepare_volumes(args.volumes, args.out, seed=args.seed, subjects=args.subjects, workers=args.workers)
     else:
-        prepare_phantom(args.out, people=tuple(args.people), seed=args.seed)
+        prepare_phantom(args.out, people=tuple(args.people), seed=args.seed, workers=args.workers)
     refused = read_refused(args.out)
     _note([f"refused: {source}: {why}" for source, why in refused.items()])
     return describe(args.out) | {"refused": len(refused), "refused_why": refused}
@@ -173,12 +175,15 @@ def evaluate(args: argparse.Namespace) -> Figures:
 def encode(args: argparse.Namespace) -> Figures:
     import numpy as np
 
-    from oasisvq.data.codes import write_codes
+    from oasisvq.data.codes import LARGEST, write_codes
 
     model = _load(args)
+    most = LARGEST // (2 * model.preset.codes)
     indices, files, levels = [], [], []
     for batch in _batches(_read(args.files), "encoding"):
-        indices.append(model.encode(_as_tensor(batch, model.preset.size)).numpy())
+        if len(files) + len(batch) > most:
+            raise OasisVQError(f"more than the {most:,} slices that fit into a file: encode them in several")
+        indices.append(model.encode(_as_tensor(batch, model.preset.size)).numpy().astype(np.uint16))
         files += [str(one.file) for one in batch]
         levels += [_level_or(one, model.preset, model.preset.levels) for one in batch]
     beside = {"files": np.array(files), "levels": np.array(levels)}
@@ -250,6 +255,7 @@ def compress(args: argparse.Namespace) -> Figures:
         raise OasisVQError(f"level {args.level} does not exist: choose 0 (lowest) to {preset.levels - 1}")
     if args.head:
         return _compress_heads(model, args)
+    _names(args.files)
     unknown = preset.levels if args.level is None else args.level
     sizes = []
     for batch in _batches(_read(args.files), "compressing"):
@@ -272,8 +278,9 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
     for one in _read(args.files):
         name = "head" if one.level is None else re.sub(r"_level_\d\d$", "", one.name)
         heads.setdefault(name, []).append(one)
-    if len({one.level is None for one in heads.get("head", ())}) > 1:
-        raise OasisVQError("pictures and a volume called head would be one file: rename the volume")
+        first = heads[name][0]
+        if first.file != one.file and {first.level, one.level} != {None}:
+            raise OasisVQError(f"{one.file}: another file would be {name}{SUFFIX} too: do one at a time")
     sizes, slices = [], 0
     for name, head in _progress(list(heads.items()), "compressing"):
         codes = torch.cat(
@@ -519,6 +526,7 @@ def _add_training(command: Command) -> None:
     sub.add_argument("--subjects", type=Path, metavar="CSV", help="table of ID and CDR (default: the one among them)")
     sub.add_argument("--people", type=_count, nargs=3, default=(302, 35, 17), metavar=("TRAIN", "VALIDATE", "TEST"))
     sub.add_argument("--seed", type=int, default=0, help="of the phantom people, or of the split of the volumes")
+    sub.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core; a head needs 1.7 GB)")
 
     going_on = "run the same command again, it goes on after the last whole epoch"
     sub = command("train", train, "train one of the two models", going_on)
@@ -660,8 +668,8 @@ def _read(files: Sequence[Path]) -> Iterator[_Slice]:
     """Pictures as they are, and of each head the 32 levels."""
     from oasisvq.data import upload
 
-    for file, name in zip(files, _names(files), strict=True):
-        content = None if file.is_dir() else file.read_bytes()
+    for file in files:
+        name, content = _name(file), None if file.is_dir() else file.read_bytes()
         if content is not None and not upload.is_volume(content):
             yield _Slice(name, file, None, upload.read_image(content, str(file)))
             continue
@@ -779,9 +787,18 @@ def _write_png(path: Path, picture: np.ndarray, how: str) -> None:
     _write(path, buffer.getvalue())
 
 
+# Endings of files that are read. Any other belongs to the name: IM.0001 and IM.0002 are two.
+_ENDINGS = re.compile(r"(\.nii)?\.(gz|png|jpe?g|tiff?)$|\.(nii|dcm|ima|zip|npz|ovq)$", re.IGNORECASE)
+
+
+def _name(file: Path) -> str:
+    """What a file is called without its ending; a folder as it is."""
+    return file.name if file.is_dir() else _ENDINGS.sub("", file.name)
+
+
 def _names(files: Sequence[Path]) -> list[str]:
     """What files are called without their endings. Raises OasisVQError when two would be written as one."""
-    names = [file.name.split(".")[0] for file in files]
+    names = [_name(file) for file in files]
     for name in names:
         if names.count(name) > 1:
             raise OasisVQError(

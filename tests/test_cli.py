@@ -257,6 +257,40 @@ def test_encode_gives_the_codes_that_python_gives(bundled, tiny_cohort, tmp_path
         assert np.array_equal(model.encode(torch.from_numpy(slices)[None])[0].numpy(), codes)
 
 
+def test_encode_takes_files_whose_names_alone_are_equal(bundled, pictures, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(pictures[0], tmp_path / folder / "level_00.png")
+    one = [tmp_path / "IM.0001", tmp_path / "IM.0002"]
+    for file in one:
+        shutil.copy(pictures[0], file)
+    files = [tmp_path / "a" / "level_00.png", tmp_path / "b" / "level_00.png", *one]
+    assert run("encode", *files, "--out", tmp_path / "codes.npz") == 0
+    with np.load(tmp_path / "codes.npz") as saved:
+        assert len(saved["indices"]) == 4
+    assert run("compress", *one, "--out", tmp_path) == 0
+    assert {file.name for file in tmp_path.glob("*.ovq")} == {"IM.0001.ovq", "IM.0002.ovq"}
+
+
+def test_encode_fills_a_file_no_further_than_decode_reads_it(bundled, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("oasisvq.data.codes.LARGEST", 2 * 2 * TINY.codes)
+    assert run("encode", *pictures[:2], "--out", tmp_path / "codes.npz") == 0
+    assert run("decode", tmp_path / "codes.npz", "--out", tmp_path) == 0
+    assert run("encode", *pictures[:3], "--out", tmp_path / "more.npz") == 2
+    assert "more than the 2 slices" in capsys.readouterr().err
+    assert not (tmp_path / "more.npz").exists()
+
+
+@pytest.mark.parametrize(("package", "named"), [("av", "requirements-dev.txt"), ("accelerate", "oasisvq[train]")])
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch, capsys, package, named):
+    def command(_):
+        raise ModuleNotFoundError(f"No module named '{package}.codec'", name=f"{package}.codec")
+
+    monkeypatch.setattr(cli, "verify", command)
+    assert run("verify", "anywhere") == 2
+    assert named in capsys.readouterr().err
+
+
 def test_decode_gives_the_pictures_that_python_gives(bundled, pictures, tmp_path, capsys):
     assert run("encode", *pictures, "--out", tmp_path / "codes.npz") == 0
     assert run("sample", "--count", 2, "--seed", 7, "--out", tmp_path / "drawn") == 0
