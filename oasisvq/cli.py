@@ -296,15 +296,17 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
 
 
 def decompress(args: argparse.Namespace) -> Figures:
-    names, slices = _names(args.files), 0
+    names, written = _names(args.files), set()
     model = _load(args)
     for start in _progress(range(0, len(names), 64), "decompressing"):
         part = slice(start, start + 64)
         args.out.mkdir(parents=True, exist_ok=True)
         for name, picture in _decompressed(model, dict(zip(names[part], args.files[part], strict=True))):
+            if name in written:
+                raise OasisVQError(f"a slice and a level of a head are both called {name}: do one at a time")
             _write_png(args.out / f"{name}.png", picture, f"reconstructed by oasisvq from {model.preset.codes} codes")
-            slices += 1
-    return {"slices": slices, "out": str(args.out)}
+            written.add(name)
+    return {"slices": len(written), "out": str(args.out)}
 
 
 def _decompressed(model: OasisVQ, files: Mapping[str, Path]) -> Iterator[tuple[str, np.ndarray]]:

@@ -355,6 +355,10 @@ def test_heads_from_the_command_line(model: OasisVQ, tmp_path: Path, monkeypatch
     figures = json.loads((tmp_path / "small.json").read_text())
     assert figures["bytes_a_slice"] == whole.stat().st_size / LEVELS
     assert main(["decompress", str(whole), "--out", str(tmp_path / "back")]) == 0
+    (tmp_path / "single").mkdir()
+    assert main(["compress", str(pictures[0]), "--out", str(tmp_path / "single")]) == 0
+    single = (tmp_path / "single" / "level_0.ovq").rename(tmp_path / "head_level_00.ovq")
+    assert main(["decompress", str(whole), str(single), "--out", str(tmp_path / "both")]) == 2
     assert main(["reconstruct", *map(str, pictures), "--out", str(tmp_path / "direct")]) == 0
     for level in range(LEVELS):
         back = np.asarray(Image.open(tmp_path / "back" / f"head_level_{level:02d}.png"))
@@ -370,3 +374,6 @@ def test_heads_from_the_command_line(model: OasisVQ, tmp_path: Path, monkeypatch
         assert main(words) == (0 if name == "scan" else 2)
     assert sorted(path.stem for path in (tmp_path / "scan").iterdir()) == ["head", "scan"]
     assert not (tmp_path / "head").exists()
+    slices = [cli._Slice("scan_level_00", tmp_path / at, 0, given[0].picture) for at in ("one", "two")]
+    assert main(["compress", "--head", "x", "--out", str(tmp_path / "twice")]) == 2
+    assert not (tmp_path / "twice").exists()
