@@ -179,7 +179,9 @@ def encode(args: argparse.Namespace) -> Figures:
 
     model = _load(args)
     most = LARGEST // (2 * model.preset.codes)
-    indices, files, levels = [], [], []
+    indices: list[np.ndarray] = []
+    files: list[str] = []
+    levels: list[int] = []
     for batch in _batches(_read(args.files), "encoding"):
         if len(files) + len(batch) > most:
             raise OasisVQError(f"more than the {most:,} slices that fit into a file: encode them in several")
@@ -296,7 +298,8 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
 
 
 def decompress(args: argparse.Namespace) -> Figures:
-    names, written = _names(args.files), set()
+    names = _names(args.files)
+    written: set[str] = set()
     model = _load(args)
     for start in _progress(range(0, len(names), 64), "decompressing"):
         part = slice(start, start + 64)
