@@ -253,6 +253,26 @@ def test_on_a_phone_the_scale_of_colours_covers_neither_picture_nor_line(viewer)
         viewer.tab.set_viewport_size({"width": 1360, "height": 1300})
 
 
+def test_another_source_may_be_chosen_while_a_slice_is_on_its_way(viewer):
+    page = viewer.tab
+    page.evaluate(
+        """() => {
+            const host = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
+                .map(h => h.shadowRoot?.querySelector('.viewer')).find(v => v);
+            host.querySelector('[data-panel=original] canvas')
+                .dispatchEvent(new KeyboardEvent('keydown', { key: 'End', bubbles: true }));
+            [...document.querySelectorAll('button')].find(button => button.innerText.trim() === 'Example').click();
+        }"""
+    )
+    page.wait_for_timeout(4_000)  # by then it would have been asked for again
+    settle(page)
+    assert page.get_by_test_id("stException").count() == 0
+    assert "Colin 27" in viewer.canvas("original").get_attribute("aria-label")
+    page.get_by_text("Your own file").click()
+    settle(page)
+    viewer.root.wait_for()
+
+
 def test_an_upload_is_in_no_link_and_in_no_other_session(viewer, browser, server):  # noqa: F811
     assert urlparse(viewer.tab.url).query == ""
     other = browser.new_page(viewport={"width": 390, "height": 844})

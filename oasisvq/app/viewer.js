@@ -49,6 +49,8 @@ class Viewer {
       if (this.source !== undefined) Object.assign(settings, fresh()); // another scan, another brightness
       this.source = data.source;
       this.wanted = this.sent = null;
+      this.asked = false; // what is under way was asked of the one before
+      clearTimeout(this.timer);
     }
     this.data = data;
     if (data.index === this.sent) {
