@@ -158,6 +158,24 @@ def test_a_path_leads_from_one_slice_to_another_and_is_one_step(studio):
     np.testing.assert_array_equal(current().indices, start)
 
 
+def test_a_path_goes_on_from_what_was_painted_on_the_way(studio):
+    other = "Phantom person B, level 12, grade 0"
+    studio.walk(other, 0.25)
+    painted = current().indices.copy()
+    painted[9:11, 9:11] = (painted[9:11, 9:11] + 1) % 512
+    store(put(current(), painted))
+    studio.walk(other, 0.0)
+    np.testing.assert_array_equal(current().indices, painted)
+    studio.walk(other, 1.0)
+    np.testing.assert_array_equal(current().indices, studio.codes_of(other))
+
+
+def test_the_meaning_of_a_code_is_that_of_its_layer_alone(studio):
+    beside(meaning={"code": 48})
+    studio.ask({"kind": "layer", "number": 1})
+    assert beside().meaning is None
+
+
 def test_the_likeliest_codes_of_a_cell_are_those_of_the_prior(studio, model):
     place = 7 * 20 + 9
     studio.ask({"kind": "likely", "place": place})

@@ -42,8 +42,9 @@ class CodeGrid {
   }
 
   // What Python says: data = {epoch, ack, width, height, offset, indices, original, selection, image, before, palette,
-  // order, undo, redo, title, marks, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the
-  // first of these codes among all codes of the slice, which operations count; `marks` are of the slice before and now.
+  // order, undo, redo, title, marks, edited, selected, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the
+  // first of these codes among all codes of the slice, which operations count; `marks` are of the slice before and now;
+  // whether any code of any layer is `edited` or `selected`.
 
   receive(data) {
     if (data.epoch !== this.epoch) {
@@ -466,7 +467,12 @@ class CodeGrid {
       else
         button.disabled =
           !this.pending.length &&
-          { undo: !data.undo, redo: !data.redo, reset: !changed, clear: !this.selection.size }[action];
+          {
+            undo: !data.undo,
+            redo: !data.redo,
+            reset: !changed && !data.edited,
+            clear: !this.selection.size && !data.selected,
+          }[action];
     }
     this.find(".brush").value = settings.brush;
     this.find(".brush-size").textContent = `${settings.brush} × ${settings.brush}`;

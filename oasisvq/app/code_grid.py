@@ -170,6 +170,7 @@ def code_grid(
     selection = split(preset, state.selection.astype(np.int64))[layer]
     palette = palettes[layer]
     height, width = grids[0].shape
+    edited = bool((state.indices != state.original).any())
     mark = SYNTHETIC if "seed" in (origin() or {}) else RECONSTRUCTION
 
     def caught_up() -> None:  # a callback runs before the page, and even when the user has left it meanwhile
@@ -189,7 +190,9 @@ def code_grid(
             "height": height,
             "offset": sum(rows * columns for rows, columns in preset.parts[:layer]),
             "title": links.name(origin()),
-            "marks": (mark, EDITED if (state.indices != state.original).any() else mark),
+            "marks": (mark, EDITED if edited else mark),
+            "edited": edited,
+            "selected": bool(state.selection.any()),
             "layer": layer,
             "layers": PARTS[len(palettes)],
             "indices": grids[0].ravel().tolist(),

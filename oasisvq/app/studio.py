@@ -70,7 +70,7 @@ class Studio:
             case "dismiss":
                 beside(asked=None, fills=(), likely=None)
             case "layer":
-                beside(layer=int(wanted["number"]), likely=None)
+                beside(layer=int(wanted["number"]), likely=None, meaning=None)  # 48 is another code in another layer
             case "copy":
                 code_grid.copy(edits.beneath(self.preset, state.selection), state.indices)
             case "paste" | "mirror" as how:
@@ -128,12 +128,15 @@ class Studio:
         if (state := code_grid.catch_up(self.preset)) is None:
             return
         mine = session_store()
-        if mine.get(code_grid.PATH, ("", "", None))[:2] != (state.epoch, other):
-            mine[code_grid.PATH] = (state.epoch, other, state.indices)
+        kept = mine.get(code_grid.PATH)
+        # What was painted since the last step is where a new path starts.
+        if kept is None or kept[:2] != (state.epoch, other) or not np.array_equal(kept[3], state.indices):
+            kept = (state.epoch, other, state.indices, state.indices)
         drawn = fresh(self.model, EIGHT // 2).indices if other == DRAWN else None  # takes a slot of its own
         with compute_slot(urgent=True):
             end = drawn if drawn is not None else self.codes_of(other)
             if end is None:
                 return
-            codes = edits.path(self.model, mine[code_grid.PATH][2], end, share)
+            codes = edits.path(self.model, kept[2], end, share)
+        mine[code_grid.PATH] = (*kept[:3], codes)
         store(editor.put(state, codes, stroke=_PATH_STROKE))
