@@ -95,7 +95,7 @@ def keep(head: DrawnHead) -> None:
     from oasisvq.data.frame import as_nifti  # SimpleITK loads slowly
 
     name = f"oasisvq-synthetic-head-seed{head.settings['seed']}"
-    take = row.popover("Save", icon=":material/download:")
+    take = row.popover("Save", icon=":material/download:", disabled=not any(head.frames))
     take.download_button(
         "Volume, NIfTI",
         lambda: as_nifti(head.levels()),

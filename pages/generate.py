@@ -8,7 +8,7 @@ import streamlit as st
 
 from oasisvq.app import address, code_grid, links, wording
 from oasisvq.app.choose import Chosen, bundled, choose_slice
-from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, new_seed
+from oasisvq.app.controls import LARGEST_SEED, UNKNOWN, choose_grade, controls_of, new_seed
 from oasisvq.app.drawing import Drawn, Upper, animation, known_grades
 from oasisvq.app.frame import go_to, model_in_frame
 from oasisvq.app.gallery import EIGHT, GALLERY, draw_once, draw_strip, fresh, fresh_settings, levels_apart
@@ -80,10 +80,16 @@ def upper_part() -> tuple[Upper, Chosen] | None:
     if chosen is None:
         return None
     side = preset.parts[0][0]
-    rows = line.slider("Rows of codes to keep", 1, side - 1, side // 2, key=f"rows of {side}", width=260)
+    st.session_state.setdefault(_rows(), side // 2)
+    rows = line.slider("Rows of codes to keep", 1, side - 1, key=_rows(), persist_state="session", width=260)
     with compute_slot():
         indices = model.encode(chosen.tensor)[0].numpy()
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None), chosen
+
+
+def _rows() -> str:
+    """Where the session keeps the rows of codes of the upper part."""
+    return f"rows of {preset.parts[0][0]}"
 
 
 def strip(shown: Drawn, wanted: dict[str, Any]) -> Strip:
@@ -91,7 +97,8 @@ def strip(shown: Drawn, wanted: dict[str, Any]) -> Strip:
     kinds = {kind: label for kind, label in KINDS.items() if kind != "grade" or grades}
     kind = st.session_state.get(KIND, "fresh")
     if kind == "seen":
-        seen = [*session_store().get(GALLERY, {}).values()]
+        # What began from an upload can't be shown again: another file may have taken its place.
+        seen = [one for one in session_store().get(GALLERY, {}).values() if one.origin is not None]
         return Strip(kinds, kind, [(one, wording.in_short(one.settings)) for one in reversed(seen)])
     if kind == "fresh":
         draws = [fresh(model, number) for number in range(EIGHT)]
@@ -109,10 +116,7 @@ def pick(drawn: dict[str, Drawn], wanted: dict[str, str]) -> None:
     if kind := wanted.get("kind"):
         st.session_state[KIND] = kind
     elif one := drawn.get(wanted.get("id", "")):
-        st.session_state["begin"] = False
-        for name in ("seed", "level", "temperature", "top_k", "grade"):
-            value = one.settings[name]
-            st.session_state[name] = UNKNOWN if name == "grade" and value is None else value
+        st.session_state.update(controls_of(one, _rows()))
 
 
 def keep(shown: Drawn) -> None:
@@ -175,7 +179,7 @@ st.caption(
     (
         f"The upper part is that of {begun[1].name}; the prior drew the rest, with {shown.name}."
         if begun
-        else f"A slice that belongs to nobody, drawn with {shown.name}."
+        else f"This slice shows no real person. It was drawn with {shown.name}."
     )
     + " Every picture of it carries the mark **SYNTHETIC**."
 )

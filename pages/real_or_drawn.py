@@ -27,7 +27,9 @@ def begin() -> None:
 
 
 def answer(drawn: bool) -> None:
-    """A guess at the picture shown."""
+    """A guess at the picture shown; a second click comes before the page can show the next."""
+    if st.session_state.get("answered") or len(session_store()[ANSWERS]) >= len(session_store()[ROUND]):
+        return
     session_store()[ANSWERS].append(drawn)
     st.session_state["answered"] = True
 

@@ -54,7 +54,7 @@ bits, cells = found.bits, found.cells
 label, limit = MEASURES[measure]
 ordinary = float(np.quantile(cells, 1 - MOST))
 mark = more.slider(
-    f"Draw cells again above, {label}",
+    f"Draw cells again above ({label})",
     0.0,
     limit,
     round(float(np.quantile(cells, 0.97).clip(0, limit)), 1),
@@ -89,9 +89,13 @@ viewer(
     ],
     (
         "Slice with a painted lesion" if painted else "Slice",
-        "Drawing what the model expected …" if again is None else "One draw of what the model expected",
+        "No cell lies above the mark: nothing was drawn again"
+        if not region.any()
+        else "Drawing what the model expected …"
+        if again is None
+        else "Outlined cells drawn again, as the model expected them",
     ),
-    "" if again is None else SYNTHETIC,
+    SYNTHETIC if region.any() and again is not None else "",
     over="original",
     first="unusual",
 )

@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 
 from oasisvq.app import charts, editor, models, wording
 from oasisvq.app.choose import SHOWN_FIRST, in_model_size
+from oasisvq.app.controls import controls_of
 from oasisvq.app.drawing import STOPS, animation, draw, growth, known_grades
 from oasisvq.app.editor import put
 from oasisvq.app.palette import make_palette
@@ -323,6 +324,17 @@ def test_a_link_of_other_weights_is_refused_and_an_example_opens():
     assert not mine(app, "editor").changed.any()
 
 
+def test_a_link_of_weights_that_are_not_here_says_so():
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    app.switch_page("pages/generate.py")
+    app.query_params["weights"] = "0" * 12
+    app.run()
+    assert not app.exception
+    assert ["weights that are not here" in toast.value for toast in app.toast] == [True]
+    app.run()
+    assert not app.toast
+
+
 def test_home_draws_another_slice():
     app = open_page("home")
     before = player_of(app)["id"]
@@ -408,6 +420,18 @@ def test_a_slice_is_completed_below_its_upper_part(model):
     assert drawn.origin["example"] == name
     assert drawn.settings["upper rows"] == 13
 
+    app.toggle(key="begin").set_value(False).run()
+    app.session_state["kind of strip"] = "seen"
+    app.run()
+    assert drawn.id in {item["id"] for item in player_of(app)["strip"]["items"]}
+    assert player_of(app)["id"] != drawn.id
+    app.number_input(key="seed").set_value(77).run()
+    for key, value in controls_of(drawn, "rows of 20").items():
+        app.session_state[key] = value
+    app.run()
+    assert app.number_input(key="seed").value != 77
+    assert player_of(app)["id"] == drawn.id, "a draw that is picked among those of before is shown again"
+
 
 def test_ratings_can_be_asked_for_only_where_the_weights_know_some(model):
     grades = model.prior.grade.weight
@@ -463,6 +487,16 @@ def test_surprise_adds_up(model):
     other = app.select_slider[0].set_value(9).run()
     without = float(metrics_of(other)["all codes"].split()[0].replace(",", ""))
     assert 0 < without != shown > 0
+
+
+def test_surprise_marks_no_slice_as_drawn_where_nothing_was():
+    app = open_page("surprise")
+    app.selectbox(key="case").set_value(SHOWN_FIRST).run()
+    app.slider[0].set_value(8.0).run()
+    told = json.loads(app.get("bidi_component")[0].proto.json)
+    assert (told["mark"], told["names"][1]) == ("", "No cell lies above the mark: nothing was drawn again")
+    app.slider[0].set_value(1.0).run()
+    assert json.loads(app.get("bidi_component")[0].proto.json)["mark"] == "SYNTHETIC"
 
 
 def test_surprise_opens_on_a_painted_lesion_and_finds_it():

@@ -33,8 +33,12 @@ def test_the_tour_leads_over_the_pages():
     app.run()
     assert not app.exception
     assert any(tour.STEPS[4].say in markdown.value for markdown in app.markdown)
+    app.segmented_control(key="source").set_value("Your own file").run()
+    assert app.session_state["source"] == "Your own file", "a visitor may stray"
     app.query_params["tour"] = "1"
-    app.run()
+    app.switch_page("pages/reconstruct.py").run()
+    assert app.session_state["source"] == "Example", "what a step says is of an example"
+    app.switch_page("pages/surprise.py").run()
     assert not any(tour.STEPS[0].say in markdown.value for markdown in app.markdown), "a step of another page"
 
 
@@ -76,6 +80,21 @@ def test_guesses_are_counted_and_another_round_begins():
     button(app, "Another round").click().run()
     assert not app.exception
     assert mine(app, "answers") == []
+
+
+def test_a_second_click_answers_nothing():
+    app = open_page("real_or_drawn")
+    answers = mine(app, "answers")
+    button(app, "Drawn").click()
+    answers.append(True)  # the click before, whose answer the page has not shown yet
+    app.session_state["answered"] = True
+    app.run()
+    assert mine(app, "answers") == [True]
+    answers[:] = [True] * 10
+    app.session_state["answered"] = False
+    app.run()
+    assert not app.exception
+    assert any("right." in heading.value for heading in app.subheader)
 
 
 def test_words_carry_their_meaning_and_no_markup():

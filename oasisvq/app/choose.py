@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch and the readers take longer to import than a first vi
 
     from oasisvq.data.scan import Scan
 
-EXAMPLE, UPLOAD = "Example", "Your own file"
+SOURCE, EXAMPLE, UPLOAD = "source", "Example", "Your own file"
 # Of the examples: a person, with ventricles, which everybody recognises, and like the training data of every model.
 SHOWN_FIRST = "Colin 27, level 30"
 SLICE = "slice number"  # key of the slider
@@ -105,7 +105,7 @@ def choose_slice(size: int, row: DeltaGenerator, key: str = SLICE_NAME, first: s
             [EXAMPLE, UPLOAD],
             default=EXAMPLE,
             required=True,
-            key="source",
+            key=SOURCE,
             persist_state="session",
             label_visibility="collapsed",
         )
@@ -133,7 +133,7 @@ def remarks() -> None:
 
 def uploaded() -> Kept | None:
     """The scan of this session, if one was uploaded and is chosen."""
-    return st.session_state.get(_KEPT) if st.session_state.get("source") == UPLOAD else None
+    return st.session_state.get(_KEPT) if st.session_state.get(SOURCE) == UPLOAD else None
 
 
 def in_model_size(name: str, picture: NDArray[np.floating], size: int) -> Chosen:
@@ -210,7 +210,7 @@ def _read(file: st.runtime.uploaded_file_manager.UploadedFile) -> None:
     try:
         kept = _kept(file.getvalue(), name, on_step)
     except OasisVQError as error:
-        _forget()  # the file before: with it goes the button that would forget it
+        _forget()  # the file before: it must not be taken for this one
         st.session_state[_REFUSED] = str(error)
     else:
         if kept.refused is not None:

@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from oasisvq.app import address, tour, wording
+from oasisvq.app.choose import EXAMPLE, SOURCE
 from oasisvq.app.models import DEFAULT, Choice, choices, discard, hub, load_model, session_store
 from oasisvq.errors import OasisVQError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _STYLE = Path(__file__).with_name("frame.css")
 _FRAMED = "the frame of this run stands"
+_TOURED = "step of the tour that was arrived at"
 _BEFORE, _FOLLOWED = "the model before", "weights of the link followed last"
 
 
@@ -40,7 +42,7 @@ PAGES = (
         "pages/generate.py",
         "Generate",
         ":material/draw:",
-        ("model", "seed", "level", "temperature", "top_k", "grade"),
+        ("model", "seed", "level", "temperature", "top_k", "grade", "slice"),
     ),
     PageOf(
         "pages/draw_a_head.py",
@@ -123,7 +125,12 @@ def guide(title: str) -> None:
     """The line of the tour, on a page that is one of its steps."""
     number = tour.step_in(st.query_params.get("tour"))
     if number is None or tour.STEPS[number].page != title:
+        st.session_state.pop(_TOURED, None)
         return
+    if st.session_state.get(_TOURED) != number:  # what a step says is of an example
+        st.session_state[_TOURED] = number
+        st.session_state[SOURCE] = EXAMPLE
+        st.session_state["begin"] = False
     with st.container(horizontal=True, key="tour", vertical_alignment="center", gap="small"):
         st.markdown(f"**{number + 1} of {len(tour.STEPS)}** {tour.STEPS[number].say}", width="content")
         if number + 1 < len(tour.STEPS):
@@ -186,6 +193,12 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
         ]
         if linked and st.session_state["model"] not in linked:
             st.session_state["model"] = linked[0]
+        if not linked and "weights" not in page.keys:  # a page that has the key says so itself
+            st.toast(
+                "This link was made with weights that are not here: what you see is not what it stood for.",
+                icon=":material/link_off:",
+                duration="infinite",
+            )
     name: str = place.selectbox(
         "Model",
         options,

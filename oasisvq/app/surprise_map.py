@@ -54,7 +54,7 @@ def surprise_map(model: OasisVQ, slices: Tensor, level: int | None, deviations: 
     found: SurpriseMap
     before, found = session_store().get(_KEPT, (None, None))
     if before != asked:
-        with compute_slot():
+        with compute_slot(urgent=True):  # short: a head that is being drawn lets it go first
             coded = model.reconstruct(slices)
             surprise = model.surprise(coded.indices, level=level)
             bits = surprise[0].numpy()

@@ -188,8 +188,8 @@ def unlike(verdict: Unlike) -> str:
             "data."
         )
     rely = (
-        "The SSIM of its reconstruction is as high as usual, but do not rely on what the prior says of it: bits, "
-        "surprise, refills."
+        "The SSIM of its reconstruction is as high as usual, but do not rely on its bits, its surprise map or on cells "
+        "that are drawn again."
         if verdict.clear
         else "Do not rely on what the model makes of this slice."
     )

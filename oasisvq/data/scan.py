@@ -145,7 +145,7 @@ def axial(voxels: NDArray[np.floating], affine: NDArray[np.float64], oriented: b
     if litres > BRAIN[1] and not warnings:
         warnings = [_SKULL]
     if len(stack) > 1 and litres < BRAIN[0]:
-        notes.append(f"{litres:.2f} litres are not background, less than a whole adult brain.")
+        notes.append(f"{litres:.2f} litres of this scan are not background, less than a whole adult brain.")
     certain = whole and not warnings
     levels = tuple(int(level) if certain and 0 <= level < LEVELS else None for level in at)
     return Scan(stack, (float(size[2]), 1.0, 1.0), edges, levels, first, tuple(notes), tuple(warnings))
