@@ -218,8 +218,9 @@ _SMOKE = Preset(
     prior_epochs=3,
 )
 
-# The same slices and codes as base, and a prior that can be given neighbouring levels: it draws whole heads.
-_HEADS = Preset(name="heads", prior_neighbours=2)
+# The same slices and codes as base, and a prior that can be given neighbouring levels: it draws whole heads. Two on a
+# side, since one does not show which way a head goes on.
+_HEADS = Preset(name="heads", prior_neighbours=4)
 
 # Slices at their original size: base's reconstruction, and a code in each of 64 x 64 cells for what it lacks. Few
 # channels where pixels are many; no attention, since the picture shows what lies far away.
