@@ -282,7 +282,7 @@ def _compress_heads(model: OasisVQ, args: argparse.Namespace) -> Figures:
         heads.setdefault(name, []).append(one)
         first = heads[name][0]
         if first.file != one.file and {first.level, one.level} != {None}:
-            raise OasisVQError(f"{one.file}: another file would be {name}{SUFFIX} too: do one at a time")
+            raise OasisVQError(f"{one.file}: another file would also be written as {name}{SUFFIX}: do one at a time")
     sizes, slices = [], 0
     for name, head in _progress(list(heads.items()), "compressing"):
         codes = torch.cat(

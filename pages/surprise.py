@@ -89,7 +89,7 @@ viewer(
     ],
     (
         "Slice with a painted lesion" if painted else "Slice",
-        "No cell lies above the mark: nothing was drawn again"
+        "No cell lies above the limit: nothing was drawn again"
         if not region.any()
         else "Drawing what the model expected …"
         if again is None

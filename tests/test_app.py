@@ -494,7 +494,7 @@ def test_surprise_marks_no_slice_as_drawn_where_nothing_was():
     app.selectbox(key="case").set_value(SHOWN_FIRST).run()
     app.slider[0].set_value(8.0).run()
     told = json.loads(app.get("bidi_component")[0].proto.json)
-    assert (told["mark"], told["names"][1]) == ("", "No cell lies above the mark: nothing was drawn again")
+    assert (told["mark"], told["names"][1]) == ("", "No cell lies above the limit: nothing was drawn again")
     app.slider[0].set_value(1.0).run()
     assert json.loads(app.get("bidi_component")[0].proto.json)["mark"] == "SYNTHETIC"
 

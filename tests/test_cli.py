@@ -163,6 +163,7 @@ def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, m
     manifest = first / "manifest.json"
     before = json.loads(manifest.read_text())
     before["training"]["threads"] = f"{torch.get_num_threads()}, 99"
+    before["training"]["resumed"] = "prior after epoch 1 (until then threads 2)"  # not of what is taken
     manifest.write_text(json.dumps(before))
     (second / "state" / "vqvae").mkdir(parents=True)
     shutil.copy(first / "vqvae.safetensors", second)
@@ -176,6 +177,7 @@ def test_a_prior_learns_from_a_vqvae_that_came_finished(tiny_cohort, tmp_path, m
     assert vqvae.endswith("--preset other --precision fp32")
     assert f"OMP_NUM_THREADS={torch.get_num_threads()} python -m oasisvq train prior" in prior
     assert made["training"]["threads"] == torch.get_num_threads()
+    assert "resumed" not in made["training"]
     assert made["preset"]["prior_neighbours"] == 2
     assert run("verify", second) == 0
 

@@ -313,7 +313,7 @@ def other_people(root, train):
         (odd_letter, "ca\u017fe_002_slice_3.nii.png", "rename"),
         (odd_grade, "subjects.csv", "CDR 7"),
         (no_grade_column, "subjects.csv", "cdr"),
-        (other_people, "(such as 1)", "as they stand in the names of the files"),
+        (other_people, "but 1, for example", "as they stand in the names of the files"),
     ],
 )
 def test_bad_data_is_named_in_one_line(root, spoil, named, said):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from heads import head as template
 
+from oasisvq.cli import main
 from oasisvq.data import prepare
 from oasisvq.data.layout import load_split
 from oasisvq.data.prepare import prepare_volumes, read_refused
@@ -197,10 +198,6 @@ def test_too_few_people(tmp_path):
         prepare_volumes(tmp_path / "a", tmp_path / "out")
 
 
-def nothing_to_cut():
-    return [np.zeros((8, 8), np.uint8)], None
-
-
 def jobs_of(make):
     return [prepare._Job(f"00{n}", split, str(n), make) for n, split in enumerate(prepare.SPLITS, 1)]
 
@@ -211,11 +208,12 @@ def test_processes_that_are_killed_are_said_in_one_line(tmp_path):
     assert (tmp_path / "out.partial").is_dir()
 
 
-def test_a_set_is_prepared_into_the_current_folder_but_not_over_a_mounted_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", [".", "here", "disk"])
+def test_no_set_takes_the_place_of_a_current_or_mounted_folder(tmp_path, monkeypatch, capsys, where):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert prepare._write(Path(), {"name": "three"}, jobs_of(nothing_to_cut), 1, "volumes") == tmp_path / "here"
-    assert len(list((tmp_path / "here").glob("*/*.png"))) == 3
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
-    with pytest.raises(OasisVQError, match="name one inside it"):
-        prepare._write(tmp_path / "disk", {"name": "three"}, jobs_of(nothing_to_cut), 1, "volumes")
+    out = Path(where) if where == "." else tmp_path / where
+    assert main(["prepare", "--people", "1", "1", "1", "--out", str(out)]) == 2
+    assert "name one in it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]

@@ -90,10 +90,13 @@ def test_a_second_click_answers_nothing():
     app.session_state["answered"] = True
     app.run()
     assert mine(app, "answers") == [True]
-    answers[:] = [True] * 10
     app.session_state["answered"] = False
     app.run()
+    button(app, "Drawn").click()
+    answers[:] = [True] * 10  # the last answer of the round came just before
+    app.run()
     assert not app.exception
+    assert len(mine(app, "answers")) == 10
     assert any("right." in heading.value for heading in app.subheader)
 
 

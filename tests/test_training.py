@@ -163,21 +163,21 @@ def test_a_run_that_goes_on_under_other_circumstances_says_so(
 
     checkpoint("fp32", 2).save(model, optimiser, [{}])
     assert checkpoint("fp32", 2).load(model, optimiser, 3) == [{}]
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     other = checkpoint("bf16", 1)
     other.load(model, optimiser, 3)
-    assert "prior goes on after epoch 1, until then with precision fp32 and threads 2" in capsys.readouterr().out
+    assert "resumed prior after epoch 1 (until then precision fp32 and threads 2)" in capsys.readouterr().err
     other.save(model, optimiser, [{}, {}])
     last = checkpoint("bf16", 4)
     last.load(model, optimiser, 3)
     assert last.made["resumed"] == (
-        "after epoch 1, until then with precision fp32 and threads 2; after epoch 2, until then with threads 1"
+        "prior after epoch 1 (until then precision fp32 and threads 2); prior after epoch 2 (until then threads 1)"
     )
     last.save(model, optimiser, [{}, {}, {}])
     capsys.readouterr()
     done = checkpoint("fp32", 9)  # nothing is left to train
     done.load(model, optimiser, 3)
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     assert done.made["resumed"] == last.made["resumed"]
 
 

@@ -99,11 +99,11 @@ def bundled() -> dict[str, NDArray[np.float32]]:
 def choose_slice(size: int, row: DeltaGenerator, key: str = SLICE_NAME, first: str = SHOWN_FIRST) -> Chosen | None:
     """Widgets, in a row, to choose a slice; None until there is one. An upload lives in the memory of its session
     alone. `key` is that of the examples, `first` the one to begin with."""
+    st.session_state.setdefault(SOURCE, EXAMPLE)
     with row:
         source = st.segmented_control(
             "Slice",
             [EXAMPLE, UPLOAD],
-            default=EXAMPLE,
             required=True,
             key=SOURCE,
             persist_state="session",

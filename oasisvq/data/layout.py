@@ -315,8 +315,8 @@ def _check_known(known: Mapping[str, int], names: Names, root: Path) -> None:
     """Raises OasisVQError when there are grades and all of them are of others: a spreadsheet may have made 1 of 001."""
     if known and not any(case.name in known for split in _folders(root) for case in names.cases(split)):
         raise OasisVQError(
-            f"{root}: of nobody in the table of grades (such as {next(iter(known))}) are there slices: write its cases "
-            "as they stand in the names of the files"
+            f"{root}: the table of grades names nobody whose slices are here, but {next(iter(known))}, for example: "
+            "write its cases as they stand in the names of the files"
         )
 
 

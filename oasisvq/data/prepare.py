@@ -148,15 +148,13 @@ class _Cut:
 
 def _write(out: Path, about: dict[str, Any], jobs: list[_Job], workers: int | None, unit: str) -> Path:
     """Make every job in a folder beside `out` that keeps what is finished, and rename it when all is there."""
-    out = out.resolve()  # "." has no name that a folder beside it could be called by
+    out = out.resolve()
     if _is_of(out, about):
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OasisVQError(f"{out}: holds something else already: choose another folder or delete it")
-    if out.is_mount():
-        raise OasisVQError(
-            f"{out}: a mounted volume, which cannot be replaced by a finished folder: name one inside it"
-        )
+    if out.is_mount() or out == Path.cwd():
+        raise OasisVQError(f"{out}: a mounted or current folder, which no finished one can replace: name one in it")
     draft = out.with_name(out.name + ".partial")
     wanted = {job.key for job in jobs}
     finished = _read_rows(draft) if _is_of(draft, about) else {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -427,8 +429,9 @@ class Checkpoint:
         words = [before["resumed"]] if "resumed" in before else []
         if other and len(history) < epochs:
             until = " and ".join(f"{key} {before[key]}" for key in other)
-            words.append(f"after epoch {len(history)}, until then with {until}")
-            tqdm.write(f"note: {self.path.stem} goes on {words[-1]}: no single command makes the same bytes again")
+            words.append(f"{self.path.stem} after epoch {len(history)} (until then {until})")
+            if os.environ.get("RANK", "0") == "0":
+                tqdm.write(f"note: resumed {words[-1]}: no single command makes the same bytes again", sys.stderr)
         if words:
             self.made["resumed"] = "; ".join(words)
         return history

@@ -124,6 +124,8 @@ def _taken(folder: Path) -> dict[str, str]:
     # Where VQ-VAE and prior differ, a manifest says both, the VQ-VAE's first.
     own = {key: value.split(", ")[0] if isinstance(value, str) else value for key, value in training.items()}
     own |= {key: int(own[key]) for key in ("threads", "processes") if key in own}
+    if not own.get("resumed", "vqvae").startswith("vqvae"):  # of the prior that came with it
+        del own["resumed"]
     start = {"start": own["start"]} if "--start" in training["command"].split(" && ")[0] else {}
     return start | {
         "preset": json.dumps(preset.to_dict()),
