@@ -159,7 +159,7 @@ def test_unlike_is_said_of_the_model_not_of_a_person():
     assert "the brain is darker than usual" in far
     assert "says nothing about the person" in far
     assert "abnormal" not in far
-    assert "as high as usual, but do not rely on what the prior says" in far
+    assert "as high as usual, but do not rely on its bits" in far
     for score, reason in ((3.0, out_of_distribution.MEASURES["ssim_foreground"][0]), (np.inf, "no brain was found")):
         nothing = wording.unlike(Unlike(score, 1.2, (reason,), {}))
         assert "Do not rely on what the model makes of this slice" in nothing
