@@ -285,7 +285,7 @@ def test_results_of_other_weights_are_left_out(folder):
     write_manifest(folder, TINY, DATA, TRAINING)
     assert "results.json" not in verify(folder)["files"]
     (folder / "results.json").write_text("{}")
-    with pytest.raises(OasisVQError, match="delete it"):
+    with pytest.raises(OasisVQError, match="move the file away"):
         write_manifest(folder, TINY, DATA, TRAINING)
 
 
