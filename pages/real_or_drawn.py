@@ -27,7 +27,7 @@ def begin() -> None:
 
 
 def answer(drawn: bool) -> None:
-    """A guess at the picture shown; a second click comes before the page can show the next."""
+    """A guess at the picture shown. A second click, before the page could follow the first, is none."""
     if st.session_state.get("answered") or len(session_store()[ANSWERS]) >= len(session_store()[ROUND]):
         return
     session_store()[ANSWERS].append(drawn)

@@ -70,6 +70,13 @@ again_here = torch.from_numpy(edits.beneath(model.preset, join(model.preset, mar
 expected = Expected(found.indices, again_here, seed, level)
 again = expected.picture if region.any() else chosen.picture
 
+if not region.any():
+    beside_it = "No cell lies above the limit: nothing was drawn again"
+elif again is None:
+    beside_it = "Drawing what the model expected …"
+else:
+    beside_it = "Outlined cells drawn again, as the model expected them"
+
 if found.unlike is not None and found.unlike.unlike:
     st.warning(wording.unlike(found.unlike), icon=":material/rule:")
 viewer(
@@ -89,11 +96,7 @@ viewer(
     ],
     (
         "Slice with a painted lesion" if painted else "Slice",
-        "No cell lies above the limit: nothing was drawn again"
-        if not region.any()
-        else "Drawing what the model expected …"
-        if again is None
-        else "Outlined cells drawn again, as the model expected them",
+        beside_it,
     ),
     SYNTHETIC if region.any() and again is not None else "",
     over="original",

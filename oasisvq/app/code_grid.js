@@ -42,9 +42,9 @@ class CodeGrid {
   }
 
   // What Python says: data = {epoch, ack, width, height, offset, indices, original, selection, image, before, palette,
-  // order, undo, redo, title, marks, edited, selected, layer, layers, tries, copied, offers, likely, meaning}. `offset` is the number of the
-  // first of these codes among all codes of the slice, which operations count; `marks` are of the slice before and now;
-  // whether any code of any layer is `edited` or `selected`.
+  // order, undo, redo, title, marks, edited, selected, layer, layers, tries, copied, offers, likely, meaning}. `offset` is
+  // the number of the first of these codes among all codes of the slice, which operations count; `marks` are of the slice
+  // before and now; `edited` and `selected` say whether any code of any layer is.
 
   receive(data) {
     if (data.epoch !== this.epoch) {

@@ -57,7 +57,8 @@ def examine(model: OasisVQ, pictures: NDArray[np.floating]) -> list[Examined]:
     """Code, decode and score slices (N, S, S) in [0, 1]. Takes a compute slot."""
     from oasisvq.measure import metrics, out_of_distribution
 
-    with compute_slot(urgent=True):  # short: a head that is being drawn lets it go first
+    # One slice is short: a head that is being drawn lets it go first. A whole scan waits as any long work does.
+    with compute_slot(urgent=len(pictures) == 1):
         slices = as_tensor(pictures)
         coded = model.reconstruct(slices)
         surprise = model.surprise(coded.indices)
