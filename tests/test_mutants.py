@@ -1,8 +1,12 @@
 """Mutation testing itself, on a small library: what its tests hold, what they only run, and what no test runs."""
 
+import contextlib
 import importlib
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +100,28 @@ def test_survivors_alone_are_tried_again(tree: Path) -> None:
     (tree / "oasisvq" / "small.py").write_text("\n" + LIBRARY)
     with pytest.raises(OasisVQError, match="without --again"):
         mutants.measure(tree, "oasisvq/small.py", tests, 3, 0, before["survivors"])
+
+
+def test_a_mutant_written_in_the_same_second_is_not_taken_for_the_file(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutants = importlib.import_module("benchmarks.system.mutants")
+    mutating = importlib.import_module("cosmic_ray.mutating")
+    use, times = mutating.use_mutation, []
+
+    @contextlib.contextmanager
+    def at_once(path: Path, *mutation: Any) -> Iterator[Any]:
+        times.append(path.stat().st_mtime)
+        with use(path, *mutation) as texts:
+            os.utime(path, (times[0], times[0]))
+            yield texts
+
+    monkeypatch.setattr(mutating, "use_mutation", at_once)
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    tests = TESTS.replace("add, run, until", "add, forgotten, run, until") + "    assert forgotten(5) == 4\n"
+    (tree / "tests" / "test_small.py").write_text(tests)
+    found = mutants.measure(tree, "oasisvq/small.py", ["tests/test_small.py"], sample=3)
+    assert [one["text"] for one in found["survivors"]] == ["a * 2"]
 
 
 def test_tests_that_fail_without_a_change_are_an_error(tree: Path) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -263,6 +264,8 @@ def _unchanged(copy: Path, path: Path, tests: Sequence[str]) -> tuple[dict[str, 
     if status := _forked(copy, run, None):
         output = (copy / "output.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
         raise OasisVQError(f"the tests fail without any change (pytest's status {status}): {output}")
+    # A mutant written within a second, and of the same size, would be taken for what is compiled here.
+    Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
     found = json.loads((copy / "unchanged.json").read_text())
     for name in found["libraries"]:  # loaded here, once, they are there in every process forked from this one
         with contextlib.suppress(Exception):
