@@ -78,6 +78,33 @@ def test_codecs_that_are_not_asked_for_are_left_out(
             assert found[where] == {name: known[where][name] for name in codecs}
 
 
+def test_a_manner_that_is_new_is_tried_and_its_points_measured_if_it_is_better(
+    rate: ModuleType, measured: dict, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = measured["figures"]["sizes"][str(TINY.size)]
+    kept = tmp_path / "rate.json"
+    kept.write_text(measured["kept"].read_text())
+    webp = rate.CODECS["WebP"]
+    chosen = known["chosen"]["codecs"]["WebP"]["manner"]
+    for manner in (chosen, "new"):
+        manners = webp.manners | {"new": webp.manners[chosen]}
+        monkeypatch.setattr(rate, "CODECS", rate.CODECS | {"WebP": webp._replace(manners=manners)})
+        found = {"manner": manner, "bytes_as_clear": dict.fromkeys(manners, 9.0)}
+        monkeypatch.setattr(rate, "choose", lambda *_, found=found: found)
+        monkeypatch.setattr(rate, "codec", lambda *_: {"bytes": 1.0})
+        again = rate.run([measured["model"]], tiny_cohort, "test", kept, ["WebP"])["sizes"][str(TINY.size)]
+        assert again["chosen"]["codecs"] == known["chosen"]["codecs"] | {"WebP": found}
+        points = known["codecs"]["WebP"] if manner == chosen else [{"bytes": 1.0}] * len(webp.steps)
+        assert again["codecs"] == known["codecs"] | {"WebP": points}
+        kept.write_text(measured["kept"].read_text())
+
+
+def test_only_small_slices_go_through_the_slowest_manners(rate: ModuleType) -> None:
+    slow = rate.Codec("AVIF", {}, {"speed 4": {"speed": 4}, "speed 0": {"speed": 0}, "as it comes": {}})
+    assert slow.manners_at(80) == ["speed 4", "speed 0", "as it comes"]
+    assert slow.manners_at(256) == ["speed 4", "as it comes"]
+
+
 def test_codecs_get_clearer_with_size(measured: dict) -> None:
     for points in measured["figures"]["sizes"][str(TINY.size)]["codecs"].values():
         assert points[0]["bytes"] <= points[-1]["bytes"]

@@ -50,6 +50,10 @@ class Codec(NamedTuple):
     steps: dict[str, dict[str, Any]]
     manners: dict[str, dict[str, Any]]
 
+    def manners_at(self, size: int) -> list[str]:
+        """Those to choose from for slices of a size. AVIF at its slowest is left out where it takes hours."""
+        return [name for name, options in self.manners.items() if size <= SMALL or options.get("speed") != 0]
+
     def settings(self, manner: str) -> list[Setting]:
         return [(label, self.kind, options | self.manners[manner]) for label, options in self.steps.items()]
 
@@ -78,7 +82,8 @@ CODECS: dict[str, Codec] = {
                 "subsampling": "4:0:0",
                 **({"advanced": {"tune": tune}} if tune else {}),
             }
-            for speed, tune in ((4, ""), (0, ""), (0, "ssim"), (0, "psnr"))
+            for speed in (4, 0)
+            for tune in ("", "ssim", "psnr")
         },
     ),
     "JPEG 2000": Codec(
@@ -91,6 +96,7 @@ CODECS: dict[str, Codec] = {
     ),
 }
 SEARCHED = 5  # validation people on whom the manner of each codec is chosen
+SMALL = 128  # pixels a side up to which no manner is too slow
 
 
 def run(
@@ -102,9 +108,8 @@ def run(
     """
     about = describe(data)
     figures: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    manners = {name: list(one.manners) for name, one in CODECS.items()}
-    if [figures.get(key) for key in ("split", "data", "manners")] != [split, about, manners]:
-        figures = {"split": split, "data": about, "manners": manners, "sizes": {}}
+    if [figures.get(key) for key in ("split", "data")] != [split, about]:
+        figures = {"split": split, "data": about, "sizes": {}}
 
     def keep() -> None:
         figures[MEASURED] = circumstances()
@@ -123,8 +128,11 @@ def run(
         for where in ("codecs", "together"):
             for name, one in wanted.items():
                 chosen = found["chosen"].setdefault(where, {})
-                if name not in chosen:
+                before = chosen.get(name, {"manner": None, "bytes_as_clear": {}})
+                if list(before["bytes_as_clear"]) != one.manners_at(preset.size):
                     chosen[name] = choose(one, model, data, where == "together")
+                    if chosen[name]["manner"] != before["manner"]:
+                        found[where].pop(name, None)
                     keep()
                 points = found[where].setdefault(name, [])
                 left = one.settings(chosen[name]["manner"])[len(points) :]
@@ -146,7 +154,7 @@ def choose(one: Codec, model: OasisVQ, data: Path, together: bool) -> dict[str, 
     again = np.concatenate([model.reconstruct(part).slices[:, 0].numpy() for part in _parts(some)]) + 0.5
     wanted = point(some, np.zeros(len(some)), again)["ssim_foreground"]
     smallest = {}
-    for manner in tqdm(one.manners, f"choosing for {one.kind}", disable=None, leave=False):
+    for manner in tqdm(one.manners_at(preset.size), f"choosing for {one.kind}", disable=None, leave=False):
         points = [codec(some, setting, together) for setting in one.settings(manner)[::2]]
         ordered = sorted((found["ssim_foreground"], found["bytes"]) for found in points)
         clear, sizes = zip(*ordered, strict=True)
@@ -289,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
         nargs="*",
         choices=tuple(CODECS),
         metavar="NAME",
-        help=f"of {', '.join(CODECS)} (default all, which at 256 pixels takes hours; without a name none)",
+        help=f"of {', '.join(CODECS)} (default all; without a name none)",
     )
     parser.add_argument("--figure", type=Path, help="draw the figure of the model card here, PNG or SVG")
     args = parser.parse_args(arguments)
