@@ -18,7 +18,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -223,7 +223,7 @@ def reconstruct(args: argparse.Namespace) -> Figures:
     model = _load(args)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for one in _progress(_read(args.files), "reconstructing"):
+    for one in _progress(_unique(_read(args.files)), "reconstructing"):
         slices = _as_tensor([one], model.preset.size)
         coded = model.reconstruct(slices)
         original, picture = slices[0, 0].numpy() + 0.5, coded.slices[0, 0].numpy() + 0.5
@@ -260,7 +260,7 @@ def compress(args: argparse.Namespace) -> Figures:
     _names(args.files)
     unknown = preset.levels if args.level is None else args.level
     sizes = []
-    for batch in _batches(_read(args.files), "compressing"):
+    for batch in _batches(_unique(_read(args.files)), "compressing"):
         indices = model.encode(_as_tensor(batch, preset.size))
         levels = [_level_or(one, preset, unknown) for one in batch]
         for one, content in zip(batch, compress(model, indices, levels), strict=True):
@@ -687,6 +687,16 @@ def _read(files: Sequence[Path]) -> Iterator[_Slice]:
         except OasisVQError as error:
             raise OasisVQError(f"{file}: {error}") from error
         yield from (_Slice(f"{name}_level_{k:02d}", file, k, level) for k, level in enumerate(levels))
+
+
+def _unique(slices: Iterable[_Slice]) -> Iterator[_Slice]:
+    """The slices, up to one that would be written over another: a picture may be called like a level of a head."""
+    files: dict[str, Path] = {}
+    for one in slices:
+        if other := files.get(one.name):
+            raise OasisVQError(f"{other} and {one.file} would both be written as {one.name}: do one at a time")
+        files[one.name] = one.file
+        yield one
 
 
 def _level_or(one: _Slice, preset: Preset, unknown: Any) -> Any:

@@ -575,6 +575,20 @@ def test_heads_are_read_as_levels_and_their_levels_told(bundled, pictures, scans
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("upright")
+@pytest.mark.parametrize("command", ["reconstruct", "compress"])
+def test_a_picture_called_like_a_level_of_a_head_is_not_written_over(
+    command, bundled, pictures, scans, tmp_path, capsys
+):
+    alike = tmp_path / "head_level_31.png"
+    alike.write_bytes(pictures[0].read_bytes())
+    out = tmp_path / "out"
+    assert run(command, alike, scans / "head.nii.gz", "--out", out) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in (str(alike), str(scans / "head.nii.gz"), "one at a time"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("upright")
 def test_a_folder_of_dicom_files_is_one_head(brain_folder, tmp_path, capsys, monkeypatch):
     """Read, put in order and judged; it is no brain to this eye, and that is what is said."""
     monkeypatch.setattr("oasisvq.data.upload.MAX_VOLUME_BYTES", 1000)  # of a file that is uploaded
