@@ -184,6 +184,15 @@ def test_the_unlike_signal_is_shown_where_the_weights_are_calibrated(monkeypatch
         assert any(box.value.startswith("Unlike the training data:") for box in app.warning)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_slice_goes_before_a_head_that_is_drawn_and_a_scan_waits(count, model, monkeypatch):  # noqa: F811
+    asked = []
+    slot = examine.compute_slot
+    monkeypatch.setattr(examine, "compute_slot", lambda urgent: asked.append(urgent) or slot(urgent))
+    examine.examine(model, np.zeros((count, model.preset.size, model.preset.size), np.float32))
+    assert asked == [count == 1]
+
+
 def test_a_slice_without_a_brain_has_figures_where_it_can(model):  # noqa: F811
     """As the outermost of a volume that is shown as it lies."""
     [found] = examine.examine(model, np.zeros((1, model.preset.size, model.preset.size), np.float32))
