@@ -250,7 +250,7 @@ PRESETS: dict[str, Preset] = {
     # The same slices and codes as large, and priors that can be given neighbouring levels. The finer one starts from
     # large's: what it knows of single slices it need not learn again.
     "large-heads": replace(
-        _LARGE, name="large-heads", coarse=_HEADS, prior_neighbours=2, prior_epochs=6, prior_rate=6e-4
+        _LARGE, name="large-heads", coarse=_HEADS, prior_neighbours=4, prior_epochs=5, prior_rate=6e-4
     ),
     # Small ones, to see that everything works: one stage, and a cascade.
     "smoke": _SMOKE,
