@@ -653,7 +653,7 @@ def refill(weights: Sequence[Weights]) -> str:
         "bits more a kept code below",
         "to the right",
         "standard error",
-        "jump of grey at the edges",
+        "jump of grey at the top, bottom, left and right edge",
     ]
     return "\n".join([table(head, rows), *when]) if rows else NONE
 

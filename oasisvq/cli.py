@@ -579,7 +579,8 @@ def _add_slices(command: Command) -> None:
     sub.add_argument(
         "--head",
         action="store_true",
-        help="one file for each head, or for all pictures, which are levels in succession from --level (default 0)",
+        help="one file for each head, or for all pictures, which are levels in succession from --level (default 0); "
+        "with --weights heads or large-heads",
     )
     takes_weights(sub)
 
@@ -591,7 +592,9 @@ def _add_slices(command: Command) -> None:
     sub = command("sample", sample, "draw new slices from the prior", rest)
     sub.add_argument("--count", type=_count, required=True, help="how many draws")
     sub.add_argument(
-        "--head", action="store_true", help="draw whole heads: gets head_00000/level_00.png ... and .nii.gz"
+        "--head",
+        action="store_true",
+        help="draw whole heads, with --weights heads or large-heads: gets head_00000/level_00.png ... and .nii.gz",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets draw_00000.png ... and their codes")
     sub.add_argument("--seed", type=int, default=0)

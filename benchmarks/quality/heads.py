@@ -1,6 +1,6 @@
 """How much drawn heads hang together like people's, and what the neighbours save: bits, bytes, steps, cuts, copies.
 
-    python -m oasisvq benchmark heads --weights checkpoints/base --data keras_png_slices_data --json heads.json
+    python -m oasisvq benchmark heads --weights checkpoints/heads --data keras_png_slices_data --json heads.json
 
 As many heads are drawn as people are held out, of their grades. The figures are those of `oasisvq.measure.heads`, taken
 at 80 x 80 for every model, and against reconstructions.

@@ -44,7 +44,7 @@ LEAST_TEMPERATURE = 1e-4
 LOGITS = 2**25
 
 # Samples follow an appearance less than the training slices that it was learned from: at strength 1 the brightness of
-# base's samples has 0.7 of the variance of training slices of the same level, at 1.3 the same: `benchmark strength`.
+# base's samples has two thirds of the variance of training slices, at 1.3 nearly as much: `benchmark strength`.
 APPEARANCE_SCALE = 1.3
 
 M = TypeVar("M", bound=nn.Module)
