@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
       shift 2
       ;;
     --smoke)
-      preset=smoke people=(12 4 4)
+      preset=smoke
       shift
       ;;
     -h | --help)
@@ -49,7 +49,7 @@ oasisvq() { "$python" -m oasisvq "$@"; }
 
 if [ -z "$data" ]; then
   data=data/phantom
-  [ "$preset" != smoke ] || data=data/phantom-smoke
+  [ "$preset" != smoke ] || data=data/phantom-smoke people=(12 4 4)
   oasisvq prepare --out "$data" --people "${people[@]}"
 fi
 stage=$("$python" -c "
@@ -68,6 +68,10 @@ fi
 if [ -n "$stage" ] && [ -n "$coarse" ]; then
   mkdir -p "$out/coarse"
   if ! [ "$coarse" -ef "$out/coarse" ]; then
+    for file in vqvae.safetensors prior.safetensors manifest.json; do
+      [ -f "$coarse/$file" ] || { echo "error: $coarse/$file is missing: name finished weights with --coarse" >&2; exit 2; }
+    done
+    [ ! -e "$out/coarse/state" ] || { echo "error: $out/coarse was trained there: choose another --out" >&2; exit 2; }
     rm -f "$out"/coarse/{vqvae.safetensors,prior.safetensors,manifest.json} # links would be written through
     cp "$coarse"/{vqvae.safetensors,prior.safetensors,manifest.json} "$out/coarse"
   fi

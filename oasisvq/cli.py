@@ -106,7 +106,7 @@ def align(args: argparse.Namespace) -> Figures:
             _write_levels(args.out if len(names) == 1 else args.out / name, head, volume.oriented)
             if not volume.oriented:
                 _note([f"{file}: its header gives no orientation, so which side is left is not known"])
-        except OasisVQError as error:
+        except (OasisVQError, OSError) as error:
             row |= {"litres": None, "dice": None, "matrix": None, "refused": str(error)}
             row |= error.fit.figures() if isinstance(error, BadFit) else {}
             if len(names) > 1:
@@ -125,10 +125,10 @@ def train(args: argparse.Namespace) -> Figures:
     from oasisvq.data.layout import describe
     from oasisvq.hub.manifest import write_manifest
     from oasisvq.training.loop import train_prior, train_vqvae
-    from oasisvq.training.reproducibility import check_taken, trained
+    from oasisvq.training.reproducibility import check_vqvae, trained
 
     if args.model == "prior":
-        check_taken(args.out, PRESETS[args.preset], describe(args.data))
+        check_vqvae(args.out, PRESETS[args.preset], describe(args.data))
     run = {"vqvae": train_vqvae, "prior": train_prior}[args.model]
     weights = run(PRESETS[args.preset], args.data, args.out, precision=args.precision, start=args.start)
     if args.model == "prior" and os.environ.get("RANK", "0") == "0":
@@ -447,7 +447,8 @@ def pull(args: argparse.Namespace) -> Figures:
     repo = args.repo or os.environ.get("OASISVQ_HUB_REPO")
     if not repo:
         raise OasisVQError("pull from where? Name a Hub repository, or set OASISVQ_HUB_REPO")
-    found = sources.resolve(repo, args.revision or os.environ.get("OASISVQ_HUB_REVISION"))
+    pinned = None if args.repo else os.environ.get("OASISVQ_HUB_REVISION")  # of the repository of the environment
+    found = sources.resolve(repo, args.revision or pinned)
     _note(found.notes)
     return {"repo": repo, "revision": found.revision, "from": found.source, "folder": str(found.folder)}
 
@@ -651,7 +652,7 @@ def _folder(source: str | None) -> Path:
     folder = sources.at_hand(source or sources.DEFAULT)
     if folder is None:
         names = ", ".join(sources.bundled()) or "nothing is"
-        raise OasisVQError(f"{source or sources.BUNDLED}: no such folder, and not bundled: {names}")
+        raise OasisVQError(f"{source or sources.DEFAULT}: no such folder, and not bundled: {names}")
     return folder
 
 

@@ -70,6 +70,8 @@ def compress(
     model.check_codes(indices)
     unknown = preset.levels, len(preset.grades)
     known = [most if given is None else given for given, most in zip((levels, grades), unknown, strict=True)]
+    if any(np.size(given) not in (1, len(indices)) for given in known):
+        raise OasisVQError(f"{len(indices)} slices need as many levels and grades")
     conditions = np.stack([np.broadcast_to(values, len(indices)) for values in known])  # (2, B)
     if ((conditions < 0) | (conditions > np.array(unknown)[:, None])).any():
         raise OasisVQError(f"levels go from 0 to {unknown[0]}, grades from 0 to {unknown[1]}, the last for unknown")

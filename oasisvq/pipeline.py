@@ -23,7 +23,7 @@ from oasisvq.models.vqvae import VQVAE
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Levels = int | Sequence[int] | None
+Levels = int | Sequence[int] | Tensor | None
 Grades = float | Sequence[float | None] | None
 
 
@@ -528,6 +528,8 @@ class OasisVQ:
     def _level(self, level: Levels) -> int | list[int]:
         if level is None:
             return self.preset.levels
+        if isinstance(level, Tensor):
+            level = level.tolist()
         for one in level if isinstance(level, Sequence) else [level]:
             if not 0 <= one < self.preset.levels:
                 raise OasisVQError(f"level {one} does not exist: choose 0 (lowest) to {self.preset.levels - 1}")

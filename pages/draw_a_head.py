@@ -75,7 +75,7 @@ def from_a_slice() -> tuple[dict[int, Codes], Mapping[str, object] | None] | Non
             width=260,
             help="Where in the head it lies: 0 is the lowest level.",
         )
-    with compute_slot():
+    with compute_slot(urgent=True):
         codes = model.encode(chosen.tensor)[0].numpy()
     origin = {"complete": True, "slice": chosen.source} if chosen.source in bundled() else None
     return {level: codes}, origin

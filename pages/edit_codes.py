@@ -119,7 +119,7 @@ epoch, before_it = st.session_state.get(PICKED, (None, None))
 picked = (chosen.source, chosen.index) if chosen else before_it
 another = now is not None and epoch == now.epoch and picked != before_it and not (now.past or now.future)
 if chosen is not None and (row.button("Open this slice") or now is None or another):
-    with compute_slot():
+    with compute_slot(urgent=True):
         codes = model.encode(chosen.tensor)[0].numpy()
     open_codes(codes, {"example": chosen.source} if chosen.source in bundled() else None)
 with row.popover("Saved codes"):

@@ -82,7 +82,7 @@ def upper_part() -> tuple[Upper, Chosen] | None:
     side = preset.parts[0][0]
     st.session_state.setdefault(_rows(), side // 2)
     rows = line.slider("Rows of codes to keep", 1, side - 1, key=_rows(), persist_state="session", width=260)
-    with compute_slot():
+    with compute_slot(urgent=True):
         indices = model.encode(chosen.tensor)[0].numpy()
     return Upper(indices, rows, chosen.source if chosen.source in bundled() else None), chosen
 

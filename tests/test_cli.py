@@ -220,7 +220,7 @@ def test_the_road_of_a_cascade(tiny_cohort, tmp_path, monkeypatch, capsys):
     assert {*MODELS, *COARSE, "results.json"} <= set(manifest["files"])
 
     for name, words in (
-        ("coarse/vqvae.safetensors", "another VQ-VAE"),
+        ("coarse/vqvae.safetensors", "not the stage that its VQ-VAE was trained on"),
         ("coarse/prior.safetensors", "is not the one of its manifest"),
         ("vqvae.safetensors", "another VQ-VAE"),
     ):
@@ -500,7 +500,11 @@ def test_half_trained_models_get_no_manifest(tiny_cohort, tmp_path, monkeypatch,
     save_file(load_file(state), state, metadata | {"history": "[]"})
     assert run("train", "prior", *words) == 2
     assert "vqvae has 0 of 1 epochs" in capsys.readouterr().err
+    assert not (out / "prior.safetensors").exists()  # said before hours were spent
     assert not (out / "manifest.json").exists()
+    state.write_bytes(b"cut")
+    assert run("train", "prior", *words) == 2
+    assert "is damaged: delete it and train again" in capsys.readouterr().err
 
 
 def test_reconstruct_never_overwrites_the_original(bundled, pictures, tmp_path, capsys):
@@ -525,11 +529,12 @@ def scans(tmp_path_factory):
 @pytest.mark.usefixtures("upright")
 def test_align_writes_levels_and_goes_on_after_a_refusal(scans, tmp_path, capsys):
     files, out, figures = (scans / "labels.nii.gz", scans / "head.nii.gz"), tmp_path / "out", tmp_path / "figures.json"
-    assert run("align", *files, "--out", out, "--json", figures) == 0
+    assert run("align", files[0], scans / "typo.nii.gz", files[1], "--out", out, "--json", figures) == 0
     assert "labels.nii.gz" in capsys.readouterr().err
     told = json.loads(figures.read_text())
-    assert (told["heads"], told["refused"]) == (1, 1)
-    bad, good = told["rows"]
+    assert (told["heads"], told["refused"]) == (1, 2)
+    bad, missing, good = told["rows"]
+    assert "typo.nii.gz" in missing["refused"]
     assert "label map" in bad["refused"]
     assert good["refused"] is None
     assert 1.7 < good["litres"] < 2.3

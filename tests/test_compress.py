@@ -110,6 +110,11 @@ def test_every_byte_of_header_and_message_is_guarded(model: OasisVQ, drawn: torc
         back(model, [broken])
 
 
+def test_levels_are_as_many_as_slices(model: OasisVQ, drawn: torch.Tensor) -> None:
+    with pytest.raises(OasisVQError, match="need as many levels"):
+        compress.compress(model, drawn[:3], levels=[1, 2])
+
+
 @pytest.mark.parametrize(("level", "grade"), [(1, 0), (0, 1)])
 def test_a_level_or_grade_beyond_unknown_is_damage(model: OasisVQ, drawn: torch.Tensor, level: int, grade: int) -> None:
     (file,) = compress.compress(model, drawn[:1])

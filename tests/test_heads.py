@@ -289,6 +289,10 @@ def test_the_prior_learns_from_the_decoded_slices_beside(model: OasisVQ, tmp_pat
     slices = stacks()
     codes = encode_split(stage.tokenizer, slices, tmp_path, "train", "0" * 64, torch.device("cpu"))
     assert isinstance(codes, CodeSet)
+    graded = SliceSet(slices.slices, slices.about.copy())
+    graded.about["grade"] = 1
+    again = encode_split(stage.tokenizer, graded, tmp_path, "train", "0" * 64, torch.device("cpu"))
+    assert {int(again[i]["grade"]) for i in range(6)} == {1}, "a table of grades was corrected"
     task = PriorTask(stage.preset, stage.tokenizer)
     near = stage.preset.near
     every = torch.ones(1, len(near), dtype=torch.bool)

@@ -169,7 +169,7 @@ def test_a_level_is_drawn_first_where_none_is_told(model: OasisVQ) -> None:
     drawn = model.sample(12, seed=4)
     assert drawn.levels is not None
     assert len(drawn.levels.unique()) > 5
-    again = model.sample(12, seed=4, level=drawn.levels.tolist())
+    again = model.sample(12, seed=np.int64(4), level=drawn.levels)  # as they come back
     assert torch.equal(drawn.indices, again.indices)
     assert torch.equal(drawn.levels, again.levels)
     for i in (0, 7):

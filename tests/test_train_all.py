@@ -99,6 +99,24 @@ def test_a_finished_vqvae_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (finished / "vqvae.safetensors").exists()
 
 
+def test_a_trained_coarse_stage_is_never_lost(tmp_path: Path) -> None:
+    trained, other = tmp_path / "out" / "coarse", tmp_path / "other"
+    for folder in (trained, trained / "state", other):
+        folder.mkdir(parents=True)
+    for name in ("vqvae.safetensors", "prior.safetensors", "manifest.json"):
+        (trained / name).write_text("hours of work")
+    words = ("--preset", "large", "--data", "slices", "--out", "out", "--coarse", "other")
+    told = train_all(*words, cwd=tmp_path)
+    assert told.returncode == 2
+    assert "other/vqvae.safetensors is missing" in told.stderr
+    for path in trained.glob("*.*"):
+        (other / path.name).write_text("another")
+    told = train_all(*words, cwd=tmp_path)
+    assert told.returncode == 2
+    assert "was trained there: choose another --out" in told.stderr
+    assert {path.read_text() for path in trained.glob("*.*")} == {"hours of work"}
+
+
 def test_a_finished_vqvae_of_a_cascade_needs_its_coarse_stage(tmp_path: Path) -> None:
     told = train_all("--preset", "large", "--data", "slices", "--vqvae", "finished", cwd=tmp_path)
     assert told.returncode == 2

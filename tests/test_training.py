@@ -384,6 +384,9 @@ def test_a_prior_starts_where_another_ended_whatever_neighbours_it_is_shown(tmp_
         training.start_from(PixelCNN(replace(fewer, prior_channels=4)), tmp_path / "prior.safetensors")
     with pytest.raises(OasisVQError, match="is missing"):
         training.start_from(prior, tmp_path / "nothing.safetensors")
+    training.save_weights(prior, tmp_path / "two.safetensors")
+    with pytest.raises(OasisVQError, match="is given other neighbours"):  # the first two of four are others
+        training.start_from(PixelCNN(replace(CASCADE, prior_neighbours=4)), tmp_path / "two.safetensors")
 
 
 def test_a_run_says_what_it_started_from(finished: dict[str, Path], tiny_cohort: Path, tmp_path: Path) -> None:
@@ -396,6 +399,8 @@ def test_a_run_says_what_it_started_from(finished: dict[str, Path], tiny_cohort:
         assert file.metadata()["start"] == digest(start / "vqvae.safetensors")
     with pytest.raises(OasisVQError, match="of another --start"):
         training.train_vqvae(preset, tiny_cohort, out, "fp32")
+    with pytest.raises(OasisVQError, match="would be written over"):
+        training.train_vqvae(preset, tiny_cohort, out, "fp32", out)
     first, second = (shutil.copytree(start, tmp_path / name) for name in ("first", "second"))
     training.train_prior(TINY, tiny_cohort, first, "fp32")
     training.train_prior(TINY, tiny_cohort, second, "fp32", first)

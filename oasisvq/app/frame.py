@@ -179,9 +179,6 @@ def model_in_frame() -> OasisVQ:
 def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) -> str:
     """The selector of models, where there is a choice."""
     options = list(known)
-    if len(options) == 1:
-        return DEFAULT
-
     address.follow("model", DEFAULT, address.one_of(options))
     if st.session_state["model"] not in known:
         st.session_state["model"] = DEFAULT
@@ -199,14 +196,16 @@ def _choose(place: DeltaGenerator, known: Mapping[str, Choice], page: PageOf) ->
                 icon=":material/link_off:",
                 duration="infinite",
             )
-    name: str = place.selectbox(
-        "Model",
-        options,
-        format_func=lambda option: known[option].label,
-        key="model",
-        label_visibility="collapsed",
-        help="Finer grids keep more of a slice. The codes of one model mean nothing to another.",
-    )
+    name: str = DEFAULT
+    if len(options) > 1:
+        name = place.selectbox(
+            "Model",
+            options,
+            format_func=lambda option: known[option].label,
+            key="model",
+            label_visibility="collapsed",
+            help="Finer grids keep more of a slice. The codes of one model mean nothing to another.",
+        )
     kept = {} if "weights" in page.keys else {"weights": (None, None), "prior": (None, None)}
     address.tell({"model": (name, DEFAULT)} | kept)
     return name

@@ -143,7 +143,7 @@ def load_palettes(model: OasisVQ) -> list[Palette]:
 def _load_palette(sha256: str, stages: int, _model: OasisVQ) -> Palette:
     from oasisvq.app.palette import make_palette
 
-    with compute_slot():
+    with compute_slot(urgent=True):
         return make_palette(_model)
 
 

@@ -692,9 +692,9 @@ def draw_levels(levels: int, n: int, seed: int | Sequence[int], first: int = 0) 
 
 def _keys(seed: int | Sequence[int], first: int | Sequence[int], n: int) -> list[tuple[int, int]]:
     """The seed and the number of each of n draws."""
-    if isinstance(seed, int) and isinstance(first, int):
+    if isinstance(seed, int | np.integer) and isinstance(first, int | np.integer):
         return [(seed, first + i) for i in range(n)]
-    seeds, numbers = ([one] * n if isinstance(one, int) else one for one in (seed, first))
+    seeds, numbers = ([one] * n if isinstance(one, int | np.integer) else one for one in (seed, first))
     if not len(seeds) == len(numbers) == n:
         raise OasisVQError(f"{n} draws need one seed, or {n} of them, and as many numbers")
     return list(zip(seeds, numbers, strict=True))

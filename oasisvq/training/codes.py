@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def brightness(slices: Tensor) -> Tensor:
 def encode_split(
     tokenizer: Tokenizer, slices: SliceSet, folder: Path, name: str, stamp: str, device: torch.device
 ) -> CodeSet:
-    """Encode a split, unless `folder` has its codes under this stamp, a sha256 of all that they depend on.
+    """Encode a split, unless `folder` has its codes under this stamp, a sha256 of what its pixels become codes by.
 
     In full precision, as slices are encoded later: rounding would move whole backgrounds to a neighbouring code.
     """
@@ -90,6 +91,8 @@ def encode_split(
             part["level"], part["grade"] = batch["level"], batch["grade"]
             yield part
 
+    # A grade may be corrected while pixels stay as they are.
+    stamp = hashlib.sha256(stamp.encode() + slices.levels.tobytes() + slices.grades.tobytes()).hexdigest()
     with torch.no_grad():
         path = on_disk(folder, f"{name}_codes", stamp, "records", records())
     return CodeSet(np.memmap(path, kind, "r"), slices, tokenizer.preset.near)

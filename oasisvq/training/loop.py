@@ -337,7 +337,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def start_from(model: nn.Module, path: Path) -> None:
     """Fill a model from the weights of one like it. Pictures that only this one can be given do not count at first.
 
-    Raises OasisVQError when the file is missing or its model is of other sizes.
+    Raises OasisVQError when the file is missing, or its model is of other sizes or is given other neighbours.
     """
     if not path.is_file():
         raise OasisVQError(f"{path} is missing: start from a folder of weights")
@@ -345,6 +345,13 @@ def start_from(model: nn.Module, path: Path) -> None:
     for name, tensor in found.items():
         if name in wanted and tensor.ndim == 4 and tensor.shape[0] == wanted[name].shape[0]:
             more = wanted[name].shape[1] - tensor.shape[1]
+            # Pictures of neighbours that both are given would change places.
+            if (
+                more > 0
+                and isinstance(model, PixelCNN)
+                and more * model.pictures < len(model.near) * wanted[name].shape[1]
+            ):
+                raise OasisVQError(f"{path} is given other neighbours: start from a prior with the same, or with none")
             found[name] = F.pad(tensor, (0, 0, 0, 0, 0, max(0, more)))
     try:
         model.load_state_dict({name: t.float() for name, t in found.items()})
@@ -457,6 +464,8 @@ def fit(task: Task, preset: Preset, data: Path, saw: str, out: Path, precision: 
     began = ""
     if start:
         path = start / f"{task.name}.safetensors"
+        if start.resolve() == out.resolve():
+            raise OasisVQError(f"{path} would be written over: choose another --out")
         start_from(model, path)
         began = hashlib.sha256(path.read_bytes()).hexdigest()
     used = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision

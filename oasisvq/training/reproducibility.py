@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from oasisvq.errors import OasisVQError
 from oasisvq.hub.manifest import COARSE, MODELS, read_manifest
@@ -52,25 +52,12 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
     `data` is what `oasisvq.data.layout.describe` says of the slices. Raises OasisVQError where a training is missing or
     unfinished, or where the two do not belong together.
     """
-    found: dict[str, dict[str, str]] = {}
-    for model in ("vqvae", "prior"):
-        path = folder / "state" / f"{model}.safetensors"
-        if model == "vqvae" and (folder / TAKEN).is_dir():
-            found[model] = _taken(folder)
-            continue
-        if not path.is_file():
-            raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
-        with safe_open(path, "np") as file:
-            found[model] = file.metadata()
+    found = {"vqvae": _of_finished_vqvae(folder), "prior": _checkpoint(folder, "prior")}
     presets = [Preset.from_dict(json.loads(metadata["preset"])) for metadata in found.values()]
     # The VQ-VAE may have been trained before the prior was settled on, or for another prior.
     if _of_vqvae(presets[0].to_dict()) != _of_vqvae(presets[1].to_dict()):
         raise OasisVQError(f"{folder}: VQ-VAE and prior were trained with different presets: train one of them again")
     preset = presets[1]
-    for model, metadata in found.items():
-        done, wanted = len(json.loads(metadata["history"])), getattr(preset, f"{model}_epochs")
-        if done < wanted:
-            raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
     saw, coarse = found["vqvae"]["saw"], folder / "coarse"
     if saw.split()[0] != data["fingerprint"] or found["prior"]["saw"] != f"{saw} {_sha256(folder / MODELS[0])}":
         raise OasisVQError(f"{folder}: the prior learned the codes of another VQ-VAE, or other data: train it again")
@@ -88,21 +75,41 @@ def trained(folder: Path, data: Mapping[str, Any]) -> tuple[Preset, Mapping[str,
     return preset, data, instructions(preset, runs)
 
 
-def check_taken(folder: Path, preset: Preset, data: Mapping[str, Any]) -> None:
-    """Raises OasisVQError where a VQ-VAE that was taken finished is no ground for this training of a prior.
+def check_vqvae(folder: Path, preset: Preset, data: Mapping[str, Any]) -> None:
+    """Raises OasisVQError where the VQ-VAE in a folder is no ground for this training of a prior, which takes hours.
 
-    Nothing is wrong where none was taken. `data` is as for `trained`.
+    `data` is as for `trained`.
     """
-    if not (folder / TAKEN).is_dir():
-        return
-    taken = _taken(folder)
-    if _of_vqvae(json.loads(taken["preset"])) != _of_vqvae(preset.to_dict()):
+    found = _of_finished_vqvae(folder)
+    if _of_vqvae(json.loads(found["preset"])) != _of_vqvae(preset.to_dict()):
         raise OasisVQError(f"{folder}: its VQ-VAE was not made by preset {preset.name}: take that of another folder")
-    fingerprint, *coarse = taken["saw"].split()
+    fingerprint, *coarse = found["saw"].split()
     if fingerprint != data["fingerprint"]:
         raise OasisVQError(f"{folder}: its VQ-VAE learned from other slices: give these, or train a VQ-VAE of your own")
     if coarse and coarse != [_sha256(folder / COARSE[0])]:
         raise OasisVQError(f"{folder / 'coarse'}: not the stage that its VQ-VAE was trained on: put that one back")
+
+
+def _of_finished_vqvae(folder: Path) -> dict[str, str]:
+    """What the checkpoint of the VQ-VAE says, or would say if it was taken finished."""
+    return _taken(folder) if (folder / TAKEN).is_dir() else _checkpoint(folder, "vqvae")
+
+
+def _checkpoint(folder: Path, model: str) -> dict[str, str]:
+    """What the checkpoint of a finished training says."""
+    path = folder / "state" / f"{model}.safetensors"
+    if not path.is_file():
+        raise OasisVQError(f"{path} is missing: train both models with --out {folder} first")
+    try:
+        with safe_open(path, "np") as file:
+            metadata: dict[str, str] = file.metadata()
+    except SafetensorError as error:
+        raise OasisVQError(f"{path} is damaged: delete it and train again ({error})") from error
+    done = len(json.loads(metadata["history"]))
+    wanted = getattr(Preset.from_dict(json.loads(metadata["preset"])), f"{model}_epochs")
+    if done < wanted:
+        raise OasisVQError(f"{folder}: {model} has {done} of {wanted} epochs: finish its training first")
+    return metadata
 
 
 def _of_vqvae(preset: Mapping[str, Any]) -> dict[str, Any]:
